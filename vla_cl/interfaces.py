@@ -1,0 +1,236 @@
+"""What one can add: a model, a policy, a suite, a method. Each is an abstract class; a new one is a new file and a yaml.
+
+Only typing needs torch here: simulator workers import this module and must start quickly.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_cl.types import Batch, Draw, Experience, InterfaceSpec, Observation, Split, SuiteSpec, Task, Transition
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+class Environment(ABC):
+    """One simulated world for one task. Made and used inside one process."""
+
+    @abstractmethod
+    def reset(self, initial_state: int) -> None:
+        """Start an episode from a numbered initial state: the same number gives the same world, bit for bit."""
+
+    @abstractmethod
+    def step(self, action: NDArray[np.float32]) -> Transition:
+        """Execute one action, shape (A,), without rendering."""
+
+    @abstractmethod
+    def observe(self) -> Observation:
+        """Render every camera and read the state."""
+
+    @abstractmethod
+    def state(self) -> NDArray[np.float32]:
+        """Proprioception, shape (S,), without rendering."""
+
+    @abstractmethod
+    def film(self) -> NDArray[np.uint8]:
+        """A picture for people, uint8 (H, W, 3)."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the simulator and its renderer."""
+
+
+class Expert(ABC):
+    """A scripted or privileged policy that demonstrates a task."""
+
+    @abstractmethod
+    def act(self, environment: Environment) -> NDArray[np.float32]:
+        """The action for the environment's present state, shape (A,), inside the action range."""
+
+
+class Suite(ABC):
+    """Tasks that share simulator, observation and action spaces; has no order.
+
+    Constructing a suite imports no simulator; `make_environment` and `make_expert` do. A suite can be pickled to a worker.
+    """
+
+    name: str
+
+    @property
+    @abstractmethod
+    def spec(self) -> SuiteSpec:
+        """Cameras, sizes, action range, render profile."""
+
+    @abstractmethod
+    def tasks(self) -> Sequence[Task]:
+        """Every task."""
+
+    @abstractmethod
+    def initial_states(self, split: Split, count: int) -> Sequence[int]:
+        """The first ``count`` initial states of a split; the three splits never share one.
+
+        Raises:
+            ConfigurationError: The suite has fewer.
+        """
+
+    @abstractmethod
+    def make_environment(self, task: Task) -> Environment:
+        """Build the world of a task."""
+
+    def make_expert(self, task: Task) -> Expert:
+        """The task's scripted expert, for suites that have them."""
+        from vla_cl.types import ConfigurationError
+
+        raise ConfigurationError(
+            f"suite {self.name!r} has no scripted experts (asked for {task.id}); give a stream of recorded datasets instead"
+        )
+
+    def fingerprint(self) -> Mapping[str, object]:
+        """All that decides what a recorded episode looks like: versions of the simulator, cameras, render profile."""
+        spec = self.spec
+        return {"suite": self.name, "cameras": dict(spec.cameras), "render_profile": spec.render_profile}
+
+
+class Model(ABC):
+    """Anything with a loss: a policy, a language model, a diffusion model. Wraps a `torch.nn.Module`."""
+
+    per_sample_losses: bool = True
+    """False where the wrapped library only gives the mean of a batch; `loss` then repeats it for every sample."""
+
+    @property
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """What is trained; its ``parameters()`` are what a method may regularise, mask or grow."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, draw: Draw) -> Tensor:
+        """One value per sample, shape (B,); the caller reduces."""
+
+    @abstractmethod
+    def features(self, batch: Batch) -> Tensor:
+        """An embedding for routers and selection, shape (B, D), without gradient."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write everything inference needs into ``folder``, in the format of the model's own ecosystem."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+
+
+class Distillable(Model):
+    """A model whose outputs can be compared with a teacher's."""
+
+    @abstractmethod
+    def outputs(self, batch: Batch, draw: Draw) -> Tensor:
+        """What distillation compares (logits, noise, velocity, actions), shape (B, ...)."""
+
+
+class Policy(Model):
+    """A model that acts."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> InterfaceSpec:
+        """Cameras, state and action sizes that the policy expects."""
+
+    @property
+    @abstractmethod
+    def chunk_size(self) -> int:
+        """Actions predicted at once."""
+
+    @abstractmethod
+    def act(self, observations: Sequence[Observation]) -> NDArray[np.float32]:
+        """A chunk of actions for each observation, in the suite's units, shape (B, chunk_size, A).
+
+        An observation's chunk does not depend on what else is in the batch.
+        """
+
+
+class Data(ABC):
+    """The data of one experience: random access to samples by row number."""
+
+    spec: InterfaceSpec
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of samples (frames)."""
+
+    @abstractmethod
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """The samples of these rows, in this order (see `vla_cl.types.Batch`)."""
+
+    @property
+    @abstractmethod
+    def episode_of_row(self) -> NDArray[np.int64]:
+        """The episode that each row belongs to, shape (len(self),)."""
+
+
+class Method(ABC):  # noqa: B024 - the hooks below are all optional
+    """A continual-learning method: a set of edits to the one training loop in `vla_cl.train`.
+
+    Unedited, it is sequential fine-tuning. The loop calls, in this order: `begin_task`; for each phase `begin_phase`; each
+    step `compose`, `loss`, backward, `edit_gradients`, clipping, the optimizer, `after_step`; then `end_task`. The method
+    never calls the optimizer.
+    """
+
+    name: str = "method"
+
+    def attach(self, model: Model, train_seed: int) -> None:
+        """Meet the model, once, before the first task."""
+        self.model = model
+        self.train_seed = train_seed
+
+    def begin_task(self, experience: Experience) -> None:
+        """Before the first step: grow an adapter, keep a teacher, build a basis."""
+
+    def phases(self, steps: int) -> Sequence[tuple[str, int]]:
+        """Split the task's budget of optimizer steps into named phases; the parts add up to ``steps``."""
+        return [("learn", steps)]
+
+    def begin_phase(self, name: str) -> None:
+        """Before the first step of a phase."""
+
+    def compose(self, batch: Batch, step: int) -> Batch:
+        """What to learn from: replay mixes the memory in. ``step`` counts from the start of the stream."""
+        return batch
+
+    def loss(self, batch: Batch, draw: Draw) -> Tensor:
+        """One value per sample, shape (B,); penalties are added to each."""
+        return self.model.loss(batch, draw)
+
+    def edit_gradients(self) -> None:
+        """After backward, before clipping."""
+
+    def after_step(self) -> None:
+        """After the optimizer."""
+
+    def end_task(self, experience: Experience, data: Data) -> None:
+        """After the last step: importances, memory, pruning, merging, a new skill."""
+
+    def memory_bytes(self) -> int:
+        """Bytes kept of the past beyond the model itself."""
+        return 0
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors that a resume needs; `extra_state` holds the rest."""
+        return {}
+
+    def extra_state(self) -> dict[str, object]:
+        """Plain data (JSON) that a resume needs."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor], extra: Mapping[str, object], past: Iterator[tuple[Experience, Data]]) -> None:
+        """Continue after a resume. ``past`` gives the experiences already learnt, with their data, in order."""
+        if state or extra:
+            raise ValueError(f"{type(self).__name__} keeps no state, but the checkpoint holds {sorted(state) + sorted(extra)}")

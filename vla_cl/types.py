@@ -1,0 +1,219 @@
+"""The nouns everybody shares. No torch here, so that simulator workers start quickly.
+
+Conventions, fixed once:
+
+* images are ``uint8``, height x width x 3, RGB, upright; inside a `Batch` they are stacked channels first;
+* states and actions are ``float32`` in the suite's own units, never normalised (normalisation is the model's business);
+* an *env step* executes one action; a *decision* predicts a chunk of actions; a *step* is an optimizer update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Batch = dict[str, Any]
+"""What a model learns from: LeRobot's flat dictionary, B samples.
+
+``observation.image`` or ``observation.images.<camera>``: uint8 (B, 3, H, W) tensor; ``observation.state``: float32 (B, S);
+``action``: float32 (B, chunk_size, A), the actions from this frame on; ``action_is_pad``: bool (B, chunk_size), True after
+the episode's end; ``task``: list of B instructions; ``index``: int64 (B,), the row in the experience's data.
+"""
+
+Split = Literal["train", "select", "report"]
+"""Three disjoint sets of initial states: demonstrations, choosing between checkpoints, and the numbers that are reported."""
+
+
+class ConfigurationError(ValueError):
+    """The user asked for something that cannot be done; the message says what was expected, what came, and what to do.
+
+    The command line prints the message alone and exits with status 2.
+    """
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something that can be evaluated: an instruction, a goal test and initial states.
+
+    Attributes:
+        id: ``<suite>/<name>``, for example ``metaworld/drawer-open``.
+        instruction: What the policy is told, in natural language.
+        max_steps: Time limit of an episode, in env steps.
+    """
+
+    id: str
+    instruction: str
+    max_steps: int
+
+    @property
+    def suite(self) -> str:
+        """The part of the id before the slash."""
+        return self.id.split("/", 1)[0]
+
+    @property
+    def name(self) -> str:
+        """The part of the id after the slash."""
+        return self.id.split("/", 1)[1]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a policy sees when a decision is due.
+
+    Attributes:
+        images: Feature key (``observation.image``, ``observation.images.wrist``) to uint8 (H, W, 3).
+        state: Proprioception, float32 (S,).
+        instruction: The task in natural language.
+    """
+
+    images: Mapping[str, NDArray[np.uint8]]
+    state: NDArray[np.float32]
+    instruction: str
+
+
+@dataclass(frozen=True)
+class Transition:
+    """What executing one action gave. Holds no image: rendering happens only when a decision is due."""
+
+    reward: float
+    success: bool
+    ended: bool  # the episode is over: success, or the time limit
+
+
+@dataclass(frozen=True)
+class InterfaceSpec:
+    """What a suite offers, a dataset holds or a policy expects; compared before anything runs.
+
+    Attributes:
+        cameras: Feature key to (height, width) in pixels.
+        state_size: Length of ``observation.state``; 0 if there is none.
+        action_size: Length of one action.
+        render_profile: Look of the pictures (``reference``, ``fast``); None where it does not apply or is unknown.
+    """
+
+    cameras: Mapping[str, tuple[int, int]]
+    state_size: int
+    action_size: int
+    render_profile: str | None = None
+
+
+@dataclass(frozen=True)
+class SuiteSpec(InterfaceSpec):
+    """A suite's conventions, declared.
+
+    Attributes:
+        fps: Env steps per simulated second.
+        action_low: Smallest action, per dimension.
+        action_high: Largest action, per dimension.
+    """
+
+    fps: int = 0
+    action_low: tuple[float, ...] = ()
+    action_high: tuple[float, ...] = ()
+
+
+class Outcome(StrEnum):
+    """How an episode ended. A crashed episode is not a failed one."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class EpisodeRequest:
+    """One episode to roll out: a task, where it starts and whether it is filmed."""
+
+    task: Task
+    split: Split
+    initial_state: int
+    film: bool = False
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One row of the episode table (see `vla_cl.rollout`)."""
+
+    task: str
+    split: Split
+    initial_state: int
+    outcome: Outcome
+    env_steps: int
+    decisions: int
+    total_reward: float
+    seconds: float
+    error: str | None = None
+    frames: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)  # (T, H, W, 3) if filmed
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The recorded steps of an episode; a demonstration if an expert gave it.
+
+    Attributes:
+        images: Feature key to uint8 (T, H, W, 3).
+        states: float32 (T, S).
+        actions: float32 (T, A); ``actions[t]`` was executed after ``images[k][t]`` and ``states[t]`` were observed.
+    """
+
+    task: Task
+    initial_state: int
+    images: Mapping[str, NDArray[np.uint8]]
+    states: NDArray[np.float32]
+    actions: NDArray[np.float32]
+    success: bool
+
+    def __len__(self) -> int:
+        """Number of env steps."""
+        return len(self.actions)
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What the learner receives at one position of the stream: one or more tasks and where their data lie."""
+
+    index: int
+    name: str
+    tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Ordered experiences.
+
+    Attributes:
+        independent: Every experience starts from the warm start instead of from what was learnt before (a reference).
+    """
+
+    name: str
+    experiences: tuple[Experience, ...]
+    independent: bool = False
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Every task once, in the order of first appearance: the columns of the success matrix."""
+        return tuple({task.id: task for experience in self.experiences for task in experience.tasks}.values())
+
+    def __iter__(self) -> Iterator[Experience]:
+        """Experiences in order."""
+        return iter(self.experiences)
+
+    def __len__(self) -> int:
+        """Number of experiences."""
+        return len(self.experiences)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The randomness of one stochastic loss: augmentation, noise, time, dropout.
+
+    A model evaluates its loss with its random state seeded from ``seed`` and puts the previous state back, so a teacher and
+    a student of one architecture that get the same draw see the same noise, whatever policy it is.
+    """
+
+    seed: int
