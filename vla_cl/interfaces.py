@@ -1,4 +1,4 @@
-"""What one can add: a model, a policy, a suite, a method. Each is an abstract class; a new one is a new file and a yaml.
+"""What one can add: a model, a policy, a suite, a method. A new one is a new file and a yaml.
 
 Only typing needs torch here: simulator workers import this module and must start quickly.
 """
@@ -8,12 +8,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_cl.types import Batch, Draw, Experience, InterfaceSpec, Observation, Split, SuiteSpec, Task, Transition
+from vla_cl.types import (
+    Batch,
+    ConfigurationError,
+    Draw,
+    Experience,
+    InterfaceSpec,
+    Observation,
+    Split,
+    SuiteSpec,
+    Task,
+    Transition,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +70,7 @@ class Expert(ABC):
 class Suite(ABC):
     """Tasks that share simulator, observation and action spaces; has no order.
 
-    Constructing a suite imports no simulator; `make_environment` and `make_expert` do. A suite can be pickled to a worker.
+    Constructing a suite imports no simulator; `make_environment` and `make_expert` do. It can be sent to a worker.
     """
 
     name: str
@@ -87,10 +98,8 @@ class Suite(ABC):
 
     def make_expert(self, task: Task) -> Expert:
         """The task's scripted expert, for suites that have them."""
-        from vla_cl.types import ConfigurationError
-
         raise ConfigurationError(
-            f"suite {self.name!r} has no scripted experts (asked for {task.id}); give a stream of recorded datasets instead"
+            f"suite {self.name!r} has no scripted experts (asked for {task.id}); give a stream of recorded datasets"
         )
 
     def fingerprint(self) -> Mapping[str, object]:
@@ -126,6 +135,10 @@ class Model(ABC):
     @abstractmethod
     def device(self) -> torch.device:
         """Where the parameters live."""
+
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """Optimizer groups of what is trainable; a group may set its own ``lr``."""
+        return [{"params": [p for p in self.module.parameters() if p.requires_grad], "lr": learning_rate}]
 
 
 class Distillable(Model):
@@ -172,16 +185,21 @@ class Data(ABC):
 
     @property
     @abstractmethod
+    def bytes_per_sample(self) -> int:
+        """Bytes of one raw sample: what remembering it costs if its source does not stay."""
+
+    @property
+    @abstractmethod
     def episode_of_row(self) -> NDArray[np.int64]:
         """The episode that each row belongs to, shape (len(self),)."""
 
 
-class Method(ABC):  # noqa: B024 - the hooks below are all optional
+class Method:
     """A continual-learning method: a set of edits to the one training loop in `vla_cl.train`.
 
-    Unedited, it is sequential fine-tuning. The loop calls, in this order: `begin_task`; for each phase `begin_phase`; each
-    step `compose`, `loss`, backward, `edit_gradients`, clipping, the optimizer, `after_step`; then `end_task`. The method
-    never calls the optimizer.
+    Unedited, it is sequential fine-tuning. The loop calls, in this order: `begin_task`; for each phase `begin_phase`;
+    each step `compose`, `loss`, backward, `edit_gradients`, clipping, the optimizer, `after_step`; then `end_task`. The
+    method never calls the optimizer.
     """
 
     name: str = "method"
@@ -230,7 +248,14 @@ class Method(ABC):  # noqa: B024 - the hooks below are all optional
         """Plain data (JSON) that a resume needs."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Tensor], extra: Mapping[str, object], past: Iterator[tuple[Experience, Data]]) -> None:
-        """Continue after a resume. ``past`` gives the experiences already learnt, with their data, in order."""
+    def load_state_dict(
+        self, state: Mapping[str, Tensor], extra: Mapping[str, object], past: Iterator[tuple[Experience, Data]]
+    ) -> None:
+        """Continue after a resume. ``past`` gives the experiences already learnt, with their data, in order.
+
+        Raises:
+            ValueError: The checkpoint holds state that this method does not keep.
+        """
         if state or extra:
-            raise ValueError(f"{type(self).__name__} keeps no state, but the checkpoint holds {sorted(state) + sorted(extra)}")
+            kept = sorted(state) + sorted(extra)
+            raise ValueError(f"{type(self).__name__} keeps no state, but the checkpoint holds {kept}")

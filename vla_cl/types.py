@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 Batch = dict[str, Any]
 """What a model learns from: LeRobot's flat dictionary, B samples.
 
-``observation.image`` or ``observation.images.<camera>``: uint8 (B, 3, H, W) tensor; ``observation.state``: float32 (B, S);
-``action``: float32 (B, chunk_size, A), the actions from this frame on; ``action_is_pad``: bool (B, chunk_size), True after
-the episode's end; ``task``: list of B instructions; ``index``: int64 (B,), the row in the experience's data.
+``observation.image`` or ``observation.images.<camera>``: uint8 (B, 3, H, W) tensor; ``observation.state``: float32
+(B, S); ``action``: float32 (B, chunk_size, A), the actions from this frame on; ``action_is_pad``: bool (B, chunk_size),
+True after the episode's end; ``task``: list of B instructions; ``index``: int64 (B,), the row in the experience's data.
 """
 
 Split = Literal["train", "select", "report"]
-"""Three disjoint sets of initial states: demonstrations, choosing between checkpoints, and the numbers that are reported."""
+"""Three disjoint sets of initial states: for demonstrations, for choosing checkpoints, for the reported numbers."""
 
 
 class ConfigurationError(ValueError):
@@ -212,8 +212,8 @@ class Stream:
 class Draw:
     """The randomness of one stochastic loss: augmentation, noise, time, dropout.
 
-    A model evaluates its loss with its random state seeded from ``seed`` and puts the previous state back, so a teacher and
-    a student of one architecture that get the same draw see the same noise, whatever policy it is.
+    A model evaluates its loss with its random state seeded from ``seed`` and puts the previous state back, so a teacher
+    and a student of one architecture that get the same draw see the same noise, whatever policy it is.
     """
 
     seed: int

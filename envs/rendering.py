@@ -1,0 +1,151 @@
+"""Off-screen pictures from MuJoCo: the GL back end, the look (render profile) and one renderer for all cameras.
+
+Importing this module imports no simulator. MuJoCo picks its GL back end from the environment when it is imported, so
+call `choose_gl_backend` first.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_cl.types import ConfigurationError
+
+if TYPE_CHECKING:
+    import mujoco
+    from mujoco.gl_context import GLContext
+
+RENDER_PROFILES = ("reference", "fast")
+"""``reference``: MuJoCo's defaults, which published data were recorded with. ``fast``: no shadow, no reflection, no
+multisampling, several times faster where there is no GPU. A policy trained on one look fails on another."""
+
+DEBIAN_PACKAGES = "libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri"
+"""What software rendering needs on Debian and Ubuntu."""
+
+
+def check_render_profile(profile: str) -> str:
+    """Give the profile back if there is one of this name.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    if profile in RENDER_PROFILES:
+        return profile
+    near = difflib.get_close_matches(str(profile), RENDER_PROFILES, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigurationError(f"render_profile is one of {', '.join(RENDER_PROFILES)}, got {profile!r}{hint}")
+
+
+def choose_gl_backend(worker: bool = False) -> None:
+    """Choose EGL, which needs no screen, unless the user has chosen or has a screen. Call it before MuJoCo is imported.
+
+    Args:
+        worker: This process is one of several that render side by side: Mesa's software renderer gets one thread, or
+            the workers would fight for the cores. ``LP_NUM_THREADS`` overrides it; a GPU ignores it.
+    """
+    if worker:
+        os.environ.setdefault("LP_NUM_THREADS", "1")
+    if sys.platform == "linux" and not os.environ.get("MUJOCO_GL") and not os.environ.get("DISPLAY"):
+        os.environ["MUJOCO_GL"] = "egl"
+    if os.environ.get("MUJOCO_GL") == "egl":
+        os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
+
+
+class OffscreenRenderer:
+    """Renders the cameras of one model into arrays, in any size up to the one given, with one GL context.
+
+    A context belongs to the process and thread that made it.
+    """
+
+    def __init__(self, model: mujoco.MjModel, profile: str, height: int, width: int) -> None:
+        """Make the context.
+
+        Args:
+            model: A ``mujoco.MjModel``; its ``vis`` part is set to the profile and the size.
+            profile: One of `RENDER_PROFILES`.
+            height: Height of the largest picture, in pixels.
+            width: Width of the largest picture, in pixels.
+
+        Raises:
+            ConfigurationError: This machine cannot render.
+        """
+        import mujoco
+
+        self._fast = check_render_profile(profile) == "fast"
+        self._model = model
+        model.vis.global_.offheight, model.vis.global_.offwidth = height, width
+        if self._fast:
+            model.vis.quality.offsamples = 0  # the frame buffer is made with the context
+            model.vis.quality.shadowsize = 0  # spares a shadow map of 64 MiB
+        self._gl = _make_gl_context(height, width)
+        try:
+            self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        except (RuntimeError, mujoco.FatalError) as error:
+            raise _no_rendering(error) from error
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._scene = mujoco.MjvScene(model, 1000)
+        self._options = mujoco.MjvOption()
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+
+    def picture(self, data: mujoco.MjData, camera: str, height: int, width: int) -> NDArray[np.uint8]:
+        """Render a camera of the model.
+
+        Args:
+            data: The ``mujoco.MjData`` to show, as it is: nothing is recomputed.
+            camera: Name of the camera.
+            height: In pixels.
+            width: In pixels.
+
+        Returns:
+            RGB, uint8 (height, width, 3), the top row first.
+        """
+        import mujoco
+
+        self._gl.make_current()
+        self._camera.fixedcamid = self._model.camera(camera).id
+        everything = mujoco.mjtCatBit.mjCAT_ALL
+        mujoco.mjv_updateScene(self._model, data, self._options, None, self._camera, everything, self._scene)
+        if self._fast:
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+            self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        viewport = mujoco.MjrRect(0, 0, width, height)
+        pixels = np.empty((height, width, 3), dtype=np.uint8)
+        mujoco.mjr_render(viewport, self._scene, self._context)
+        mujoco.mjr_readPixels(pixels, None, viewport, self._context)
+        return pixels[::-1]
+
+    def close(self) -> None:
+        """Free the context; a second call does nothing."""
+        if self._gl is None:
+            return
+        self._gl.make_current()
+        self._context.free()
+        self._gl.free()
+        self._gl = None
+
+
+def _make_gl_context(height: int, width: int) -> GLContext:
+    """A current GL context of the back end that MuJoCo chose."""
+    try:
+        from mujoco.gl_context import GLContext
+
+        context = GLContext(width, height)
+        context.make_current()
+    except (ImportError, AttributeError, RuntimeError) as error:  # PyOpenGL turns a missing library into AttributeError
+        raise _no_rendering(error) from error
+    return context
+
+
+def _no_rendering(error: Exception) -> ConfigurationError:
+    backend = os.environ.get("MUJOCO_GL") or "glfw"
+    detail = str(error).strip().splitlines() or [type(error).__name__]
+    return ConfigurationError(
+        f"MuJoCo cannot render off-screen with MUJOCO_GL={backend} ({detail[0]}); on Debian or Ubuntu run "
+        f"`apt-get install {DEBIAN_PACKAGES}` and leave MUJOCO_GL unset or set it to egl"
+    )

@@ -1,0 +1,103 @@
+"""Meta-World with pictures: the same pixels as stock LeRobot's wrapper, and what the render profiles do."""
+
+import numpy as np
+import pytest
+
+from vla_cl.envs.metaworld import MetaWorld
+from vla_cl.envs.rendering import choose_gl_backend
+
+choose_gl_backend()
+pytestmark = pytest.mark.sim
+
+
+def assert_same(theirs: dict, environment) -> None:
+    ours = environment.observe()
+    assert np.array_equal(ours.images["observation.image"], theirs["pixels"])
+    assert np.array_equal(ours.state, theirs["agent_pos"].astype(np.float32))
+
+
+@pytest.mark.parametrize("name", ["drawer-open", "push"])
+def test_the_same_world_and_pixels_as_stock_lerobot(name):
+    from lerobot.envs.metaworld import MetaworldEnv
+
+    suite = MetaWorld(image_size=480)
+    environment = suite.make_environment(suite.task(name))
+    random = np.random.default_rng(0)
+    for seed in (1000, 1001):  # our environment is used again, LeRobot's is new
+        stock = MetaworldEnv(f"{name}-v3", obs_type="pixels_agent_pos")
+        theirs, _ = stock.reset(seed=seed)
+        environment.reset(seed)
+        assert_same(theirs, environment)
+        assert stock.task_description == environment.observe().instruction
+        for _ in range(3):
+            action = random.uniform(-1.5, 1.5, 4).astype(np.float32)
+            theirs, reward, *_ = stock.step(action)
+            transition = environment.step(action)
+            assert_same(theirs, environment)
+            assert transition.reward == float(reward)
+        stock.close()
+    environment.close()
+
+
+def test_the_same_success_at_the_same_step_as_stock_lerobot(monkeypatch):
+    from lerobot.envs.metaworld import MetaworldEnv
+
+    monkeypatch.setattr(
+        MetaworldEnv, "_format_raw_obs", lambda self, raw: {"agent_pos": raw[:4]}
+    )  # spares the rendering
+    suite = MetaWorld()
+    task = suite.task("drawer-open")
+    environment, expert = suite.make_environment(task), suite.make_expert(task)
+    stock = MetaworldEnv("drawer-open-v3", obs_type="pixels_agent_pos")
+    stock.reset(seed=1003)
+    environment.reset(1003)
+    for _ in range(task.max_steps):
+        action = expert.act(environment)
+        theirs, reward, terminated, _, info = stock.step(action)
+        transition = environment.step(action)
+        assert (transition.reward, transition.success) == (float(reward), info["is_success"])
+        assert np.array_equal(environment.state(), theirs["agent_pos"].astype(np.float32))
+        if transition.ended:
+            break
+    assert transition.success and terminated
+    stock.close()
+
+
+@pytest.mark.parametrize("profile", ["reference", "fast"])
+def test_pictures_do_not_depend_on_the_past(profile):
+    suite = MetaWorld(48, profile)
+    environment = suite.make_environment(suite.task("push"))
+    environment.reset(1000)
+    first = environment.observe().images["observation.image"]
+    film = environment.film()
+    for _ in range(5):
+        environment.step(np.ones(4, np.float32))
+    moved = environment.observe().images["observation.image"]
+    environment.reset(1000)
+    again = environment.observe().images["observation.image"]
+    assert first.shape == (48, 48, 3) and first.dtype == np.uint8 and first.flags.c_contiguous
+    assert film.shape == (256, 256, 3) and film.dtype == np.uint8
+    assert np.array_equal(first, again) and not np.array_equal(first, moved)
+    assert np.array_equal(environment.film(), film)
+    environment.close()
+    environment.close()
+
+
+def test_profiles_look_different_and_the_size_is_free():
+    pictures = {}
+    for profile in ("reference", "fast"):
+        suite = MetaWorld(64, profile)
+        environment = suite.make_environment(suite.task("reach"))
+        environment.reset(1000)
+        pictures[profile] = environment.observe().images["observation.image"].astype(float)
+        environment.close()
+    difference = np.abs(pictures["reference"] - pictures["fast"]).mean()
+    assert 1 < difference < 30
+
+
+def test_a_step_does_not_render():
+    suite = MetaWorld()
+    environment = suite.make_environment(suite.task("reach"))
+    environment.reset(1000)
+    environment.step(np.zeros(4, np.float32))
+    assert environment._renderer is None

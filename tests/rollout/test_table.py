@@ -1,0 +1,93 @@
+import pandas as pd
+import pytest
+
+from vla_cl.rollout.table import EpisodeTable, SuccessCell
+from vla_cl.types import Episode, Outcome
+
+COLUMNS = ["experience", "step", "split", "task", "initial_state", "outcome", "env_steps", "decisions"]
+COLUMNS += ["total_reward", "seconds", "error", "video", "render_profile"]
+
+
+def episode(task, state, outcome, split="report"):
+    error = "Traceback" if outcome is Outcome.ERROR else None
+    return Episode(task, split, state, outcome, 20, 5, 1.5, 0.25, error)
+
+
+@pytest.fixture
+def table():
+    table = EpisodeTable()
+    start = [episode("toy/red", 1, Outcome.FAILURE), episode("toy/red", 2, Outcome.FAILURE)]
+    end = [
+        episode("toy/red", 1, Outcome.SUCCESS),
+        episode("toy/red", 2, Outcome.FAILURE),
+        episode("toy/red", 3, Outcome.ERROR),
+        episode("toy/red", 4, Outcome.SUCCESS),
+        episode("toy/red", 4, Outcome.FAILURE, split="select"),
+        episode("toy/blue", 1, Outcome.ERROR),
+    ]
+    table.extend(start, experience=0, step=100, render_profile="fast")
+    table.extend(end, experience=0, step=200, render_profile="fast", videos={1: "videos/0-red-2-failure.mp4"})
+    return table
+
+
+def test_cells_count_errors_apart_and_use_the_last_evaluation(table):
+    assert table.success_cells(0) == {"toy/red": SuccessCell(0.5, 4, 1), "toy/blue": SuccessCell(0.0, 1, 1)}
+    assert table.success_cells(0, step=100) == {"toy/red": SuccessCell(0.0, 2, 0)}
+    assert table.success_cells(0, split="select") == {"toy/red": SuccessCell(0.0, 1, 0)}
+    assert table.success_cells(1) == {}
+
+
+def test_curves(table):
+    assert table.curves() == {"toy/red": [(100, 0.0), (200, 0.5)], "toy/blue": [(200, 0.0)]}
+
+
+def test_the_same_episode_again_replaces_its_row(table):
+    before = len(table)
+    table.append(episode("toy/blue", 1, Outcome.SUCCESS), experience=0, step=200, render_profile="fast")
+    assert len(table) == before
+    assert table.success_cells(0)["toy/blue"] == SuccessCell(1.0, 1, 0)
+
+
+def test_written_and_read(table, tmp_path):
+    path = tmp_path / "run" / "episodes.parquet"
+    EpisodeTable().write(path)
+    assert EpisodeTable.read(path).rows == []
+    table.write(path)
+    assert EpisodeTable.read(path).rows == table.rows
+    assert [file.name for file in path.parent.iterdir()] == ["episodes.parquet"]
+    frame = pd.read_parquet(path)
+    assert list(frame.columns) == COLUMNS
+    assert frame.outcome.tolist() == [
+        "failure",
+        "failure",
+        "success",
+        "failure",
+        "error",
+        "success",
+        "failure",
+        "error",
+    ]
+    assert frame.video.dropna().tolist() == ["videos/0-red-2-failure.mp4"]
+    assert frame.error.dropna().tolist() == ["Traceback", "Traceback"]
+
+
+def test_another_file_is_refused(tmp_path):
+    path = tmp_path / "other.parquet"
+    pd.DataFrame({"x": [1]}).to_parquet(path)
+    with pytest.raises(ValueError, match="not an episode table"):
+        EpisodeTable.read(path)
+
+
+def test_a_failed_write_leaves_the_old_file(table, tmp_path, monkeypatch):
+    path = tmp_path / "episodes.parquet"
+    table.write(path)
+    before = path.read_bytes()
+
+    def disk_full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        table.write(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

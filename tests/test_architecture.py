@@ -1,0 +1,202 @@
+"""Rules that hold for every module: what importing costs, what the code must not contain, how large its parts may grow.
+
+The layers themselves are contracts in ``.importlinter``, checked by ``make check``.
+"""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SIMULATORS = {"metaworld", "mujoco", "robosuite", "libero", "gymnasium"}
+LINES_PER_FILE = 400
+LINES_PER_FUNCTION = 60
+
+SOURCES = sorted(path for folder in ("vla_cl", "envs", "policies") for path in (ROOT / folder).rglob("*.py"))
+TREES = {path: ast.parse(path.read_text()) for path in SOURCES}
+
+
+def where(path: Path, node: ast.AST) -> str:
+    return f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
+
+
+def modules() -> list[str]:
+    names = []
+    for path in SOURCES:
+        relative = path.relative_to(ROOT).with_suffix("")
+        parts = relative.parts if relative.parts[0] == "vla_cl" else ("vla_cl", *relative.parts)
+        names.append(".".join(parts).removesuffix(".__init__"))
+    return names
+
+
+def imported_by(*names: str) -> tuple[set[str], float]:
+    """Top-level packages in memory after importing these modules in a new process, and the seconds that took."""
+    code = f"""
+import importlib, json, sys, time
+started = time.perf_counter()
+for name in {list(names)!r}:
+    importlib.import_module(name)
+seconds = time.perf_counter() - started
+print(json.dumps([sorted({{name.partition('.')[0] for name in sys.modules}}), seconds]))
+"""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    packages, seconds = json.loads(done.stdout.splitlines()[-1])
+    return set(packages), seconds
+
+
+def test_the_sources_are_found_once() -> None:
+    assert {"vla_cl.types", "vla_cl.envs", "vla_cl.policies"} <= set(modules())
+    assert len(modules()) == len(set(modules()))
+
+
+def test_importing_the_package_is_instant() -> None:
+    packages, seconds = imported_by("vla_cl")
+    assert not packages & {"torch", "numpy", "lerobot", "hydra"}
+    assert seconds < 0.5
+
+
+def test_the_nouns_and_interfaces_need_no_torch() -> None:
+    packages, _ = imported_by("vla_cl.types", "vla_cl.interfaces")
+    assert not packages & {"torch", "lerobot", "transformers", "pandas", "matplotlib", *SIMULATORS}
+
+
+def test_environments_are_imported_without_torch_or_simulator() -> None:
+    packages, _ = imported_by(*(name for name in modules() if name.startswith("vla_cl.envs")))
+    assert not packages & {"torch", "lerobot", "transformers", *SIMULATORS}
+
+
+def test_no_module_imports_a_simulator_when_it_is_imported() -> None:
+    """LeRobot itself imports gymnasium, which is no simulator by itself."""
+    packages, _ = imported_by(*modules())
+    assert not packages & (SIMULATORS - {"gymnasium"})
+
+
+@pytest.mark.parametrize("folder", ["envs", "policies", "conf"])
+def test_a_folder_at_the_top_has_one_name_only(folder: str) -> None:
+    code = f"import importlib; importlib.import_module({folder!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith(f"ImportError: import this folder as vla_cl.{folder}, not as {folder}")
+
+
+def forbidden_calls(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
+    dangerous = {"eval", "exec", "torch.load", "yaml.load", "yaml.unsafe_load", "os.system"}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        if name in dangerous:
+            yield node, name
+        if any(keyword.arg == "allow_pickle" and ast.unparse(keyword.value) != "False" for keyword in node.keywords):
+            yield node, "allow_pickle"
+
+
+def forbidden_imports(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
+    serialisers = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            if any(alias.name == "*" for alias in node.names):
+                yield node, f"from {node.module} import *"
+            names = [node.module or ""]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.partition(".")[0] in serialisers:
+                yield node, f"import {name}"
+
+
+def swallowed_exceptions(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
+    """A bare ``except``, and a broad one whose body raises nothing and keeps nothing of the error."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ExceptHandler):
+            continue
+        if node.type is None:
+            yield node, "bare except"
+        elif ast.unparse(node.type) in {"Exception", "BaseException"}:
+            inside = [part for statement in node.body for part in ast.walk(statement)]
+            raises = any(isinstance(part, ast.Raise) for part in inside)
+            keeps = any(isinstance(part, ast.Name) and part.id in {node.name, "traceback"} for part in inside)
+            if not (raises or keeps):
+                yield node, "broad except that swallows"
+
+
+@pytest.mark.parametrize(
+    "rule", [forbidden_calls, forbidden_imports, swallowed_exceptions], ids=lambda rule: rule.__name__
+)
+def test_nothing_forbidden_in_the_code(rule) -> None:
+    assert [f"{where(path, node)}: {what}" for path, tree in TREES.items() for node, what in rule(tree)] == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "code", "found"),
+    [
+        (forbidden_calls, "eval('1')", 1),
+        (forbidden_calls, "torch.load(path)", 1),
+        (forbidden_calls, "np.lib.format.read_array(f, allow_pickle=True)", 1),
+        (forbidden_calls, "yaml.safe_load(text); model.eval()", 0),
+        (forbidden_imports, "import pickle", 1),
+        (forbidden_imports, "from a import *", 1),
+        (forbidden_imports, "from . import pickled", 0),
+        (swallowed_exceptions, "try: f()\nexcept: pass", 1),
+        (swallowed_exceptions, "try: f()\nexcept Exception: pass", 1),
+        (swallowed_exceptions, "try: f()\nexcept Exception as error: log(error)", 0),
+        (swallowed_exceptions, "try: f()\nexcept Exception: log(traceback.format_exc())", 0),
+        (swallowed_exceptions, "try: f()\nexcept Exception: raise", 0),
+    ],
+)
+def test_the_rules_find_what_they_look_for(rule, code: str, found: int) -> None:
+    assert len(list(rule(ast.parse(code)))) == found
+
+
+def test_files_stay_small() -> None:
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in SOURCES}
+    assert {path: length for path, length in lengths.items() if length > LINES_PER_FILE} == {}
+
+
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function after its signature and docstring."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return (function.end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def test_functions_stay_small() -> None:
+    long = {
+        f"{where(path, node)} {node.name}": lines
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (lines := body_lines(node)) > LINES_PER_FUNCTION
+    }
+    assert long == {}
+
+
+def test_no_unfinished_marks() -> None:
+    marks = ("TODO", "FIXME", "XXX")
+    lines = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in SOURCES
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if any(mark in line for mark in marks)
+    ]
+    assert lines == []
+
+
+def test_every_restricted_room_is_under_its_contract() -> None:
+    contracts = configparser.ConfigParser()
+    contracts.read(ROOT / ".importlinter")
+    covered = set(contracts["importlinter:contract:torch-only"]["source_modules"].split())
+    rooms = {path.stem for path in (ROOT / "vla_cl").iterdir()}
+    restricted = {"methods", "memory", "adapters", "skills", "train", "metrics", "interfaces", "types"}
+    assert covered == {f"vla_cl.{name}" for name in restricted & rooms}

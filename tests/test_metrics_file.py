@@ -1,0 +1,205 @@
+"""The file ``matrix.json`` and what is printed from it: nothing gets lost, everything broken is named."""
+
+import json
+
+import numpy as np
+import pytest
+
+from vla_cl import metrics
+from vla_cl.metrics import METRICS, SuccessMatrix, describe, load_matrix
+from vla_cl.types import ConfigurationError
+
+
+def make(success, **more):
+    """A matrix with made-up names and 20 episodes in every evaluated cell."""
+    success = np.asarray(success, dtype=float)
+    tasks = tuple(f"suite/task-{index}" for index in range(success.shape[1]))
+    experiences = tuple(f"experience-{index}" for index in range(success.shape[0]))
+    return SuccessMatrix(tasks, experiences, success, np.where(np.isnan(success), 0, 20), **more)
+
+
+@pytest.fixture
+def sequential():
+    """Ten tasks, each learnt to 80% and forgotten to 60% at once, with learning curves of three points."""
+    success = np.where(np.eye(10, dtype=bool), 0.8, np.where(np.tri(10, dtype=bool), 0.6, np.nan))
+    curve = np.array([[0, 0.1], [50, 1 / 3], [100, 0.8]])
+    return make(success, curves={f"suite/task-{index}": curve for index in range(10)})
+
+
+def test_the_file_gives_back_the_matrix(tmp_path, sequential):
+    for matrix in (
+        sequential,
+        make(sequential.success, baseline=np.linspace(0, 1, 10) / 3, curve_episodes=10, baseline_episodes=5),
+        make([[0.5, np.nan]], baseline=[np.nan, 0.1]),
+    ):
+        path = tmp_path / "matrix.json"
+        matrix.write(path)
+        back = SuccessMatrix.from_json(path)
+        assert (back.tasks, back.experiences) == (matrix.tasks, matrix.experiences)
+        np.testing.assert_array_equal(back.success, matrix.success)
+        np.testing.assert_array_equal(back.episodes, matrix.episodes)
+        assert set(back.curves) == set(matrix.curves)
+        for task, curve in matrix.curves.items():
+            np.testing.assert_array_equal(back.curves[task], curve)
+        np.testing.assert_array_equal(back.baseline, matrix.baseline)
+        assert (back.curve_episodes, back.baseline_episodes) == (matrix.curve_episodes, matrix.baseline_episodes)
+    assert [file.name for file in tmp_path.iterdir()] == ["matrix.json"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, sequential, monkeypatch):
+    path = tmp_path / "matrix.json"
+    sequential.write(path)
+    before = path.read_bytes()
+
+    def fail(_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        make([[0.5]]).write(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["matrix.json"]
+
+
+def test_arrays_are_copies_and_read_only():
+    success = np.array([[0.5]])
+    matrix = make(success)
+    success[0, 0] = 0.9
+    assert matrix.success[0, 0] == 0.5
+    with pytest.raises(ValueError, match="read-only"):
+        matrix.success[0, 0] = 1
+
+
+GOOD = {
+    "tasks": ["a", "b"],
+    "experiences": ["first", "second"],
+    "success": [[0.5, None], [0.2, 1]],
+    "episodes": [[20, 0], [20, 20]],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tasks": None}, "'tasks' must be a list of names, but is null"),
+        ({"tasks": ["a", 3]}, "'tasks' must be a list of names"),
+        ({"tasks": ["a", "a"]}, "a appears more than once"),
+        ({"tasks": ["a"]}, "'success' must be 2 x 1.*but is 2 x 2"),
+        ({"experiences": []}, "at least one of 'experiences'"),
+        ({"success": [[0.5], [0.2, 1]]}, r"success\[1\] must have 1 numbers, but has 2"),
+        ({"success": [[0.5, None], [0.2, 50]]}, "fractions between 0 and 1, or null, but one is 50"),
+        ({"success": [[0.5, None], [-0.1, 1]]}, "fractions between 0 and 1, or null, but one is -0.1"),
+        ({"success": [[0.5, "x"], [0.2, 1]]}, r"success\[0\]\[1\] must be a number or null, but is 'x'"),
+        ({"success": [[0.5, True], [0.2, 1]]}, r"success\[0\]\[1\] must be a number or null, but is True"),
+        ({"success": 3}, "success must be a list of lists, but is a number"),
+        ({"episodes": [[20, 0], [20, 0]]}, r"success\[1\]\[1\] is 1 but episodes\[1\]\[1\] is 0"),
+        ({"episodes": [[20, 0], [20, 2.5]]}, "'episodes' must be whole numbers"),
+        ({"episodes": [[20, None], [20, 20]]}, "'episodes' must be whole numbers"),
+        ({"episodes": [[20, 0], [20, -1]]}, "must not be negative"),
+        ({"episodes": [[20, 20]]}, "'episodes' must be 2 x 2.*but is 1 x 2"),
+        ({"curves": [1]}, "'curves' must be an object"),
+        ({"curves": {"aa": []}}, "unknown task 'aa'; did you mean 'a'"),
+        ({"curves": {"a": [[0, 0.5, 1]]}}, r"curves\['a'\]\[0\] must have 2 numbers, but has 3"),
+        ({"curves": {"a": [[5, 0.5], [5, 0.6]]}}, "steps in the curve of 'a' must be increasing"),
+        ({"curves": {"a": [[None, 0.5]]}}, "steps in the curve of 'a' must be increasing"),
+        ({"curves": {"a": [[0, 7]]}}, "the curve of 'a' must be fractions"),
+        ({"baseline": [0.1]}, "'baseline' must have one number per task, 2, but is 1"),
+        ({"baseline": [0.1, 2]}, "baseline must be fractions"),
+        ({"baseline": "none"}, "baseline must be a list of numbers, but is text"),
+        ({"curve_episodes": 0}, "'curve_episodes' must be a number of episodes"),
+        ({"baseline_episodes": "20"}, "'baseline_episodes' must be a number of episodes"),
+        ({"base_line": [0, 0]}, "unknown key 'base_line'; did you mean 'baseline'"),
+    ],
+)
+def test_a_broken_matrix_is_named(tmp_path, change, message):
+    path = tmp_path / "matrix.json"
+    path.write_text(json.dumps(GOOD))
+    SuccessMatrix.from_json(path)
+    path.write_text(json.dumps(GOOD | change))
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        SuccessMatrix.from_json(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("key", GOOD)
+def test_a_missing_key_is_named(tmp_path, key):
+    path = tmp_path / "matrix.json"
+    path.write_text(json.dumps({name: value for name, value in GOOD.items() if name != key}))
+    with pytest.raises(ConfigurationError, match=f"the key '{key}' is missing"):
+        SuccessMatrix.from_json(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a readable JSON file"),
+        (b"\x00\xff\xfe", "not a readable JSON file"),
+        (b'{"tasks": [', "not a readable JSON file"),
+        (b"[1, 2]", "expected a JSON object with tasks, .* but found a list"),
+        (json.dumps(GOOD).replace("null", "NaN").encode(), "NaN is not JSON.*null"),
+    ],
+)
+def test_a_corrupted_file_is_named(tmp_path, content, message):
+    path = tmp_path / "matrix.json"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=message):
+        SuccessMatrix.from_json(path)
+
+
+def test_notes_of_others_in_the_file_are_left_alone(tmp_path):
+    path = tmp_path / "matrix.json"
+    path.write_text(json.dumps(GOOD | {"comment": "mine", "curves": None, "baseline": None}))
+    assert SuccessMatrix.from_json(path).baseline is None
+
+
+def test_a_matrix_is_found_in_a_run_folder(tmp_path, sequential):
+    sequential.write(tmp_path / "matrix.json")
+    np.testing.assert_array_equal(load_matrix(tmp_path).success, sequential.success)
+    (tmp_path / "matrix.json").unlink()
+    with pytest.raises(ConfigurationError, match=r"holds no matrix\.json"):
+        load_matrix(tmp_path)
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        load_matrix(tmp_path / "nothing.json")
+
+
+def test_the_printed_table(tmp_path, sequential):
+    sequential.write(tmp_path / "matrix.json")
+    text = describe(tmp_path)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "nan" not in text
+    assert lines[0] == "success in percent, 20 episodes per cell"
+    assert next(line for line in lines if line.startswith("after experience-1")).split()[2:] == ["60", "80"] + ["-"] * 8
+    row = next(line for line in lines if line.startswith("libero_nbt"))
+    assert row.split()[:2] == ["libero_nbt", "0.180"] and "↓" in row
+    assert next(line for line in lines if line.startswith("gem_fwt")).split()[:3] == ["gem_fwt", "-", "↑"]
+    assert len({line.index(arrow) for line in lines for arrow in "↑↓" if arrow in line}) == 1
+
+
+@pytest.mark.parametrize("tasks", [1, 3, 10, 50])
+def test_every_matrix_fits_the_terminal(tasks):
+    tasks_of = tuple(f"suite/put-the-black-bowl-on-the-plate-{index}" for index in range(tasks))
+    success = np.full((2, tasks), 0.5)
+    matrix = SuccessMatrix(tasks_of, ("e" * 60, "second"), success, np.full((2, tasks), 7), baseline=np.zeros(tasks))
+    text = metrics.format_matrix(matrix)
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.count(" 50") >= 2 * tasks
+    assert all(f"plate-{index}" in text for index in range(tasks))
+
+
+def test_the_json_for_machines(tmp_path, sequential):
+    sequential.write(tmp_path / "matrix.json")
+    diagonal = np.where(np.eye(10, dtype=bool), 0.5, np.nan)
+    make(diagonal, curves=sequential.curves).write(tmp_path / "alone.json")
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    content = json.loads(describe(tmp_path, as_json=True), parse_constant=refuse)
+    assert list(content["metrics"]) == [metric.name for metric in METRICS]
+    assert content["metrics"]["gem_fwt"]["value"] is None
+    assert content["metrics"]["libero_nbt"]["value"] == pytest.approx(0.18)
+    assert set(content["metrics"]["libero_nbt"]) == {"value", "low", "high", "direction", "meaning", "source"}
+    assert content["matrix"] == json.loads((tmp_path / "matrix.json").read_text())
+    with_reference = json.loads(describe(tmp_path, as_json=True, reference=tmp_path / "alone.json"))
+    assert with_reference["metrics"]["cw_forward_transfer"]["value"] == pytest.approx(0)

@@ -1,0 +1,154 @@
+"""The command line. Parsing and ``--help`` import nothing heavy; each command imports what it needs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vla_cl import __version__
+from vla_cl.types import ConfigurationError
+
+BAD_INPUT = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit status: 0 done, 1 a check failed, 2 the user asked for something that cannot be done."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except ConfigurationError as error:
+        print(f"vla-cl: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("vla-cl: stopped; the same command continues after the last whole experience", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vla-cl",
+        description="One policy, skill after skill, nothing forgotten.",
+        epilog="example: vla-cl train stream=metaworld_demo method=er",
+    )
+    parser.add_argument("--version", action="version", version=f"vla-cl {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(
+        name: str, command: Callable[[argparse.Namespace], int], text: str, example: str
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, epilog=f"example: {example}")
+        sub.set_defaults(command=command)
+        return sub
+
+    add_overrides(
+        add("train", _train, "learn a stream of tasks", "vla-cl train stream=cw10 method=er training.steps=2000")
+    )
+    add_overrides(
+        add("collect", _collect, "record demonstrations of a stream's tasks", "vla-cl collect stream=metaworld_6")
+    )
+    evaluate = add(
+        "evaluate", _evaluate, "roll a policy out on tasks", "vla-cl evaluate outputs/run tasks=[reach,push]"
+    )
+    evaluate.add_argument("policy", help="a run's folder, a checkpoint, a LeRobot policy folder or hub name")
+    add_overrides(evaluate)
+    report = add(
+        "report", _report, "write an HTML report of one or more runs", "vla-cl report outputs/run-a outputs/run-b"
+    )
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs")
+    report.add_argument("--output", type=Path, help="the file to write (default: beside the runs)")
+    metrics = add(
+        "metrics", _metrics, "print every metric of a success matrix", "vla-cl metrics outputs/run/matrix.json"
+    )
+    metrics.add_argument("file", type=Path, help="a matrix.json, or the folder of a run")
+    metrics.add_argument("--json", action="store_true", help="for machines")
+    metrics.add_argument("--reference", type=Path, help="single-task runs' matrix.json, for forward transfer")
+    doctor = add("doctor", _doctor, "check this machine: renderer, codec, disk, versions", "vla-cl doctor")
+    doctor.add_argument("--json", action="store_true", help="for machines")
+    bench = add("bench", _bench, "measure against the bounds in the README", "vla-cl bench training")
+    bench.add_argument("what", choices=("startup", "training", "learning"), help="what to measure")
+    add_overrides(bench)
+    demo = add("demo", _demo, "the first continual run, with and without replay, and its report", "vla-cl demo")
+    add_overrides(demo)
+    return parser
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Hydra overrides behind the command's own arguments."""
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ from conf/config.yaml (Hydra syntax)"
+    )
+
+
+def _train(options: argparse.Namespace) -> int:
+    from vla_cl.compose import compose
+
+    settings = compose(options.overrides)
+    from vla_cl import run
+
+    folder = run.train(settings)
+    print(f"done: {folder}\nnext: vla-cl report {folder}")
+    return 0
+
+
+def _collect(options: argparse.Namespace) -> int:
+    from vla_cl.compose import compose
+
+    settings = compose(options.overrides)
+    from vla_cl import run
+
+    for folder in run.collect_command(settings):
+        print(folder)
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from vla_cl.compose import compose
+
+    settings = compose(options.overrides, root="evaluate")
+    from vla_cl import run
+
+    print(run.evaluate(options.policy, settings))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from vla_cl.report import write_report
+
+    print(write_report(options.runs, options.output))
+    return 0
+
+
+def _metrics(options: argparse.Namespace) -> int:
+    from vla_cl.metrics.text import describe
+
+    print(describe(options.file, options.json, options.reference))
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from vla_cl import doctor
+
+    return doctor.main(["--json"] if options.json else [])
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from vla_cl import bench
+
+    return bench.main(options.what, options.overrides)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from vla_cl import demo
+
+    print(demo.main(options.overrides))
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    sys.exit(main())

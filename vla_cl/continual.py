@@ -1,0 +1,355 @@
+"""A run from its first experience to its last: learn, evaluate, write, remember; then the next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from vla_cl import checkpoint
+from vla_cl.checkpoint import Progress
+from vla_cl.data.dataset_folder import DatasetFolder
+from vla_cl.data.frames import Frames
+from vla_cl.data.normalisation import frozen_statistics
+from vla_cl.data.source import Source
+from vla_cl.interfaces import Method, Suite
+from vla_cl.models.vla import VlaModel, horizon, policy_config
+from vla_cl.rollout.compatibility import check_interface
+from vla_cl.rollout.engine import Engine
+from vla_cl.rollout.evaluation import EvaluationSettings, requests, save_videos
+from vla_cl.rollout.table import EpisodeTable
+from vla_cl.run_folder import RunFolder, machine, versions
+from vla_cl.tracking import Tracker
+from vla_cl.train import TrainingSettings, learn
+from vla_cl.types import ConfigurationError, Experience, InterfaceSpec, Split, Stream, Task
+
+LOG_EVERY = 10
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """Which policy, and where its first weights and its normalisation come from.
+
+    Attributes:
+        kind: LeRobot's registered name.
+        fields: Of its configuration class.
+        warm_start: A LeRobot checkpoint (folder or hub name), or None for fresh weights.
+        normalisation: ``first_task`` or ``checkpoint``.
+        device: Torch device.
+    """
+
+    kind: str
+    fields: Mapping[str, Any]
+    warm_start: str | None
+    normalisation: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run is called in its ``run.json``."""
+
+    name: str
+    method: str
+    policy: str
+    suite: str
+    arrangement: str
+
+
+class ContinualRun:
+    """One policy, one stream, one method, one folder.
+
+    Args:
+        identity: Names for ``run.json``.
+        suite: Where tasks are rolled out.
+        stream: What is learnt, in order.
+        sources: The data of each task id.
+        method: The continual-learning method.
+        policy: Which policy.
+        training: Steps, batch size, learning rate.
+        evaluation: How tasks are rolled out.
+        train_seed: Initial weights, order of samples, noise of the loss, replay.
+        frame_cache: Folder for decoded pictures.
+        folder: Where results go; a run found there is continued.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        suite: Suite,
+        stream: Stream,
+        sources: Mapping[str, Sequence[Source]],
+        method: Method,
+        policy: PolicySettings,
+        training: TrainingSettings,
+        evaluation: EvaluationSettings,
+        train_seed: int,
+        frame_cache: Path,
+        folder: RunFolder,
+    ) -> None:
+        self._identity = identity
+        self._suite = suite
+        self._stream = stream
+        self._sources = sources
+        self._method = method
+        self._policy = policy
+        self._training = training
+        self._evaluation = evaluation
+        self._train_seed = train_seed
+        self._frame_cache = frame_cache
+        self._folder = folder
+        self._table = folder.episodes()
+        self._loaded: dict[int, Frames] = {}
+        self._evaluable = {task.id for task in suite.tasks()}
+
+    def go(self, tracker: Tracker) -> None:
+        """Learn what has not been learnt yet.
+
+        Raises:
+            ConfigurationError: Data, policy and suite do not fit together.
+            FloatingPointError: Training diverged.
+        """
+        model, progress = self._start()
+        with make_engine(self._suite, self._evaluation) as engine:
+            check_interface(
+                model.spec,
+                self._suite.spec,
+                self._evaluation.replan_every,
+                model.chunk_size,
+                self._evaluation.check_render_profile,
+            )
+            if self._evaluation.untrained and progress.experiences_done == 0:
+                progress = self._evaluate(engine, model, -1, self._stream.tasks, progress)
+            untrained = {name: value.clone() for name, value in model.module.state_dict().items()}
+            for experience in self._stream.experiences[progress.experiences_done :]:
+                if self._stream.independent:
+                    model.module.load_state_dict(untrained)
+                progress = self._learn(engine, model, experience, progress, tracker)
+                progress = self._evaluate(
+                    engine, model, experience.index, self._tasks_to_evaluate(experience), progress
+                )
+                progress = replace(progress, experiences_done=experience.index + 1)
+                self._folder.write_results(
+                    self._table, self._stream, progress.experiences_done, self._evaluation.curve_episodes
+                )
+                checkpoint.save(self._folder.checkpoints, model, self._method, progress)
+                self._write_summary(model, progress)
+        self._write_summary(model, progress)
+
+    def _start(self) -> tuple[VlaModel, Progress]:
+        """The model and the progress of the newest checkpoint, or of the beginning."""
+        found = checkpoint.newest(self._folder.checkpoints)
+        if found is None:
+            progress = Progress(experiences_done=0, step=0, train_seconds=0.0, evaluate_seconds=0.0)
+            model = self._new_model()
+            self._method.attach(model, self._train_seed)
+        else:
+            progress = checkpoint.load_progress(found)
+            model = VlaModel.load(found / "pretrained_model", self._policy.device)
+            self._method.attach(model, self._train_seed)
+            past = self._stream.experiences[: progress.experiences_done]
+            data = ((experience, self._data(experience, model)) for experience in past)
+            checkpoint.load_method(found, self._method, data)
+            print(
+                f"continuing {self._folder.root} after {progress.experiences_done} of {len(self._stream)} experiences"
+            )
+        self._write_summary(model, progress)
+        return model, progress
+
+    def _new_model(self) -> VlaModel:
+        first = self._stream.experiences[0]
+        spec = DatasetFolder(self._sources_of(first)[0].root).spec
+        if self._policy.warm_start is not None:
+            model = VlaModel.load(self._policy.warm_start, self._policy.device)
+            require_fit(model.spec, spec, f"checkpoint {self._policy.warm_start}")
+            if self._policy.normalisation == "checkpoint":
+                return model
+            model.normalise_with(frozen_statistics(self._data(first, model)))
+            return model
+        if self._policy.normalisation == "checkpoint":
+            raise ConfigurationError("normalisation=checkpoint needs warm_start=<checkpoint>; or use first_task")
+        config = policy_config(self._policy.kind, self._policy.fields, spec, self._policy.device)
+        window = horizon(config)
+        frames = Frames(self._sources_of(first), self._frame_cache, window.actions, window.observations)
+        self._loaded[first.index] = frames
+        return VlaModel.new(config, frozen_statistics(frames), self._train_seed, spec.render_profile)
+
+    def _learn(
+        self, engine: Engine, model: VlaModel, experience: Experience, progress: Progress, tracker: Tracker
+    ) -> Progress:
+        data = self._data(experience, model)
+        require_fit(model.spec, data.spec, "the policy")
+        total = self._training.steps * len(experience.tasks)
+        points = curve_steps(total, self._evaluation.curve_points)
+        rolled_out = progress
+        if 0 in points:
+            rolled_out = self._curve_point(engine, model, experience, rolled_out, 0)
+        began, samples = time.perf_counter(), 0
+        label = f"learning {experience.name} ({experience.index + 1}/{len(self._stream)})"
+        bar = tqdm(total=total, desc=label, unit="step")
+        for report in learn(
+            model, self._method, experience, data, self._training, self._train_seed, first_step=progress.step
+        ):
+            samples += report.samples
+            bar.update()
+            if report.step % LOG_EVERY == 0 or report.step == total:
+                bar.set_postfix_str(f"loss {report.loss:.3f}", refresh=False)
+                figures = {
+                    key: value for key, value in asdict(report).items() if key not in ("step", "total", "seconds")
+                }
+                speed = samples / (time.perf_counter() - began)
+                step = progress.step + report.step
+                tracker.log(step, experience=experience.index, samples_per_second=round(speed, 1), **figures)
+            if report.step in points:
+                paused = time.perf_counter()
+                rolled_out = self._curve_point(engine, model, experience, rolled_out, report.step)
+                began += time.perf_counter() - paused  # rollouts are not training
+        bar.close()
+        seconds = time.perf_counter() - began
+        return replace(rolled_out, step=progress.step + total, train_seconds=rolled_out.train_seconds + seconds)
+
+    def _curve_point(
+        self, engine: Engine, model: VlaModel, experience: Experience, progress: Progress, done: int
+    ) -> Progress:
+        """Success on what is being learnt, on the selection states: a point of the learning curve."""
+        settings = replace(self._evaluation, episodes=self._evaluation.curve_episodes, videos=0)
+        at = replace(progress, step=self._training.steps * self._tasks_before(experience) + done)
+        after = self._evaluate(engine, model, experience.index, experience.tasks, at, settings, "select")
+        return replace(after, step=progress.step)
+
+    def _evaluate(
+        self,
+        engine: Engine,
+        model: VlaModel,
+        experience: int,
+        tasks: Sequence[Task],
+        progress: Progress,
+        settings: EvaluationSettings | None = None,
+        split: Split = "report",
+    ) -> Progress:
+        settings = settings or self._evaluation
+        began = time.perf_counter()
+        wanted = requests(self._suite, [task for task in tasks if task.id in self._evaluable], settings, split)
+        episodes = engine.run(model, wanted)
+        videos = save_videos(episodes, self._folder.root, experience, engine.film_fps)
+        self._table.extend(
+            episodes,
+            experience=experience,
+            step=progress.step,
+            render_profile=self._suite.spec.render_profile,
+            videos=videos,
+        )
+        return replace(progress, evaluate_seconds=progress.evaluate_seconds + time.perf_counter() - began)
+
+    def _tasks_to_evaluate(self, experience: Experience) -> Sequence[Task]:
+        if self._evaluation.future_tasks:
+            return self._stream.tasks
+        if self._stream.independent:
+            return experience.tasks
+        return Stream("met", self._stream.experiences[: experience.index + 1]).tasks
+
+    def _tasks_before(self, experience: Experience) -> int:
+        return sum(len(earlier.tasks) for earlier in self._stream.experiences[: experience.index])
+
+    def _data(self, experience: Experience, model: VlaModel) -> Frames:
+        if experience.index not in self._loaded:
+            window = horizon(model.policy.config)
+            self._loaded[experience.index] = Frames(
+                self._sources_of(experience), self._frame_cache, window.actions, window.observations
+            )
+        return self._loaded[experience.index]
+
+    def _sources_of(self, experience: Experience) -> list[Source]:
+        return [source for task in experience.tasks for source in self._sources[task.id]]
+
+    def _write_summary(self, model: VlaModel, progress: Progress) -> None:
+        finished = progress.experiences_done == len(self._stream)
+        spent = progress.train_seconds, progress.evaluate_seconds
+        seconds = {"train": spent[0], "evaluate": spent[1], "total": sum(spent)}
+        self._folder.write_summary(
+            {
+                "format": 1,
+                **asdict(self._identity),
+                "stream": self._stream.name,
+                "status": "finished" if finished else "running",
+                "tasks": [{"id": task.id, "instruction": task.instruction} for task in self._stream.tasks],
+                "experiences": [
+                    {"name": experience.name, "tasks": [task.id for task in experience.tasks]}
+                    for experience in self._stream
+                ],
+                "seeds": {"train_seed": self._train_seed, "eval_seed": 0},
+                "render_profile": self._suite.spec.render_profile,
+                "versions": versions(),
+                "machine": machine(str(model.device)),
+                "seconds": {
+                    name: round(value, 1) for name, value in (seconds | {"total": sum(seconds.values())}).items()
+                },
+                "memory_bytes": self._method.memory_bytes(),
+                "parameters": sum(p.numel() for p in model.module.parameters()),
+                "steps": progress.step,
+            }
+        )
+
+
+def require_fit(policy: InterfaceSpec, data: InterfaceSpec, who: str) -> None:
+    """Refuse data whose cameras, state or actions are not what the policy expects.
+
+    Raises:
+        ConfigurationError: They differ; the message names both sides.
+    """
+    for what, expected, came in (
+        ("cameras", sorted(policy.cameras), sorted(data.cameras)),
+        ("state size", policy.state_size, data.state_size),
+        ("action size", policy.action_size, data.action_size),
+    ):
+        if expected != came:
+            raise ConfigurationError(
+                f"{who} expects {what} {expected}, the data have {came}; use data recorded for this policy, or another policy"
+            )
+
+
+def curve_steps(total: int, points: int) -> set[int]:
+    """The steps at which a learning curve is measured: 0 and ``points`` equal parts up to the end; none for 0 points."""
+    return {round(total * number / points) for number in range(points + 1)} if points else set()
+
+
+def choose_device(name: str) -> str:
+    """``auto`` becomes ``cuda`` where there is one.
+
+    Raises:
+        ConfigurationError: A GPU was asked for and there is none.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigurationError(f"device={name} was asked for, but torch sees no GPU; use device=cpu or device=auto")
+    return name
+
+
+def evaluate_policy(
+    model: VlaModel, suite: Suite, tasks: Sequence[Task], settings: EvaluationSettings, split: Split, folder: Path
+) -> EpisodeTable:
+    """Roll a policy out on tasks; its episodes, as experience -1. Videos go to ``folder/videos``."""
+    check_interface(model.spec, suite.spec, settings.replan_every, model.chunk_size, settings.check_render_profile)
+    table = EpisodeTable()
+    with make_engine(suite, settings) as engine:
+        episodes = engine.run(model, requests(suite, tasks, settings, split))
+        videos = save_videos(episodes, folder, -1, engine.film_fps)
+    table.extend(episodes, experience=-1, step=0, render_profile=suite.spec.render_profile, videos=videos)
+    return table
+
+
+def make_engine(suite: Suite, settings: EvaluationSettings) -> Engine:
+    """The rollout engine that the settings ask for."""
+    return Engine(
+        suite,
+        workers=settings.workers,
+        slots_per_worker=settings.slots_per_worker,
+        replan_every=settings.replan_every,
+        check_render_profile=settings.check_render_profile,
+    )

@@ -1,0 +1,76 @@
+"""Success matrix to metrics: one pure function per published definition. Needs numpy only.
+
+A metric's name includes its convention, because one matrix has an "NBT" of .541 (LIBERO) and of .601 (CLARE). Undefined
+is NaN, never 0, and nothing that was not measured is guessed.
+
+* `matrix`: what was measured, `SuccessMatrix`, and its file ``matrix.json``;
+* `definitions`: the formulas;
+* `estimate`: the table of all metrics, and their intervals;
+* `text`: what ``vla-cl metrics`` prints.
+"""
+
+from vla_cl.metrics.definitions import (
+    average_incremental_success,
+    chaudhry_forgetting,
+    clare_auc,
+    clare_fwt,
+    clare_nbt,
+    cw_forgetting,
+    cw_forward_transfer,
+    cw_performance,
+    final_average_success,
+    gem_bwt,
+    gem_fwt,
+    iscil_auc,
+    iscil_bwt,
+    iscil_fwt,
+    learning_accuracy,
+    libero_auc,
+    libero_fwt,
+    libero_nbt,
+    libero_task_fwt,
+    mammoth_forgetting,
+    simple_recipe_nbt,
+    tail_bwt,
+    tail_fwt,
+)
+from vla_cl.metrics.estimate import METRICS, Estimate, Metric, compute_all, wilson_interval
+from vla_cl.metrics.matrix import SuccessMatrix, load_matrix
+from vla_cl.metrics.text import describe, format_matrix, format_table, results_to_json
+
+__all__ = [
+    "METRICS",
+    "Estimate",
+    "Metric",
+    "SuccessMatrix",
+    "average_incremental_success",
+    "chaudhry_forgetting",
+    "clare_auc",
+    "clare_fwt",
+    "clare_nbt",
+    "compute_all",
+    "cw_forgetting",
+    "cw_forward_transfer",
+    "cw_performance",
+    "describe",
+    "final_average_success",
+    "format_matrix",
+    "format_table",
+    "gem_bwt",
+    "gem_fwt",
+    "iscil_auc",
+    "iscil_bwt",
+    "iscil_fwt",
+    "learning_accuracy",
+    "libero_auc",
+    "libero_fwt",
+    "libero_nbt",
+    "libero_task_fwt",
+    "load_matrix",
+    "mammoth_forgetting",
+    "results_to_json",
+    "simple_recipe_nbt",
+    "tail_bwt",
+    "tail_fwt",
+    "wilson_interval",
+]

@@ -1,0 +1,288 @@
+"""The success matrix of a run and its file, ``matrix.json``."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from vla_cl.types import ConfigurationError
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+_REQUIRED = ("tasks", "experiences", "success", "episodes")
+_OPTIONAL = ("curves", "baseline", "curve_episodes", "baseline_episodes")
+
+
+@dataclass(frozen=True, eq=False)
+class SuccessMatrix:
+    """What was measured in one run. The arrays are copied and read-only.
+
+    A sequential run is square: experience i brought task i. A joint run has one row. An independent run (one policy per
+    task) has only its diagonal.
+
+    Attributes:
+        tasks: Ids of the T tasks, the columns.
+        experiences: Names of the R experiences, the rows.
+        success: Fraction of successful episodes on task j after experience i, shape (R, T); NaN = not evaluated.
+        episodes: How many episodes are behind each cell, shape (R, T); at least 1 where ``success`` is a number.
+        curves: Task id to its learning curve, shape (n, 2): optimizer step, success on the task. It covers the
+            experience that brings the task, from before its first step to after its last.
+        baseline: Success of the untrained policy (the warm start) on each task, shape (T,), or None.
+        curve_episodes: Episodes behind each point of a curve; None = unknown, then what reads curves has no interval.
+        baseline_episodes: Episodes behind each number of the baseline; None = unknown, as above.
+
+    Raises:
+        ConfigurationError: Shapes do not fit, a number is out of range, or a name is unknown or used twice.
+    """
+
+    tasks: tuple[str, ...]
+    experiences: tuple[str, ...]
+    success: FloatArray
+    episodes: IntArray
+    curves: Mapping[str, FloatArray] = field(default_factory=dict)
+    baseline: FloatArray | None = None
+    curve_episodes: int | None = None
+    baseline_episodes: int | None = None
+
+    def __post_init__(self) -> None:
+        # A frozen dataclass can only be normalised through object.__setattr__.
+        put = object.__setattr__
+        put(self, "tasks", tuple(self.tasks))
+        put(self, "experiences", tuple(self.experiences))
+        put(self, "success", _frozen(self.success, np.float64))
+        put(self, "episodes", _frozen(self.episodes, np.int64))
+        put(self, "curves", {task: _frozen(curve, np.float64) for task, curve in self.curves.items()})
+        if self.baseline is not None:
+            put(self, "baseline", _frozen(self.baseline, np.float64))
+        self._check_names()
+        self._check_cells()
+        self._check_curves()
+        self._check_baseline()
+
+    def _check_names(self) -> None:
+        for what, names in (("tasks", self.tasks), ("experiences", self.experiences)):
+            if not names:
+                raise ConfigurationError(f"a success matrix needs at least one of {what!r}, but got none")
+        twice = sorted({task for task in self.tasks if self.tasks.count(task) > 1})
+        if twice:
+            raise ConfigurationError(f"'tasks' must name each task once, but {', '.join(twice)} appears more than once")
+
+    def _check_cells(self) -> None:
+        shape = (len(self.experiences), len(self.tasks))
+        for what, array in (("success", self.success), ("episodes", self.episodes)):
+            if array.shape != shape:
+                raise ConfigurationError(
+                    f"{what!r} must be {_by(shape)}, one row per experience and one column per task, "
+                    f"but is {_by(array.shape)}"
+                )
+        _check_fractions("success", self.success)
+        if np.any(self.episodes < 0):
+            raise ConfigurationError(f"'episodes' must not be negative, but one is {self.episodes.min()}")
+        hollow = np.argwhere(~np.isnan(self.success) & (self.episodes == 0))
+        if len(hollow):
+            row, column = hollow[0]
+            raise ConfigurationError(
+                f"success[{row}][{column}] is {self.success[row, column]:g} but episodes[{row}][{column}] is 0; "
+                "a cell that was not evaluated must be null"
+            )
+
+    def _check_curves(self) -> None:
+        for task, curve in self.curves.items():
+            if task not in self.tasks:
+                raise ConfigurationError(f"'curves' has the unknown task {task!r}{_nearest(task, self.tasks)}")
+            if curve.ndim != 2 or curve.shape[1] != 2:
+                raise ConfigurationError(
+                    f"the curve of {task!r} must be a list of [step, success] pairs, but is {_by(curve.shape)}"
+                )
+            steps = curve[:, 0]
+            if not np.all(np.isfinite(steps)) or np.any(np.diff(steps) <= 0) or np.any(steps < 0):
+                raise ConfigurationError(f"the steps in the curve of {task!r} must be increasing numbers from 0 on")
+            _check_fractions(f"the curve of {task!r}", curve[:, 1])
+        _check_count("curve_episodes", self.curve_episodes)
+
+    def _check_baseline(self) -> None:
+        _check_count("baseline_episodes", self.baseline_episodes)
+        if self.baseline is None:
+            return
+        if self.baseline.shape != (len(self.tasks),):
+            raise ConfigurationError(
+                f"'baseline' must have one number per task, {len(self.tasks)}, but is {_by(self.baseline.shape)}"
+            )
+        _check_fractions("baseline", self.baseline)
+
+    @classmethod
+    def from_json(cls, path: Path | str) -> SuccessMatrix:
+        """Read ``matrix.json``; null becomes NaN.
+
+        Raises:
+            ConfigurationError: The file is missing, is not JSON, lacks a key or holds something else than it should.
+        """
+        path = Path(path)
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        except FileNotFoundError:
+            raise ConfigurationError(f"{path} does not exist; expected the matrix.json of a run") from None
+        except (OSError, ValueError) as error:  # unreadable, not UTF-8 or not JSON
+            raise ConfigurationError(f"{path} is not a readable JSON file: {error}") from error
+        try:
+            return cls._from_object(raw)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{path}: {error}") from error
+
+    @classmethod
+    def _from_object(cls, raw: object) -> SuccessMatrix:
+        if not isinstance(raw, dict):
+            raise ConfigurationError(f"expected a JSON object with {', '.join(_REQUIRED)}, but found {_kind(raw)}")
+        missing = [key for key in _REQUIRED if key not in raw]
+        if missing:
+            raise ConfigurationError(f"the key {missing[0]!r} is missing; found {', '.join(sorted(raw)) or 'none'}")
+        for key in raw:
+            # Other unknown keys are somebody's notes; one that almost names an optional key would be lost silently.
+            close = difflib.get_close_matches(key, _OPTIONAL, n=1, cutoff=0.8)
+            if key not in _REQUIRED + _OPTIONAL and close:
+                raise ConfigurationError(f"unknown key {key!r}; did you mean {close[0]!r}?")
+        curves = raw.get("curves") or {}
+        if not isinstance(curves, dict):
+            raise ConfigurationError(
+                f"'curves' must be an object from task id to [[step, success], ...], but is {_kind(curves)}"
+            )
+        baseline = raw.get("baseline")
+        return cls(
+            tasks=_names("tasks", raw["tasks"]),
+            experiences=_names("experiences", raw["experiences"]),
+            success=_table("success", raw["success"]),
+            episodes=_integers("episodes", raw["episodes"]),
+            curves={task: _table(f"curves[{task!r}]", curve, columns=2) for task, curve in curves.items()},
+            baseline=None if baseline is None else np.array(_row("baseline", baseline)),
+            curve_episodes=raw.get("curve_episodes"),
+            baseline_episodes=raw.get("baseline_episodes"),
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """What ``matrix.json`` holds, as plain data; NaN becomes None. Optional keys are left out where unknown."""
+        content: dict[str, object] = {
+            "tasks": list(self.tasks),
+            "experiences": list(self.experiences),
+            "success": [_nulls(row) for row in self.success],
+            "episodes": self.episodes.tolist(),
+            "curves": {task: [_nulls(point) for point in curve] for task, curve in self.curves.items()},
+        }
+        if self.baseline is not None:
+            content["baseline"] = _nulls(self.baseline)
+        for key, count in (("curve_episodes", self.curve_episodes), ("baseline_episodes", self.baseline_episodes)):
+            if count is not None:
+                content[key] = count
+        return content
+
+    def write(self, path: Path | str) -> None:
+        """Write ``matrix.json`` atomically: a reader, or a crash, sees the old file or the new one, never a part."""
+        path = Path(path)
+        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with draft.open("w", encoding="utf-8") as file:
+                json.dump(self.to_json(), file, indent=1, allow_nan=False)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def load_matrix(path: Path | str) -> SuccessMatrix:
+    """Read a ``matrix.json``, or the one inside a run folder.
+
+    Raises:
+        ConfigurationError: There is none, or it is broken.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return SuccessMatrix.from_json(path)
+    inside = path / "matrix.json"
+    if not inside.exists():
+        raise ConfigurationError(f"the folder {path} holds no matrix.json; give a run folder or a matrix.json file")
+    return SuccessMatrix.from_json(inside)
+
+
+def _frozen(values: object, dtype: DTypeLike) -> NDArray[Any]:
+    array: NDArray[Any] = np.array(values, dtype=dtype)
+    array.setflags(write=False)
+    return array
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape)) or "a single number"
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _nearest(name: str, allowed: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, allowed, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; allowed are {', '.join(allowed)}"
+
+
+def _check_fractions(what: str, values: FloatArray) -> None:
+    outside = values[(values < 0) | (values > 1)]  # false for NaN
+    if len(outside):
+        raise ConfigurationError(f"{what} must be fractions between 0 and 1, or null, but one is {outside[0]:g}")
+
+
+def _check_count(what: str, count: object) -> None:
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+        raise ConfigurationError(f"{what!r} must be a number of episodes from 1 on, or null, but is {count!r}")
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON; a value that was not measured is null")
+
+
+def _names(what: str, values: object) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ConfigurationError(
+            f"{what!r} must be a list of names, but is {_kind(values)} or holds something else than text"
+        )
+    return tuple(values)
+
+
+def _row(what: str, values: object) -> list[float]:
+    if not isinstance(values, list):
+        raise ConfigurationError(f"{what} must be a list of numbers, but is {_kind(values)}")
+    for index, value in enumerate(values):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ConfigurationError(f"{what}[{index}] must be a number or null, but is {value!r}")
+    return [np.nan if value is None else float(value) for value in values]
+
+
+def _table(what: str, values: object, columns: int | None = None) -> FloatArray:
+    """Rows of equal length as an array; ``columns`` is the length asked for (None: that of the first row)."""
+    if not isinstance(values, list):
+        raise ConfigurationError(f"{what} must be a list of lists, but is {_kind(values)}")
+    rows = [_row(f"{what}[{index}]", row) for index, row in enumerate(values)]
+    width = columns if columns is not None else len(rows[0]) if rows else 0
+    for index, row in enumerate(rows):
+        if len(row) != width:
+            raise ConfigurationError(f"{what}[{index}] must have {width} numbers, but has {len(row)}")
+    return np.array(rows, dtype=np.float64).reshape(len(rows), width)
+
+
+def _integers(what: str, values: object) -> IntArray:
+    table = _table(what, values)
+    if not np.all(np.isfinite(table) & (table == np.floor(table))):
+        raise ConfigurationError(f"{what!r} must be whole numbers; a cell that was not evaluated has 0 episodes")
+    return table.astype(np.int64)
+
+
+def _nulls(values: FloatArray) -> list[float | None]:
+    return [None if np.isnan(value) else value for value in values.tolist()]

@@ -1,0 +1,141 @@
+"""What ``vla-cl metrics`` prints: the matrix and its metrics as text or as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vla_cl.metrics.estimate import METRICS, Estimate, compute_all
+from vla_cl.metrics.matrix import FloatArray, SuccessMatrix, load_matrix
+
+_WIDTH = 98
+_LABEL = 28  # at most, of a row of the matrix
+_ARROWS = {"higher": "↑", "lower": "↓"}
+
+
+def describe(path: Path | str, as_json: bool = False, reference: Path | str | None = None) -> str:
+    """The success matrix and all metrics of a run.
+
+    Args:
+        path: A ``matrix.json`` or a run folder.
+        as_json: For machines: the metrics and the matrix as one JSON object; undefined is null.
+        reference: The same for an ``independent`` run of the same tasks, for `cw_forward_transfer`.
+
+    Raises:
+        ConfigurationError: A file is missing or broken, or the reference does not fit.
+    """
+    matrix = load_matrix(path)
+    results = compute_all(matrix, None if reference is None else load_matrix(reference))
+    if as_json:
+        return json.dumps({"metrics": results_to_json(results), "matrix": matrix.to_json()}, indent=1, allow_nan=False)
+    return f"{format_matrix(matrix)}\n\n{format_table(results)}"
+
+
+def results_to_json(results: Mapping[str, Estimate]) -> dict[str, object]:
+    """Metrics as plain data: value, interval, direction, meaning, source; undefined is None."""
+    metrics = {metric.name: metric for metric in METRICS}
+    return {
+        name: {
+            "value": _null(result.value),
+            "low": _null(result.low),
+            "high": _null(result.high),
+            "direction": metrics[name].direction,
+            "meaning": metrics[name].meaning,
+            "source": metrics[name].source,
+        }
+        for name, result in results.items()
+    }
+
+
+def format_table(results: Mapping[str, Estimate]) -> str:
+    """Metrics as an aligned table: name, value, 95% interval, which way is better and what it means."""
+    metrics = {metric.name: metric for metric in METRICS}
+    rows = [("metric", "value", "95% interval", "better, and what it means")]
+    for name, result in results.items():
+        meaning = f"{_ARROWS[metrics[name].direction]} {metrics[name].meaning}"
+        rows.append((name, _number(result.value), _interval(result), meaning))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return "\n".join(
+        f"{name:<{widths[0]}}  {value:>{widths[1]}}  {interval:<{widths[2]}}  {meaning}"
+        for name, value, interval, meaning in rows
+    )
+
+
+def format_matrix(matrix: SuccessMatrix) -> str:
+    """The success matrix in percent; one row per experience, one column per task, ``-`` where not evaluated.
+
+    Columns carry the tasks' names if they fit; else numbers, with a legend above.
+    """
+    names = [task.split("/", 1)[-1] for task in matrix.tasks]
+    labels = [_shorten(f"after {name}", _LABEL) for name in matrix.experiences]
+    rows = list(matrix.success)
+    if matrix.baseline is not None:
+        labels, rows = ["untrained", *labels], [matrix.baseline, *rows]
+    label = max(map(len, labels))
+    lines = [f"success in percent{_episodes(matrix)}"]
+    if label + sum(max(len(name), 3) + 2 for name in names) <= _WIDTH:
+        heads = names
+    else:
+        heads = [str(index + 1) for index in range(len(names))]
+        legend = "  ".join(
+            f"{head} {name}".replace(" ", "\N{NO-BREAK SPACE}") for head, name in zip(heads, names, strict=True)
+        )
+        wrapped = textwrap.wrap(legend, _WIDTH - 7, break_on_hyphens=False)
+        lines += [("tasks: " if not index else " " * 7) + line for index, line in enumerate(wrapped)]
+        lines = [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
+    widths = [max(len(head), 3) for head in heads]
+    for block in _blocks(widths, _WIDTH - label):
+        lines += ["", _line("", label, [heads[column] for column in block], [widths[column] for column in block])]
+        for name, row in zip(labels, rows, strict=True):
+            lines.append(
+                _line(name, label, [_percent(row, column) for column in block], [widths[column] for column in block])
+            )
+    return "\n".join(lines)
+
+
+def _line(label: str, label_width: int, cells: Sequence[str], widths: Sequence[int]) -> str:
+    return f"{label:<{label_width}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+
+
+def _blocks(widths: Sequence[int], room: int) -> list[list[int]]:
+    """Columns cut into groups that fit side by side."""
+    blocks: list[list[int]] = [[]]
+    used = 0
+    for column, width in enumerate(widths):
+        if blocks[-1] and used + width + 2 > room:
+            blocks.append([])
+            used = 0
+        blocks[-1].append(column)
+        used += width + 2
+    return blocks
+
+
+def _episodes(matrix: SuccessMatrix) -> str:
+    counts = matrix.episodes[matrix.episodes > 0]
+    if not len(counts):
+        return ""
+    low, high = counts.min(), counts.max()
+    return f", {low} episodes per cell" if low == high else f", {low} to {high} episodes per cell"
+
+
+def _shorten(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _percent(row: FloatArray, column: int) -> str:
+    return "-" if math.isnan(row[column]) else f"{100 * row[column]:.0f}"
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def _interval(result: Estimate) -> str:
+    return "" if math.isnan(result.low) else f"{result.low:6.3f} to {result.high:6.3f}"
+
+
+def _null(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,1 @@
+"""The model families: what wraps a library's network into a ``Model``."""

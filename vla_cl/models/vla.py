@@ -1,0 +1,322 @@
+"""Any LeRobot policy as a `Policy`: losses per sample, chunks for rollouts, a folder that stock LeRobot loads."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import draccus
+import numpy as np
+import torch
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.policies.factory import get_policy_class, make_policy_config, make_pre_post_processors
+from lerobot.policies.pretrained import PreTrainedPolicy
+from numpy.typing import NDArray
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from vla_cl.interfaces import Distillable, Policy
+from vla_cl.types import Batch, ConfigurationError, Draw, InterfaceSpec, Observation
+
+NOTE = "vla_cl.json"
+"""Beside the policy's own files: what LeRobot's format has no place for (the look of the pictures of training)."""
+
+DETERMINISTIC_POLICIES = frozenset({"nano_vla", "act"})
+"""Policies whose chunk is a function of the observation. The others draw noise for the whole batch at once, so they are
+asked for one observation at a time: their chunks must not depend on who else waits."""
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """Which frames, relative to a sample's own, a policy learns from."""
+
+    actions: tuple[int, ...]
+    observations: tuple[int, ...] | None
+
+
+def policy_config(kind: str, settings: Mapping[str, Any], spec: InterfaceSpec, device: str) -> PreTrainedConfig:
+    """The LeRobot configuration of a new policy that fits ``spec``.
+
+    Args:
+        kind: Registered name of the policy (``nano_vla``, ``act``, ``diffusion``, ``smolvla``, ...).
+        settings: Fields of its configuration class.
+        spec: Cameras, state and action sizes of the data.
+        device: ``cpu``, ``cuda``, ...
+
+    Raises:
+        ConfigurationError: The policy or a field is unknown, or a value is not allowed.
+    """
+    _register_own_policies()
+    try:
+        probe = make_policy_config(kind, device=device)
+    except ValueError as error:
+        known = sorted(PreTrainedConfig.get_known_choices())
+        raise ConfigurationError(f"unknown policy type {kind!r}; known: {', '.join(known)}") from error
+    try:
+        config: PreTrainedConfig = draccus.decode(type(probe), {**settings, "device": device, "push_to_hub": False})
+    except (draccus.utils.DecodingError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"policy {kind!r} does not accept these settings: {error}") from error
+    config.input_features = {
+        key: PolicyFeature(FeatureType.VISUAL, (3, height, width)) for key, (height, width) in spec.cameras.items()
+    }
+    if spec.state_size:
+        config.input_features["observation.state"] = PolicyFeature(FeatureType.STATE, (spec.state_size,))
+    config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (spec.action_size,))}
+    return config
+
+
+def horizon(config: PreTrainedConfig) -> Horizon:
+    """The frames that a policy's samples need."""
+    actions, observations = config.action_delta_indices, config.observation_delta_indices
+    if not actions:
+        raise ConfigurationError(f"policy {config.type!r} does not predict chunks of actions; choose one that does")
+    # A window of one frame is what LeRobot calls "no history", but with a time dimension that some policies insist on.
+    return Horizon(tuple(actions), None if observations is None else tuple(observations))
+
+
+class VlaModel(Policy, Distillable):
+    """A LeRobot policy with its processors.
+
+    Args:
+        policy: The network.
+        preprocessor: Normalises a batch (LeRobot's pipeline).
+        postprocessor: Turns normalised actions into the suite's units.
+        render_profile: Look of the pictures that it was trained on, if known.
+    """
+
+    def __init__(
+        self,
+        policy: PreTrainedPolicy,
+        preprocessor: Any,  # noqa: ANN401 - LeRobot's pipelines are generic over untyped dictionaries
+        postprocessor: Any,  # noqa: ANN401
+        render_profile: str | None = None,
+    ) -> None:
+        self.policy = policy
+        self.preprocessor = preprocessor
+        self.postprocessor = postprocessor
+        self.render_profile = render_profile
+        self.per_sample_losses = "reduction" in inspect.signature(policy.forward).parameters
+        self._deterministic = policy.config.type in DETERMINISTIC_POLICIES
+
+    @classmethod
+    def new(
+        cls,
+        config: PreTrainedConfig,
+        statistics: Mapping[str, Mapping[str, NDArray[Any]]],
+        init_seed: int,
+        render_profile: str | None = None,
+    ) -> VlaModel:
+        """A policy with fresh weights, or those of ``config.pretrained_path``, and frozen normalisation."""
+        with seeded(init_seed, torch.device(config.device)):
+            kind = get_policy_class(config.type)
+            policy = (
+                kind.from_pretrained(config.pretrained_path, config=config) if config.pretrained_path else kind(config)
+            )
+        policy.to(config.device)
+        tensors = {key: {name: torch.as_tensor(v) for name, v in item.items()} for key, item in statistics.items()}
+        preprocessor, postprocessor = make_pre_post_processors(config, dataset_stats=tensors)
+        return cls(policy, preprocessor, postprocessor, render_profile)
+
+    @classmethod
+    def load(cls, folder: Path | str, device: str) -> VlaModel:
+        """A checkpoint in LeRobot's layout: a folder with ``config.json``, weights and processors, or a name on the hub.
+
+        Raises:
+            ConfigurationError: It is no policy, or its weights do not fit its configuration.
+        """
+        _register_own_policies()
+        try:
+            config = PreTrainedConfig.from_pretrained(str(folder))
+        except (OSError, ValueError, KeyError, draccus.utils.DecodingError) as error:
+            raise ConfigurationError(
+                f"{folder} is not a LeRobot policy ({type(error).__name__}: {error}); give the pretrained_model folder of "
+                "a checkpoint"
+            ) from error
+        config.device = device
+        policy = get_policy_class(config.type).from_pretrained(str(folder), config=config)
+        policy.to(device)
+        _check_weights(policy, Path(folder))
+        overrides = {"device_processor": {"device": device}}
+        preprocessor, postprocessor = make_pre_post_processors(
+            config, pretrained_path=str(folder), preprocessor_overrides=overrides
+        )
+        note = Path(folder) / NOTE
+        profile = json.loads(note.read_text()).get("render_profile") if note.is_file() else None
+        return cls(policy, preprocessor, postprocessor, profile)
+
+    @property
+    def module(self) -> nn.Module:
+        """The LeRobot policy."""
+        return self.policy
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(self.policy.parameters()).device
+
+    @property
+    def spec(self) -> InterfaceSpec:
+        """Cameras, state and action sizes from the policy's configuration."""
+        inputs = self.policy.config.input_features
+        state = inputs.get("observation.state")
+        return InterfaceSpec(
+            cameras={k: (f.shape[1], f.shape[2]) for k, f in inputs.items() if f.type is FeatureType.VISUAL},
+            state_size=state.shape[0] if state else 0,
+            action_size=self.policy.config.action_feature.shape[0],
+            render_profile=self.render_profile,
+        )
+
+    @property
+    def chunk_size(self) -> int:
+        """Actions predicted at once, from the observation's own step on."""
+        window = horizon(self.policy.config)
+        return sum(offset >= 0 for offset in window.actions)
+
+    def normalise_with(self, statistics: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
+        """Replace the normalisation of a warm start; afterwards its weights see other numbers than they were trained on."""
+        tensors = {key: {name: torch.as_tensor(v) for name, v in item.items()} for key, item in statistics.items()}
+        self.preprocessor, self.postprocessor = make_pre_post_processors(self.policy.config, dataset_stats=tensors)
+
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """LeRobot's groups; a group without its own rate gets ``learning_rate``."""
+        parameters = self.policy.get_optim_params()
+        if isinstance(parameters, dict):  # SmolVLA and others give named_parameters as a dictionary
+            parameters = list(parameters.values())
+        groups = list(parameters)
+        if not groups or not isinstance(groups[0], dict):
+            groups = [{"params": groups}]
+        kept = [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
+        return [{"lr": learning_rate, **group} for group in kept if group["params"]]
+
+    def loss(self, batch: Batch, draw: Draw) -> Tensor:
+        """One value per sample, shape (B,)."""
+        inputs = self._inputs(batch)
+        with seeded(draw.seed, self.device):
+            if self.per_sample_losses:
+                losses, _ = self.policy.forward(inputs, reduction="none")
+                return losses
+            mean, _ = self.policy.forward(inputs)
+        return mean.expand(len(batch["task"]))
+
+    def outputs(self, batch: Batch, draw: Draw) -> Tensor:
+        """What the policy's ``outputs`` gives: predicted actions or velocities, shape (B, chunk_size, A).
+
+        Raises:
+            ConfigurationError: The policy does not define ``outputs``.
+        """
+        outputs = self._own_method("outputs", "distillation")
+        with seeded(draw.seed, self.device):
+            result: Tensor = outputs(self._inputs(batch))
+        return result
+
+    def features(self, batch: Batch) -> Tensor:
+        """The policy's embedding of what it sees and is told, shape (B, D).
+
+        Raises:
+            ConfigurationError: The policy does not define ``features``.
+        """
+        features = self._own_method("features", "routing or selection by features")
+        with torch.no_grad(), evaluating(self.policy):
+            result: Tensor = features(self._inputs(batch))
+        return result
+
+    def act(self, observations: Sequence[Observation]) -> NDArray[np.float32]:
+        """A chunk for each observation, in the suite's units, shape (B, chunk_size, A)."""
+        if self._deterministic:
+            return self._predict(observations)
+        return np.concatenate([self._predict([observation]) for observation in observations])
+
+    def save(self, folder: Path) -> None:
+        """Write the folder that stock ``lerobot-eval`` and ``lerobot-rollout`` load."""
+        self.policy.save_pretrained(folder)
+        self.preprocessor.save_pretrained(folder)
+        self.postprocessor.save_pretrained(folder)
+        (folder / NOTE).write_text(json.dumps({"render_profile": self.render_profile}, indent=1) + "\n")
+
+    def _predict(self, observations: Sequence[Observation]) -> NDArray[np.float32]:
+        batch: Batch = {"task": [observation.instruction for observation in observations]}
+        for camera in self.spec.cameras:
+            pictures = np.stack([observation.images[camera] for observation in observations])
+            batch[camera] = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+        if self.spec.state_size:
+            batch["observation.state"] = torch.from_numpy(np.stack([o.state for o in observations]))
+        with torch.inference_mode(), evaluating(self.policy), seeded(0, self.device):
+            self.policy.reset()
+            chunk = self.policy.predict_action_chunk(self._inputs(batch))
+        size, length, dimensions = chunk.shape
+        actions = self.postprocessor(chunk.reshape(size * length, dimensions))
+        result: NDArray[np.float32] = actions.reshape(size, length, dimensions).float().numpy()
+        return result[:, : self.chunk_size]
+
+    def _inputs(self, batch: Batch) -> dict[str, Any]:
+        """Pictures as floats in 0..1 on the device, everything normalised."""
+        ready = {key: value for key, value in batch.items() if key != "index"}
+        for camera in self.spec.cameras:
+            ready[camera] = ready[camera].to(self.device, non_blocking=True).float().div_(255)
+        inputs: dict[str, Any] = self.preprocessor(ready)
+        return inputs
+
+    def _own_method(self, name: str, purpose: str) -> Any:  # noqa: ANN401 - a bound method of a LeRobot policy
+        method = getattr(self.policy, name, None)
+        if method is None:
+            raise ConfigurationError(
+                f"policy {self.policy.config.type!r} has no method {name!r}, which {purpose} needs; use policy=nano_vla, or "
+                f"add {name}(batch) to the policy"
+            )
+        return method
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's random state seeded inside, the previous one put back after."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, the previous mode after."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
+
+
+def _register_own_policies() -> None:
+    from vla_cl.policies.nano_vla import configuration_nano_vla  # noqa: F401 - importing it registers "nano_vla"
+
+
+def _check_weights(policy: PreTrainedPolicy, folder: Path) -> None:
+    """LeRobot only warns of missing keys; a policy loaded in part would pass for one that has forgotten."""
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        return
+    with safe_open(weights, framework="pt") as file:
+        stored = set(file.keys())
+    expected = set(policy.state_dict())
+    shared = {name for name in expected - stored if _is_shared(policy, name, stored)}
+    if missing := expected - stored - shared:
+        raise ConfigurationError(f"{weights} lacks {len(missing)} tensors, among them {sorted(missing)[:3]}")
+    if extra := stored - expected:
+        raise ConfigurationError(
+            f"{weights} holds {len(extra)} tensors the policy lacks, among them {sorted(extra)[:3]}"
+        )
+
+
+def _is_shared(policy: PreTrainedPolicy, name: str, stored: set[str]) -> bool:
+    """Safetensors stores tied weights once, under one of their names."""
+    state = policy.state_dict()
+    pointer = state[name].data_ptr()
+    return any(other in state and state[other].data_ptr() == pointer for other in stored)

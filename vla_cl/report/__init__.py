@@ -1,0 +1,11 @@
+"""Run folders to one self-contained HTML report.
+
+* `load`: reads and checks run folders;
+* `headline`, `tables`, `plots`, `videos`, `compare`: each section's content;
+* `svg`, `numbers`: shapes and number formats;
+* `page`: puts the sections into ``page.html`` with ``style.css`` and writes the file.
+"""
+
+from vla_cl.report.page import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,96 @@
+"""Whether runs can be compared, and in which settings they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import yaml  # type: ignore[import-untyped]
+
+from vla_cl.report.load import RunRecord
+from vla_cl.report.numbers import UNDEFINED, task_name
+from vla_cl.report.tables import FactTable
+from vla_cl.types import ConfigurationError
+
+SAME = {
+    "suite": "suites",
+    "render_profile": "render profiles",
+    "policy": "policies",
+    "stream": "streams",
+}
+"""Keys of ``run.json`` that should agree for a fair comparison, with their plural."""
+
+
+def all_tasks(runs: Sequence[RunRecord]) -> list[str]:
+    """Every task of every run once, in the order of the first run that has it.
+
+    Raises:
+        ConfigurationError: Two runs share no task, so there is nothing to compare.
+    """
+    for run in runs[1:]:
+        if not set(run.tasks) & set(runs[0].tasks):
+            raise ConfigurationError(
+                f"expected runs over the same tasks, but {runs[0].folder} ({_names(runs[0].tasks)}) and {run.folder} "
+                f"({_names(run.tasks)}) share none; write one report for each"
+            )
+    return list(dict.fromkeys(task for run in runs for task in run.tasks))
+
+
+def _names(tasks: Sequence[str]) -> str:
+    shown = [task_name(task) for task in tasks[:3]]
+    return ", ".join(shown + ["…"] * (len(tasks) > 3))
+
+
+def warnings(runs: Sequence[RunRecord]) -> list[str]:
+    """A sentence for everything that makes the runs hard to compare."""
+    found = []
+    if any(set(run.tasks) != set(runs[0].tasks) for run in runs):
+        found.append(
+            "The runs do not have the same tasks: averages over tasks cannot be compared, only single tasks can."
+        )
+    orders = {run.tasks for run in runs if run.arrangement == "sequential"}
+    if len(orders) > 1 and len({frozenset(order) for order in orders}) == 1:
+        found.append("The runs learnt the tasks in different orders.")
+    for key, plural in SAME.items():
+        values = {str(run.info.get(key, "unknown")) for run in runs}
+        if len(values) > 1:
+            found.append(f"The runs have different {plural}: {', '.join(sorted(values))}.")
+    seeds = {
+        str(run.info.get("seeds", {}).get("eval_seed", "unknown"))
+        for run in runs
+        if isinstance(run.info.get("seeds", {}), Mapping)
+    }
+    if len(seeds) > 1:
+        found.append("The runs were evaluated with different evaluation seeds, so not on the same initial states.")
+    return found
+
+
+def settings_differences(runs: Sequence[RunRecord]) -> FactTable:
+    """Every setting of ``config.yaml`` that is not the same in all runs; empty for one run.
+
+    Raises:
+        ConfigurationError: A ``config.yaml`` is not valid YAML.
+    """
+    flat = [dict(_flatten(_parse(run), "")) for run in runs]
+    keys = dict.fromkeys(key for settings in flat for key in settings)
+    rows = ((key, tuple(settings.get(key, UNDEFINED) for settings in flat)) for key in keys)
+    return FactTable(tuple((key, values) for key, values in rows if len(set(values)) > 1))
+
+
+def _parse(run: RunRecord) -> object:
+    try:
+        return yaml.safe_load(run.config or "")
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigurationError(
+            f"{run.folder / 'config.yaml'} is not valid YAML ({reason}); restore it or move it away"
+        ) from error
+
+
+def _flatten(value: object, prefix: str) -> Iterator[tuple[str, str]]:
+    """``{"train": {"steps": 5}}`` gives ``("train.steps", "5")``."""
+    if not isinstance(value, Mapping):
+        if prefix:
+            yield prefix, str(value)
+        return
+    for key, inner in value.items():
+        yield from _flatten(inner, f"{prefix}.{key}" if prefix else str(key))

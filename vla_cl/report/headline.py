@@ -1,0 +1,213 @@
+"""The report's first paragraph: what happened, in plain words, derived from the numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from vla_cl.metrics import Estimate, SuccessMatrix, wilson_interval
+from vla_cl.report.load import RunRecord
+from vla_cl.report.numbers import cell_episodes, cell_success, last_row, percent, percent_range, task_name
+
+LEARNT = 0.5
+"""A task counts as learnt if at least this fraction of its episodes succeeds."""
+
+MAX_NAMES = 4
+"""Longer lists of tasks are cut with "and 3 more"."""
+
+
+@dataclass(frozen=True)
+class TaskCourse:
+    """What became of one task in one run.
+
+    Attributes:
+        after: Success right after the experience that taught it.
+        best: Highest success from then on.
+        final: Success after the last evaluated experience.
+        forgot: Learnt once, and the 95 % intervals of best and final do not overlap.
+    """
+
+    task: str
+    after: float
+    best: float
+    final: float
+    forgot: bool
+
+
+def task_courses(run: RunRecord) -> list[TaskCourse]:
+    """The course of every task that was taught and evaluated both then and at the end."""
+    matrix = run.matrix
+    end = last_row(matrix) if matrix is not None else None
+    if matrix is None or end is None:
+        return []
+    courses = []
+    for column, task in enumerate(matrix.tasks):
+        taught = [row for row, (_, tasks) in enumerate(run.experiences[: end + 1]) if task in tasks]
+        final = cell_success(matrix, end, column)
+        after = cell_success(matrix, taught[0], column) if taught else None
+        if after is not None and final is not None:
+            courses.append(_course(matrix, task, taught[0], end))
+    return courses
+
+
+def _course(matrix: SuccessMatrix, task: str, taught: int, end: int) -> TaskCourse:
+    column = matrix.tasks.index(task)
+    measured = {
+        row: success for row in range(taught, end + 1) if (success := cell_success(matrix, row, column)) is not None
+    }
+    peak = max(measured, key=lambda row: measured[row])
+    lowest_best, _ = _interval(matrix, peak, column)
+    _, highest_final = _interval(matrix, end, column)
+    forgot = measured[peak] >= LEARNT and lowest_best > highest_final
+    return TaskCourse(task, measured[taught], measured[peak], measured[end], forgot)
+
+
+def _interval(matrix: SuccessMatrix, row: int, column: int) -> tuple[float, float]:
+    """The 95 % interval of a cell; nothing is certain about a cell without episode counts."""
+    success, episodes = cell_success(matrix, row, column), cell_episodes(matrix, row, column)
+    if success is None or not episodes:
+        return 0.0, 1.0
+    low, high = wilson_interval(round(success * episodes), episodes)
+    return low, high
+
+
+def headline(runs: Sequence[RunRecord], estimates: Mapping[str, Mapping[str, Estimate]]) -> Markup:
+    """One paragraph over all runs; ``estimates`` maps a run's label to its metrics."""
+    chains = [run for run in runs if run.arrangement == "sequential"]
+    references = [run for run in runs if run.arrangement != "sequential"]
+    chains.sort(key=lambda run: -_sort_value(estimates[run.label].get("final_average_success")))
+    sentences = []
+    if chains:
+        sentences.append(_opening(chains, estimates))
+        sentences += _overlap(chains, estimates)
+        sentences += [sentence for run in chains for sentence in _kept_and_forgotten(run, estimates[run.label])]
+    sentences += [_reference(run, estimates[run.label], alone=not chains) for run in references]
+    sentences += [_unfinished(run) for run in runs if not run.finished]
+    return Markup(" ").join(sentence for sentence in sentences if sentence)
+
+
+def _sort_value(estimate: Estimate | None) -> float:
+    return estimate.value if estimate is not None and not math.isnan(estimate.value) else -1.0
+
+
+def _opening(runs: Sequence[RunRecord], estimates: Mapping[str, Mapping[str, Estimate]]) -> Markup:
+    """``On demo (3 tasks learnt one after another), er ends at 92 % average success, sequential at 37 %.``."""
+    ends: list[Markup] = []
+    for run in runs:
+        estimate = estimates[run.label].get("final_average_success")
+        if estimate is not None and not math.isnan(estimate.value):
+            average = "" if ends else " average success"
+            verb = "at" if ends else "ends at" if run.finished else "stands at"
+            which = "" if ends else "95 % interval "
+            interval = f" ({which}{percent_range(estimate)})" if percent_range(estimate) else ""
+            ends.append(
+                Markup("<strong>{}</strong> {} <strong>{}</strong>{}{}").format(
+                    run.label, verb, percent(estimate.value), average, interval
+                )
+            )
+    if not ends:
+        return Markup("")
+    count = len(runs[0].tasks)
+    stream = run_text(runs[0], "stream")
+    return Markup("On {} ({} task{} learnt one after another), {}.").format(
+        stream, count, "" if count == 1 else "s", Markup(", ").join(ends)
+    )
+
+
+def run_text(run: RunRecord, key: str) -> str:
+    """A text of ``run.json``, or ``unknown``."""
+    return str(run.info.get(key) or f"unknown {key}")
+
+
+def _overlap(runs: Sequence[RunRecord], estimates: Mapping[str, Mapping[str, Estimate]]) -> list[Markup]:
+    """A warning where the two best runs cannot be told apart."""
+    known = [
+        (run.label, estimate)
+        for run in runs
+        if (estimate := estimates[run.label].get("final_average_success")) is not None
+    ]
+    if len(known) < 2:
+        return []
+    (first, better), (second, worse) = known[:2]
+    if not better.low <= worse.high:  # also false where an interval is not known
+        return []
+    return [Markup("The intervals of {} and {} overlap: their order may be chance.").format(first, second)]
+
+
+def _kept_and_forgotten(run: RunRecord, estimates: Mapping[str, Estimate]) -> list[Markup]:
+    """What a run forgot, kept and never learnt."""
+    courses = task_courses(run)
+    if not courses:
+        return []
+    forgotten = [course for course in courses if course.forgot]
+    never = [course for course in courses if course.best < LEARNT]
+    kept = [course for course in courses if course not in forgotten and course not in never]
+    parts = []
+    if forgotten:
+        changes = [
+            Markup("{} ({} → {})").format(task_name(c.task), percent(c.best), percent(c.final)) for c in forgotten
+        ]
+        parts.append(Markup("forgot {}").format(_listing(changes)))
+    elif len(courses) > 1 and kept:
+        parts.append(_forgot_no_single_task(estimates.get("chaudhry_forgetting")))
+    if kept and forgotten:
+        names = [Markup("{} ({})").format(task_name(c.task), percent(c.final)) for c in kept]
+        parts.append(Markup("still does {}").format(_listing(names)))
+    if never:
+        names = [Markup("{} ({})").format(task_name(c.task), percent(c.best)) for c in never]
+        parts.append(Markup("never learnt {}").format(_listing(names)))
+    return [Markup("<strong>{}</strong> {}.").format(run.label, Markup("; it ").join(parts))] if parts else []
+
+
+def _forgot_no_single_task(forgetting: Estimate | None) -> Markup:
+    """Small losses on many tasks add up: the average can be beyond chance where no single task is."""
+    if forgetting is None or not forgetting.low > 0:  # also where the interval is not known
+        return Markup("forgot nothing beyond what chance explains")
+    return Markup(
+        "lost {:.0f} points on earlier tasks on average, though no single one beyond what chance explains"
+    ).format(100 * forgetting.value)
+
+
+def _listing(items: Sequence[Markup]) -> Markup:
+    """``a``, ``a and b``, ``a, b, c, d and 3 more``."""
+    shown = list(items)
+    if len(shown) > MAX_NAMES:
+        shown = [*shown[:MAX_NAMES], escape(f"{len(shown) - MAX_NAMES} more")]
+    return _joined(shown)
+
+
+def _joined(items: Sequence[Markup]) -> Markup:
+    return items[0] if len(items) == 1 else Markup("{} and {}").format(Markup(", ").join(items[:-1]), items[-1])
+
+
+def _reference(run: RunRecord, estimates: Mapping[str, Estimate], alone: bool) -> Markup:
+    """What a reference reached: the bar for methods that learn one task after another, if any is reported on."""
+    independent = run.arrangement == "independent"
+    estimate = estimates.get("learning_accuracy" if independent else "final_average_success")
+    if estimate is None or math.isnan(estimate.value):
+        return Markup("")
+    how = "one model per task" if independent else "learning all tasks at once"
+    interval = f" ({percent_range(estimate)})" if percent_range(estimate) else ""
+    opening = f"On {run_text(run, 'stream')} ({len(run.tasks)} tasks)" if alone else "As a reference"
+    return Markup("{}, <strong>{}</strong> ({}) reaches <strong>{}</strong>{}.").format(
+        opening, run.label, how, percent(estimate.value), interval
+    )
+
+
+def _unfinished(run: RunRecord) -> Markup:
+    """How far a run has come."""
+    matrix, total = run.matrix, len(run.experiences)
+    end = last_row(matrix) if matrix is not None else None
+    sentence = Markup("<strong>{}</strong> is not finished: {} of {} experience{} evaluated so far").format(
+        run.label, 0 if end is None else end + 1, total, "" if total == 1 else "s"
+    )
+    if matrix is None or end is None:
+        return sentence + "."
+    cells = [(task, cell_success(matrix, end, column)) for column, task in enumerate(matrix.tasks)]
+    shown = [
+        Markup("{} at {}").format(task_name(task), percent(success)) for task, success in cells if success is not None
+    ]
+    return sentence + Markup(" ({}).").format(_listing(shown))

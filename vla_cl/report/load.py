@@ -1,0 +1,301 @@
+"""Reads run folders: what the report needs of each, checked, with a sentence for everything that is not there."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vla_cl.metrics import SuccessMatrix
+from vla_cl.report.numbers import last_row
+from vla_cl.types import ConfigurationError, Outcome
+
+RUN_FORMAT = 1
+ARRANGEMENTS = ("sequential", "joint", "independent")
+EPISODE_COLUMNS = ("experience", "step", "task", "initial_state", "outcome", "error", "video")
+
+
+@dataclass(frozen=True)
+class EpisodeRow:
+    """One evaluated episode, as far as the report shows it."""
+
+    experience: int
+    step: int
+    task: str
+    initial_state: int
+    outcome: Outcome
+    error: str | None
+    video: str | None  # relative to the run folder
+
+
+@dataclass(frozen=True)
+class TrainingCurve:
+    """Loss over optimizer steps since the start of the stream; the two tuples have one length."""
+
+    steps: tuple[float, ...]
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run folder, read.
+
+    Attributes:
+        folder: Where it lies.
+        label: What the report calls it; unique within one report.
+        info: The whole of ``run.json``.
+        experiences: Name and task ids of every experience, in order.
+        matrix: None while nothing has been evaluated.
+        boundaries: Optimizer steps since the start of the stream at which each row of the matrix was measured; None if
+            neither episodes nor training metrics tell.
+        episodes: Every evaluated episode; None without ``episodes.parquet``.
+        training: None without ``metrics.jsonl``.
+        config: Text of ``config.yaml``; None without it.
+        missing: One sentence for each optional file that is not there.
+    """
+
+    folder: Path
+    label: str
+    info: Mapping[str, Any]
+    experiences: tuple[tuple[str, tuple[str, ...]], ...]
+    matrix: SuccessMatrix | None
+    boundaries: tuple[float, ...] | None
+    episodes: tuple[EpisodeRow, ...] | None
+    training: TrainingCurve | None
+    config: str | None
+    missing: tuple[str, ...]
+
+    @property
+    def arrangement(self) -> str:
+        """``sequential``, ``joint`` or ``independent``."""
+        return str(self.info["arrangement"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return bool(self.info["status"] == "finished")
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Task ids in the order of the stream."""
+        if self.matrix is not None:
+            return tuple(self.matrix.tasks)
+        return tuple(dict.fromkeys(task for _, tasks in self.experiences for task in tasks))
+
+
+def load_runs(folders: Sequence[Path]) -> list[RunRecord]:
+    """Read several run folders and give each a label of its own.
+
+    Raises:
+        ConfigurationError: No folder, one folder twice, or a folder that cannot be read as a run.
+    """
+    if not folders:
+        raise ConfigurationError("expected at least one run folder to report on, got none; give the folder of a run")
+    resolved = [Path(folder).resolve() for folder in folders]
+    for folder in resolved:
+        if resolved.count(folder) > 1:
+            raise ConfigurationError(f"run folder {folder} was given more than once; name each run once")
+    infos = [_read_info(folder) for folder in resolved]
+    labels = _labels(infos, resolved)
+    return [_load(folder, info, label) for folder, info, label in zip(resolved, infos, labels, strict=True)]
+
+
+def _load(folder: Path, info: Mapping[str, Any], label: str) -> RunRecord:
+    """Read everything but ``run.json``."""
+    matrix = _read_matrix(folder, finished=info["status"] == "finished")
+    episodes = _read_episodes(folder)
+    lines = _read_metrics(folder)
+    config = folder / "config.yaml"
+    optional = {
+        "episodes.parquet": (episodes is not None, "crashed episodes cannot be counted and no videos are shown"),
+        "metrics.jsonl": (lines is not None, "no training curve is shown"),
+        "config.yaml": (config.is_file(), "its settings are not shown"),
+        "matrix.json": (matrix is not None, "nothing has been evaluated yet"),
+    }
+    experiences = tuple((str(entry["name"]), tuple(map(str, entry["tasks"]))) for entry in info["experiences"])
+    return RunRecord(
+        folder=folder,
+        label=label,
+        info=info,
+        experiences=experiences,
+        matrix=matrix,
+        boundaries=_boundaries(matrix, episodes, lines),
+        episodes=episodes,
+        training=_training_curve(lines),
+        config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None,
+        missing=tuple(f"{label}: no {name}, so {effect}." for name, (there, effect) in optional.items() if not there),
+    )
+
+
+def _read_info(folder: Path) -> Mapping[str, Any]:
+    """Read and check ``run.json``."""
+    if not folder.is_dir():
+        siblings = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        nearest = difflib.get_close_matches(folder.name, siblings, n=1)
+        hint = f"did you mean {folder.parent / nearest[0]}?" if nearest else "give the folder that a run wrote"
+        raise ConfigurationError(f"expected a run folder, got {folder}, which is not a folder; {hint}")
+    path = folder / "run.json"
+    if not path.is_file():
+        raise ConfigurationError(
+            f"expected a run folder with a run.json, but {folder} has none; give the folder that a run wrote"
+        )
+    info = _parse_json(path.read_text(encoding="utf-8", errors="replace"), path)
+    if info.get("format") != RUN_FORMAT:
+        raise ConfigurationError(
+            f"{path} has format {info.get('format')!r}, but this version reads format {RUN_FORMAT}; "
+            "report with the version of vla-cl that wrote the run"
+        )
+    for key, kind in {"name": str, "method": str, "arrangement": str, "status": str, "experiences": list}.items():
+        if not isinstance(info.get(key), kind):
+            raise ConfigurationError(
+                f"{path} should give {key!r} as {kind.__name__}, got {info.get(key)!r}; the file is damaged"
+            )
+    if info["arrangement"] not in ARRANGEMENTS:
+        raise ConfigurationError(
+            f"{path} gives arrangement {info['arrangement']!r}; allowed are {', '.join(ARRANGEMENTS)}"
+        )
+    for entry in info["experiences"]:
+        if not (isinstance(entry, dict) and "name" in entry and isinstance(entry.get("tasks"), list)):
+            raise ConfigurationError(
+                f"{path} should list experiences with 'name' and 'tasks', got {entry!r}; the file is damaged"
+            )
+    return info
+
+
+def _parse_json(text: str, path: Path) -> dict[str, Any]:
+    """One JSON object."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(
+            f"{path} is not valid JSON ({error}); the file is damaged, restore it or run again"
+        ) from error
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{path} should hold a JSON object, got {type(value).__name__}; the file is damaged")
+    return value
+
+
+def _read_matrix(folder: Path, finished: bool) -> SuccessMatrix | None:
+    """The success matrix; only a run that is still going may lack it."""
+    path = folder / "matrix.json"
+    if path.is_file():
+        return SuccessMatrix.from_json(path)
+    if finished:
+        raise ConfigurationError(
+            f"{folder} is a finished run without matrix.json; restore the file or evaluate the run again"
+        )
+    return None
+
+
+def _read_episodes(folder: Path) -> tuple[EpisodeRow, ...] | None:
+    """The episode table."""
+    path = folder / "episodes.parquet"
+    if not path.is_file():
+        return None
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(
+            path
+        ) as file:  # unlike read_table, takes no columns from folders named like "method=er"
+            lacking = [name for name in EPISODE_COLUMNS if name not in file.schema_arrow.names]
+            rows = file.read(columns=list(EPISODE_COLUMNS)).to_pylist() if not lacking else []
+        episodes = tuple(_episode_row(row) for row in rows)
+    except (pyarrow.ArrowException, ValueError, TypeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigurationError(
+            f"{path} cannot be read as an episode table ({reason}); restore it or move it away"
+        ) from error
+    if lacking:
+        raise ConfigurationError(
+            f"{path} should have the columns {', '.join(EPISODE_COLUMNS)} but lacks {', '.join(lacking)}; restore it"
+        )
+    return episodes
+
+
+def _episode_row(row: Mapping[str, Any]) -> EpisodeRow:
+    """One row of the table; text columns may hold null."""
+    return EpisodeRow(
+        experience=int(row["experience"]),
+        step=int(row["step"]),
+        task=str(row["task"]),
+        initial_state=int(row["initial_state"]),
+        outcome=Outcome(row["outcome"]),
+        error=None if row["error"] is None else str(row["error"]),
+        video=None if row["video"] is None else str(row["video"]),
+    )
+
+
+def _read_metrics(folder: Path) -> list[dict[str, Any]] | None:
+    """The lines of ``metrics.jsonl``; a last one without its line end was cut off in writing and is left out."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return None
+    *complete, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = []
+    for number, text in enumerate(complete, start=1):
+        if text.strip():
+            lines.append(_parse_json(text, Path(f"{path}:{number}")))
+    return lines
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _training_curve(lines: Sequence[Mapping[str, Any]] | None) -> TrainingCurve | None:
+    """Steps and losses of the lines that have both."""
+    points = [
+        (line["step"], line["loss"])
+        for line in lines or ()
+        if _is_number(line.get("step")) and _is_number(line.get("loss"))
+    ]
+    if not points:
+        return None
+    steps, losses = zip(*points, strict=True)
+    return TrainingCurve(steps, losses)
+
+
+def _boundaries(
+    matrix: SuccessMatrix | None,
+    episodes: Sequence[EpisodeRow] | None,
+    lines: Sequence[Mapping[str, Any]] | None,
+) -> tuple[float, ...] | None:
+    """The step at which each row of the matrix was measured: the last one that is recorded for the experience."""
+    if matrix is None:
+        return None
+    last: dict[int, float] = {}
+    for line in lines or ():
+        if _is_number(line.get("step")) and isinstance(line.get("experience"), int):
+            last[line["experience"]] = max(last.get(line["experience"], 0), line["step"] + 1)
+    evaluated: dict[int, float] = {}
+    for episode in episodes or ():
+        evaluated[episode.experience] = max(evaluated.get(episode.experience, 0), episode.step)
+    last |= evaluated  # the evaluation's own step is exact; the log may skip the last updates
+    measured = last_row(matrix)
+    rows = range(0 if measured is None else measured + 1)
+    return tuple(float(last[row]) for row in rows) if rows and all(row in last for row in rows) else None
+
+
+def _labels(infos: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> list[str]:
+    """The shortest names that tell the runs apart: method or reference, then the run's name, then its folder."""
+    methods = [
+        info["arrangement"] if info["method"] == "sequential" else _method_label(info["method"], info["arrangement"])
+        for info in infos
+    ]
+    named = [
+        label if methods.count(label) == 1 else f"{label} ({info['name']})"
+        for label, info in zip(methods, infos, strict=True)
+    ]
+    return [
+        label if named.count(label) == 1 else f"{method} ({folder.parent.name}/{folder.name})"
+        for label, method, folder in zip(named, methods, folders, strict=True)
+    ]
+
+
+def _method_label(method: str, arrangement: str) -> str:
+    return method if arrangement == "sequential" else f"{method}, {arrangement}"

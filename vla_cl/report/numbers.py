@@ -1,0 +1,82 @@
+"""Reading cells of a success matrix, and writing numbers the way the report shows them."""
+
+from __future__ import annotations
+
+import math
+
+from vla_cl.metrics import Estimate, SuccessMatrix
+
+UNDEFINED = "–"
+
+
+def cell_success(matrix: SuccessMatrix, row: int, column: int) -> float | None:
+    """Success on a task after an experience; None if not evaluated."""
+    value = float(matrix.success[row][column])
+    return None if math.isnan(value) else value
+
+
+def cell_episodes(matrix: SuccessMatrix, row: int, column: int) -> int:
+    """How many episodes are behind a cell."""
+    return int(matrix.episodes[row][column])
+
+
+def last_row(matrix: SuccessMatrix) -> int | None:
+    """The last row in which anything was evaluated; None if nothing was."""
+    columns = range(len(matrix.tasks))
+    measured = [
+        row
+        for row in range(len(matrix.experiences))
+        if any(cell_success(matrix, row, column) is not None for column in columns)
+    ]
+    return measured[-1] if measured else None
+
+
+def task_name(task: str) -> str:
+    """The part of a task's id after the suite."""
+    return task.split("/", 1)[-1]
+
+
+def percent(fraction: float) -> str:
+    """``37 %``, with a space that does not break."""
+    return UNDEFINED if math.isnan(fraction) else f"{100 * fraction:.0f}\u00a0%"
+
+
+def percent_range(estimate: Estimate) -> str:
+    """``25–50 %``; empty if the interval is not known."""
+    if math.isnan(estimate.low) or math.isnan(estimate.high):
+        return ""
+    return f"{100 * estimate.low:.0f}–{100 * estimate.high:.0f}\u00a0%"
+
+
+def decimal(value: float) -> str:
+    """Three decimals, with a minus sign and not a hyphen; a dash where undefined."""
+    return UNDEFINED if math.isnan(value) else f"{value:.3f}".replace("-", "−")
+
+
+def decimal_range(estimate: Estimate) -> str:
+    """``[0.250, 0.501]``; empty if the interval is not known."""
+    if math.isnan(estimate.low) or math.isnan(estimate.high):
+        return ""
+    return f"[{decimal(estimate.low)}, {decimal(estimate.high)}]"
+
+
+def memory_size(size: object) -> str:
+    """Bytes in a readable unit; ``none`` for zero."""
+    if not isinstance(size, int | float):
+        return UNDEFINED
+    if size == 0:
+        return "none"
+    power = min(int(math.log(size, 1024)), 4)
+    return f"{size / 1024**power:.3g}\u00a0{('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+
+
+def duration(seconds: object) -> str:
+    """``45 s``, ``2 min 21 s``, ``3 h 05 min``."""
+    if not isinstance(seconds, int | float):
+        return UNDEFINED
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}\u00a0s"
+    if whole < 3600:
+        return f"{whole // 60}\u00a0min {whole % 60:02d}\u00a0s"
+    return f"{whole // 3600}\u00a0h {whole % 3600 // 60:02d}\u00a0min"

@@ -1,0 +1,158 @@
+"""Puts the page together and writes it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from vla_cl import __version__
+from vla_cl.metrics import Estimate, SuccessMatrix, compute_all
+from vla_cl.report import compare, tables
+from vla_cl.report.headline import headline, run_text
+from vla_cl.report.load import RunRecord, load_runs
+from vla_cl.report.numbers import task_name
+from vla_cl.report.plots import legend, reference_runs, steps_are_known, success_over_learning, training_curves
+from vla_cl.report.videos import video_sections
+from vla_cl.types import ConfigurationError
+
+TEMPLATES = Path(__file__).parent
+
+
+def write_report(runs: Sequence[Path], output: Path | None = None) -> Path:
+    """Write one self-contained HTML file for one run or a comparison of several.
+
+    The file holds its style, plots and videos, asks the network for nothing and runs no script. It appears whole or
+    not at all. A run that is not finished is reported as far as it went.
+
+    Args:
+        runs: Run folders, in the order in which they shall appear.
+        output: The file to write; a folder stands for ``report.html`` inside it. By default ``report.html`` in the
+            run's folder, or in the folder that holds all the runs.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ConfigurationError: A folder is not a run, a file in it is damaged, the runs share no task, or the output cannot
+            be written.
+    """
+    target = _target([Path(run) for run in runs], output)
+    page = render(load_runs(runs))
+    _write_atomically(target, page)
+    return target
+
+
+def render(runs: Sequence[RunRecord]) -> str:
+    """The HTML page.
+
+    Raises:
+        ConfigurationError: The runs share no task, or a file of a run is damaged.
+    """
+    tasks = compare.all_tasks(runs)
+    estimates = {run.label: _estimates(run, runs) for run in runs}
+    metrics, undefined = tables.metric_rows(runs, estimates)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(
+        title=_title(runs),
+        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
+        version=__version__,
+        runs=runs,
+        headline=headline(runs, estimates),
+        warnings=compare.warnings(runs),
+        missing=[sentence for run in runs for sentence in run.missing],
+        crashes=tables.crash_notes(runs),
+        comparison=tables.comparison(runs, estimates),
+        heat_maps=tables.heat_maps(runs),
+        success_plots=success_over_learning(runs, tasks),
+        legend=legend(runs),
+        in_steps=steps_are_known(runs),
+        dashed=bool(reference_runs(runs)),
+        metrics=metrics,
+        undefined=undefined,
+        training_plots=training_curves(runs),
+        video_sections=video_sections(runs),
+        errors=tables.error_groups(runs),
+        facts=tables.facts(runs),
+        versions=tables.versions(runs),
+        differences=compare.settings_differences(runs),
+        instructions=_instructions(runs),
+    )
+
+
+def _title(runs: Sequence[RunRecord]) -> str:
+    labels = ", ".join(run.label for run in runs)
+    return f"{labels} on {run_text(runs[0], 'stream')}"
+
+
+def _estimates(run: RunRecord, runs: Sequence[RunRecord]) -> dict[str, Estimate]:
+    """All metrics of a run; an independent run among the others serves as their single-task reference."""
+    if run.matrix is None:
+        return {}
+    return compute_all(run.matrix, reference=_reference(run, runs))
+
+
+def _reference(run: RunRecord, runs: Sequence[RunRecord]) -> SuccessMatrix | None:
+    found = [
+        other.matrix
+        for other in runs
+        if other is not run and other.arrangement == "independent" and other.finished and other.tasks == run.tasks
+    ]
+    return found[0] if found else None
+
+
+def _instructions(runs: Sequence[RunRecord]) -> dict[str, str]:
+    """Task name to instruction."""
+    entries = [entry for run in runs for entry in run.info.get("tasks") or () if isinstance(entry, dict)]
+    return {
+        task_name(str(entry["id"])): str(entry["instruction"])
+        for entry in entries
+        if "id" in entry and "instruction" in entry
+    }
+
+
+def _target(runs: Sequence[Path], output: Path | None) -> Path:
+    """The file to write."""
+    if output is None:
+        folders = [str(run.resolve()) for run in runs]
+        folder = Path(os.path.commonpath(folders)) if folders else Path()
+        return folder / "report.html"
+    if output.is_dir():
+        return output / "report.html"
+    if output.suffix.lower() not in {".html", ".htm"}:
+        raise ConfigurationError(
+            f"expected an output file that ends in .html, got {output}; give for example report.html"
+        )
+    return output
+
+
+def _write_atomically(target: Path, text: str) -> None:
+    """Write beside the target, then rename, so that no reader ever sees half a page."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=target.parent, prefix=".report-", delete=False
+        ) as file:
+            try:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+                Path(file.name).chmod(0o644)  # temporary files are private; a report is for others
+                Path(file.name).replace(target)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot write the report to {target} ({error.strerror or error}); give another place as output"
+        ) from error

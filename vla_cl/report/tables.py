@@ -1,0 +1,235 @@
+"""The tables of the report as plain data: comparison, heat maps, metrics, crashed episodes, settings."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from vla_cl.metrics import METRICS, Estimate
+from vla_cl.report.load import RunRecord
+from vla_cl.report.numbers import (
+    UNDEFINED,
+    cell_episodes,
+    cell_success,
+    decimal,
+    decimal_range,
+    duration,
+    memory_size,
+    percent,
+    percent_range,
+    task_name,
+)
+from vla_cl.report.svg import interval_bar, legend_swatch, short_number
+from vla_cl.types import Outcome
+
+Estimates = Mapping[str, Mapping[str, Estimate]]
+"""Run label to metric name to estimate."""
+
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
+
+STRONG = 0.55
+"""From this success on a heat map's cell is dark enough (light, in dark mode) for text of the opposite tone."""
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One run in the table under the headline."""
+
+    swatch: Markup
+    label: str
+    unfinished: bool
+    success: tuple[str, str, Markup]  # value, interval, picture
+    forgetting: tuple[str, str]
+    learning_accuracy: tuple[str, str]
+    memory: str
+    train_time: str
+    episodes: str
+
+
+def comparison(runs: Sequence[RunRecord], estimates: Estimates) -> list[ComparisonRow]:
+    """The figures one looks at first."""
+    return [_comparison_row(index, run, estimates[run.label]) for index, run in enumerate(runs)]
+
+
+def _comparison_row(index: int, run: RunRecord, metrics: Mapping[str, Estimate]) -> ComparisonRow:
+    final = metrics.get("final_average_success", UNKNOWN)
+    accuracy = metrics.get("learning_accuracy", UNKNOWN)
+    forgetting = metrics.get("chaudhry_forgetting", UNKNOWN)
+    title = f"{run.label}: {percent(final.value)} {percent_range(final)}"
+    bar = Markup("") if math.isnan(final.value) else interval_bar(final.value, final.low, final.high, index, title)
+    seconds = run.info.get("seconds")
+    episodes = sum(row.outcome is not Outcome.ERROR for row in run.episodes) if run.episodes is not None else None
+    return ComparisonRow(
+        swatch=legend_swatch(index),
+        label=run.label,
+        unfinished=not run.finished,
+        success=(percent(final.value), percent_range(final), bar),
+        forgetting=(decimal(forgetting.value), decimal_range(forgetting)),
+        learning_accuracy=(percent(accuracy.value), percent_range(accuracy)),
+        memory=memory_size(run.info.get("memory_bytes")),
+        train_time=duration(seconds.get("train") if isinstance(seconds, Mapping) else None),
+        episodes=UNDEFINED if episodes is None else f"{episodes}",
+    )
+
+
+@dataclass(frozen=True)
+class HeatCell:
+    """One cell of a heat map.
+
+    Attributes:
+        value: Success between 0 and 1; None if not evaluated.
+        percent: The value in percent, as text.
+        episodes: Episodes behind it.
+        taught: The row's experience teaches the column's task.
+        strong: The text needs the opposite tone.
+    """
+
+    value: float | None
+    percent: str
+    episodes: int
+    taught: bool
+    strong: bool
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """The success matrix of one run: rows are experiences, columns tasks."""
+
+    label: str
+    tasks: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[HeatCell, ...]], ...]
+
+
+def heat_maps(runs: Sequence[RunRecord]) -> list[HeatMap]:
+    """One heat map for every run that has been evaluated."""
+    return [_heat_map(run) for run in runs if run.matrix is not None]
+
+
+def _heat_map(run: RunRecord) -> HeatMap:
+    matrix = run.matrix
+    assert matrix is not None  # the caller looked
+    rows = []
+    if matrix.baseline is not None:
+        count = matrix.baseline_episodes or 0
+        cells = [_heat_cell(None if math.isnan(value) else float(value), count, False) for value in matrix.baseline]
+        rows.append(("before learning", tuple(cells)))
+    for row, name in enumerate(matrix.experiences):
+        taught = run.experiences[row][1] if row < len(run.experiences) else ()
+        cells = [
+            _heat_cell(cell_success(matrix, row, column), cell_episodes(matrix, row, column), task in taught)
+            for column, task in enumerate(matrix.tasks)
+        ]
+        rows.append((f"after {name}", tuple(cells)))
+    return HeatMap(run.label, tuple(task_name(task) for task in matrix.tasks), tuple(rows))
+
+
+def _heat_cell(value: float | None, episodes: int, taught: bool) -> HeatCell:
+    text = "" if value is None else f"{100 * value:.0f}"
+    return HeatCell(value, text, episodes, taught, strong=value is not None and value >= STRONG)
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One metric with its value for every run."""
+
+    name: str
+    better: str
+    meaning: str
+    source: str
+    values: tuple[tuple[str, str], ...]
+
+
+def metric_rows(runs: Sequence[RunRecord], estimates: Estimates) -> tuple[list[MetricRow], list[str]]:
+    """All metrics that are defined for at least one run, and the names of the others."""
+    rows: list[MetricRow] = []
+    undefined: list[str] = []
+    for metric in METRICS if any(estimates.values()) else ():
+        values = [estimates[run.label].get(metric.name, UNKNOWN) for run in runs]
+        if all(math.isnan(estimate.value) for estimate in values):
+            undefined.append(metric.name)
+            continue
+        shown = tuple((decimal(estimate.value), decimal_range(estimate)) for estimate in values)
+        rows.append(MetricRow(metric.name, str(metric.direction), metric.meaning, metric.source, shown))
+    return rows, undefined
+
+
+@dataclass(frozen=True)
+class ErrorGroup:
+    """Crashed episodes of one run and task with one message."""
+
+    label: str
+    task: str
+    count: int
+    message: str
+
+
+def error_groups(runs: Sequence[RunRecord]) -> list[ErrorGroup]:
+    """Crashed episodes, the most frequent first."""
+    counts = Counter(
+        (run.label, task_name(row.task), row.error or "no message was recorded")
+        for run in runs
+        for row in run.episodes or ()
+        if row.outcome is Outcome.ERROR
+    )
+    return [ErrorGroup(label, task, count, message) for (label, task, message), count in counts.most_common()]
+
+
+def crash_notes(runs: Sequence[RunRecord]) -> list[str]:
+    """One sentence for every run in which episodes crashed."""
+    notes = []
+    for run in runs:
+        crashed = sum(row.outcome is Outcome.ERROR for row in run.episodes or ())
+        if crashed:
+            notes.append(f"{run.label}: {crashed} of {len(run.episodes or ())} episodes crashed.")
+    return notes
+
+
+@dataclass(frozen=True)
+class FactTable:
+    """A table with one column per run."""
+
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+def facts(runs: Sequence[RunRecord]) -> FactTable:
+    """Where each run comes from: stream, policy, seeds, machine, durations."""
+    rows: dict[str, list[str]] = {}
+    for index, run in enumerate(runs):
+        for name, text in _facts_of(run).items():
+            rows.setdefault(name, [UNDEFINED] * len(runs))[index] = text
+    return FactTable(tuple((name, tuple(texts)) for name, texts in rows.items()))
+
+
+def _facts_of(run: RunRecord) -> dict[str, str]:
+    """Name and text of every fact that ``run.json`` gives."""
+    texts = {"folder": str(run.folder)}
+    for key in ("name", "method", "stream", "arrangement", "suite", "policy", "render_profile", "status"):
+        if key in run.info:
+            texts[key.replace("_", " ")] = str(run.info[key])
+    if isinstance(run.info.get("parameters"), int):
+        texts["parameters"] = short_number(run.info["parameters"])
+    for group in ("seeds", "machine"):
+        for key, value in _mapping(run.info.get(group)).items():
+            texts[str(key).replace("_", " ")] = str(value)
+    for key, value in _mapping(run.info.get("seconds")).items():
+        texts[f"time, {key}"] = duration(value)
+    return texts
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def versions(runs: Sequence[RunRecord]) -> FactTable:
+    """Version of every package in every run."""
+    names = dict.fromkeys(name for run in runs for name in _mapping(run.info.get("versions")))
+    return FactTable(
+        tuple(
+            (name, tuple(str(_mapping(run.info.get("versions")).get(name, UNDEFINED)) for run in runs))
+            for name in names
+        )
+    )

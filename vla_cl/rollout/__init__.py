@@ -1,0 +1,1 @@
+"""The evaluation engine: worker processes, scheduling of episodes, the episode table and videos."""

@@ -1,0 +1,183 @@
+"""The parent's side of worker processes: starting, talking, noticing that one died or hangs, ending."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from vla_cl.interfaces import Suite
+from vla_cl.rollout.worker import Begin, DecisionDue, Execute, Finished, Ready, Stop, worker_main
+
+# One thread each: parallelism comes from the workers. llvmpipe (Mesa's software renderer) has its own variable.
+_WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}
+_SECONDS_TO_STOP = 5.0
+
+
+class WorkerHandle:
+    """A worker process and what the parent knows of it.
+
+    Attributes:
+        process: The process; its ``pid`` and ``sentinel`` are of use.
+        connection: The parent's end of the pipe.
+        ready: The worker has started and has the suite.
+        outstanding: Slots of the commands that are not answered yet, oldest first: the worker is busy with the first.
+        idle_tasks: Task ids of the environments that the worker holds unused.
+    """
+
+    def __init__(self, suite: Suite, idle_environments: int, film_every: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, child_end = context.Pipe()
+        self.process = context.Process(
+            target=worker_main,
+            args=(suite, child_end, idle_environments, film_every),
+            name="rollout-worker",
+            daemon=True,
+        )
+        with _inherited_by_worker():
+            self.process.start()
+        child_end.close()  # so that the end of the process is the end of the pipe
+        self.ready = False
+        self.outstanding: deque[int] = deque()
+        self.idle_tasks: list[str] = []
+        self._last_sign = time.monotonic()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process.is_alive()
+
+    def send(self, command: Begin | Execute) -> None:
+        """Give a command. A worker that just died takes it silently: its end shows at the next `messages`."""
+        if not self.outstanding:
+            self._last_sign = time.monotonic()
+        self.outstanding.append(command.slot)
+        try:
+            self.connection.send(command)
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+    def messages(self) -> Iterator[DecisionDue | Finished]:
+        """The answers that have come, without waiting.
+
+        Raises:
+            EOFError: The worker is dead and everything it said before has been given.
+        """
+        alive = self.alive  # asked first: what it said before it died must not be lost
+        while self._poll():
+            message = self._receive()
+            self._last_sign = time.monotonic()
+            if isinstance(message, Ready):
+                self.ready = True
+                continue
+            self.outstanding.popleft()
+            if isinstance(message, Finished):
+                self.idle_tasks = list(message.idle_tasks)
+            yield message
+        if not alive:
+            raise EOFError("the worker is dead")
+
+    def overdue(self, deadline: float) -> bool:
+        """Whether a command, or the start, has been unanswered for ``deadline`` seconds."""
+        busy = bool(self.outstanding) or not self.ready
+        return busy and time.monotonic() - self._last_sign > deadline
+
+    def exit_code(self) -> int | None:
+        """How a process that closed its pipe ended; None if it still has not."""
+        self.process.join(_SECONDS_TO_STOP)
+        return self.process.exitcode
+
+    def ask_to_stop(self) -> None:
+        """Let the worker close its environments and end; `kill` afterwards, which frees the rest."""
+        try:
+            self.connection.send(Stop())
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+    def kill(self, patience: float = 0.0) -> None:
+        """End the process, at the latest after ``patience`` seconds, and free the pipe."""
+        self.process.join(patience)
+        self.process.kill()
+        self.process.join()
+        self.process.close()
+        self.connection.close()
+
+    def _poll(self) -> bool:
+        try:
+            return self.connection.poll()
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise EOFError("the worker is dead") from error
+
+    def _receive(self) -> Ready | DecisionDue | Finished:
+        try:
+            message: Ready | DecisionDue | Finished = self.connection.recv()
+        except OSError as error:  # it died in the middle of a message
+            raise EOFError("the worker died while it spoke") from error
+        return message
+
+
+class WorkerProcesses:
+    """The workers of an engine."""
+
+    def __init__(self, suite: Suite, idle_environments: int, film_every: int) -> None:
+        self._arguments = (suite, idle_environments, film_every)
+        self._handles: list[WorkerHandle] = []
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids."""
+        return [handle.process.pid for handle in self._handles if handle.process.pid is not None]
+
+    def running(self, count: int) -> list[WorkerHandle]:
+        """All workers that live; dead ones are cleared away and new ones started until there are ``count``."""
+        for handle in [handle for handle in self._handles if not handle.alive]:
+            self._remove(handle)
+        while len(self._handles) < count:
+            self._start()
+        return list(self._handles)
+
+    def replace(self, handle: WorkerHandle) -> WorkerHandle:
+        """End a worker now and start another."""
+        self._remove(handle)
+        return self._start()
+
+    def stop(self) -> None:
+        """Let every worker close its environments and end; after a few seconds end those that have not."""
+        for handle in self._handles:
+            handle.ask_to_stop()
+        self.kill(_SECONDS_TO_STOP)
+
+    def kill(self, patience: float = 0.0) -> None:
+        """End every worker, at the latest after ``patience`` seconds."""
+        while self._handles:
+            self._handles.pop().kill(patience)
+
+    def _start(self) -> WorkerHandle:
+        handle = WorkerHandle(*self._arguments)
+        self._handles.append(handle)
+        return handle
+
+    def _remove(self, handle: WorkerHandle) -> None:
+        self._handles.remove(handle)
+        handle.kill()
+
+
+@contextmanager
+def _inherited_by_worker() -> Iterator[None]:
+    """What a process must have from its first moment: thread settings before numpy comes, deafness to Ctrl-C."""
+    before = {name: os.environ.get(name) for name in _WORKER_ENVIRONMENT}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    os.environ.update(_WORKER_ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -1,0 +1,168 @@
+"""The episode table: one row for every evaluated episode of a run, kept as ``episodes.parquet``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vla_cl.files import replacing
+from vla_cl.types import Episode, Outcome, Split
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_COLUMNS = {
+    "experience": "int64",
+    "step": "int64",
+    "split": "string",
+    "task": "string",
+    "initial_state": "int64",
+    "outcome": "string",
+    "env_steps": "int64",
+    "decisions": "int64",
+    "total_reward": "float64",
+    "seconds": "float64",
+    "error": "string",
+    "video": "string",
+    "render_profile": "string",
+}
+_KEY = ("experience", "step", "split", "task", "initial_state")
+
+
+@dataclass(frozen=True)
+class SuccessCell:
+    """One cell of the success matrix.
+
+    Attributes:
+        success: Successes / episodes. A crashed episode is in the denominator: leaving it out would make a policy that
+            breaks the simulator look better; it is counted apart as well, so that nobody takes it for a failure.
+        episodes: Successes, failures and errors together.
+        errors: Crashed episodes among them.
+    """
+
+    success: float
+    episodes: int
+    errors: int
+
+
+class EpisodeTable:
+    """Rows in the order of first appearance; the columns are those of ``episodes.parquet``.
+
+    Experience, step, split, task and initial state identify an episode: recording it again, as after a resume,
+    replaces its row.
+    """
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]] = ()) -> None:
+        self._rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for row in rows:
+            self._put(row)
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        return len(self._rows)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Every row, column name to value."""
+        return [dict(row) for row in self._rows.values()]
+
+    def append(
+        self, episode: Episode, *, experience: int, step: int, render_profile: str | None, video: str | None = None
+    ) -> None:
+        """Record one episode.
+
+        Args:
+            episode: What was rolled out; its frames are not kept.
+            experience: The position in the stream after (or in) which it was rolled out.
+            step: Optimizer steps since the start of the stream.
+            render_profile: The suite's.
+            video: Path of the episode's video, relative to the run's folder.
+        """
+        row = {name: getattr(episode, name) for name in _COLUMNS if hasattr(episode, name)}
+        row |= {"experience": experience, "step": step, "render_profile": render_profile, "video": video}
+        self._put(row | {"outcome": episode.outcome.value})
+
+    def extend(
+        self,
+        episodes: Sequence[Episode],
+        *,
+        experience: int,
+        step: int,
+        render_profile: str | None,
+        videos: Mapping[int, str] | None = None,
+    ) -> None:
+        """Record episodes; ``videos`` maps an episode's position in ``episodes`` to the path of its video."""
+        for position, episode in enumerate(episodes):
+            video = (videos or {}).get(position)
+            self.append(episode, experience=experience, step=step, render_profile=render_profile, video=video)
+
+    def success_cells(
+        self, experience: int, split: Split = "report", step: int | None = None
+    ) -> dict[str, SuccessCell]:
+        """One row of the success matrix: task id to cell, for the tasks that were evaluated.
+
+        Args:
+            experience: Which row.
+            split: States that select are not states that report; only one kind is counted.
+            step: Optimizer step of the evaluation; by default the last one recorded for this experience and split.
+        """
+        rows = [row for row in self._rows.values() if row["experience"] == experience and row["split"] == split]
+        if step is None:
+            step = max((row["step"] for row in rows), default=0)
+        by_task: dict[str, list[str]] = {}
+        for row in rows:
+            if row["step"] == step:
+                by_task.setdefault(row["task"], []).append(row["outcome"])
+        return {task: _cell(outcomes) for task, outcomes in by_task.items()}
+
+    def curves(self, split: Split = "report") -> dict[str, list[tuple[int, float]]]:
+        """Success of each task over the course of learning: task id to (step, success), by step."""
+        by_task: dict[str, dict[int, list[str]]] = {}
+        for row in self._rows.values():
+            if row["split"] == split:
+                by_task.setdefault(row["task"], {}).setdefault(row["step"], []).append(row["outcome"])
+        return {
+            task: [(step, _cell(outcomes).success) for step, outcomes in sorted(by_step.items())]
+            for task, by_step in by_task.items()
+        }
+
+    def write(self, path: Path) -> None:
+        """Write ``episodes.parquet``, replacing an older one atomically."""
+        import pyarrow
+        from pyarrow import parquet
+
+        table = pyarrow.Table.from_pylist(list(self._rows.values()), schema=_schema())
+        with replacing(path) as temporary:
+            parquet.write_table(table, temporary)
+
+    @classmethod
+    def read(cls, path: Path) -> EpisodeTable:
+        """Read what `write` wrote.
+
+        Raises:
+            ValueError: The file has other columns.
+        """
+        from pyarrow import parquet
+
+        table = parquet.read_table(path)
+        if table.column_names != list(_COLUMNS):
+            raise ValueError(
+                f"{path} is not an episode table: it has the columns {table.column_names}, not {list(_COLUMNS)}"
+            )
+        return cls(table.to_pylist())
+
+    def _put(self, row: Mapping[str, Any]) -> None:
+        self._rows[tuple(row[name] for name in _KEY)] = {name: row[name] for name in _COLUMNS}
+
+
+def _cell(outcomes: Sequence[str]) -> SuccessCell:
+    successes, errors = outcomes.count(Outcome.SUCCESS), outcomes.count(Outcome.ERROR)
+    return SuccessCell(successes / len(outcomes), len(outcomes), errors)
+
+
+def _schema() -> pyarrow.Schema:
+    import pyarrow
+
+    return pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in _COLUMNS.items()])

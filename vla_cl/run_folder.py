@@ -1,0 +1,143 @@
+"""The folder of a run: settings, versions, success matrix, episodes, checkpoints."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla_cl.files import write_json, write_text
+from vla_cl.metrics.matrix import SuccessMatrix
+from vla_cl.rollout.table import EpisodeTable
+from vla_cl.types import ConfigurationError, Stream
+
+PACKAGES = (
+    "vla-cl", "lerobot", "torch", "numpy", "gymnasium", "mujoco", "metaworld", "robosuite", "hf-libero", "transformers",
+    "peft", "accelerate", "av",
+)  # fmt: skip
+
+MAY_DIFFER = ("output_dir", "name", "device", "threads", "cache_dir", "tracking", "evaluation.workers")
+"""Settings that a resumed run may change: they decide where and how fast, not what."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and files of one run."""
+
+    root: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """One folder per learnt experience."""
+        return self.root / "checkpoints"
+
+    @property
+    def videos(self) -> Path:
+        """Filmed episodes."""
+        return self.root / "videos"
+
+    def open(self, settings: Mapping[str, Any]) -> None:
+        """Start the run, or, where an experience has been learnt, make sure that it is the same one.
+
+        Raises:
+            ConfigurationError: The folder holds another run, or something else.
+        """
+        from omegaconf import OmegaConf
+
+        config = self.root / "config.yaml"
+        if config.is_file() and self.checkpoints.exists():
+            before = OmegaConf.to_container(OmegaConf.load(config))
+            changed = _differences(before, dict(settings)) - set(MAY_DIFFER)
+            changed = {key for key in changed if not key.startswith(tuple(f"{name}." for name in MAY_DIFFER))}
+            if changed:
+                raise ConfigurationError(
+                    f"{self.root} holds a run with other settings ({', '.join(sorted(changed))}); "
+                    "give output_dir=<a new folder>, or the same settings to continue it"
+                )
+            return
+        if self.root.exists() and any(self.root.iterdir()) and not config.is_file():
+            raise ConfigurationError(
+                f"{self.root} exists and is no run (it has no config.yaml); give another output_dir"
+            )
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_text(config, OmegaConf.to_yaml(OmegaConf.create(dict(settings))))
+
+    def episodes(self) -> EpisodeTable:
+        """The episode table; empty for a new run."""
+        path = self.root / "episodes.parquet"
+        return EpisodeTable.read(path) if path.is_file() else EpisodeTable()
+
+    def write_results(
+        self, table: EpisodeTable, stream: Stream, experiences_done: int, curve_episodes: int | None = None
+    ) -> None:
+        """Write the episode table and the matrix that follows from it."""
+        table.write(self.root / "episodes.parquet")
+        if experiences_done:
+            success_matrix(table, stream, experiences_done, curve_episodes).write(self.root / "matrix.json")
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write ``run.json``."""
+        write_json(self.root / "run.json", dict(summary))
+
+
+def success_matrix(
+    table: EpisodeTable, stream: Stream, experiences_done: int, curve_episodes: int | None = None
+) -> SuccessMatrix:
+    """The matrix of the reported episodes after the first experiences of a stream."""
+    tasks = [task.id for task in stream.tasks]
+    success = np.full((experiences_done, len(tasks)), np.nan)
+    episodes = np.zeros((experiences_done, len(tasks)), dtype=np.int64)
+    for row in range(experiences_done):
+        for task, cell in table.success_cells(row, "report").items():
+            success[row, tasks.index(task)] = cell.success
+            episodes[row, tasks.index(task)] = cell.episodes
+    before = table.success_cells(-1, "report")
+    curves = {task: np.asarray(points) for task, points in table.curves("select").items()}
+    return SuccessMatrix(
+        tasks=tuple(tasks),
+        experiences=tuple(experience.name for experience in stream.experiences[:experiences_done]),
+        success=success,
+        episodes=episodes,
+        curves=curves,
+        curve_episodes=curve_episodes if curves else None,
+        baseline=np.asarray([before[task].success for task in tasks]) if set(tasks) <= before.keys() else None,
+        baseline_episodes=min(cell.episodes for cell in before.values()) if before else None,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a run's numbers."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine(device: str) -> dict[str, object]:
+    """What a run ran on."""
+    cpu = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        names = [
+            line.partition(":")[2].strip() for line in information.read_text().splitlines() if "model name" in line
+        ]
+        cpu = names[0] if names else cpu
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory, 1), "device": device}
+
+
+def _differences(left: Any, right: Any, prefix: str = "") -> set[str]:  # noqa: ANN401 - nested plain data
+    """Dotted names of the leaves in which two nested dictionaries differ."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        keys = left.keys() | right.keys()
+        return {name for key in keys for name in _differences(left.get(key), right.get(key), f"{prefix}{key}.")}
+    return set() if left == right else {prefix.rstrip(".")}
