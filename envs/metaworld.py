@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.envs.metaworld_tasks import INSTRUCTIONS
-from vla_cl.envs.rendering import OffscreenRenderer, check_render_profile, choose_gl_backend
+from vla_cl.envs.rendering import OffscreenRenderer, check_render_profile, choose_gl_backend, rendering_error
 from vla_cl.interfaces import Environment, Expert, Suite
 from vla_cl.types import ConfigurationError, Observation, Split, SuiteSpec, Task, Transition
 
@@ -314,3 +314,5 @@ def _require_metaworld() -> None:
         raise ConfigurationError(
             f"Meta-World is not installed ({error.name} is missing); run `pip install 'vla-cl[metaworld]'`"
         ) from error
+    except (ImportError, AttributeError, RuntimeError) as error:  # MuJoCo loads its GL back end when it is imported
+        raise rendering_error(error) from error

@@ -6,9 +6,12 @@ call `choose_gl_backend` first.
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import os
 import sys
+import weakref
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,8 +27,10 @@ RENDER_PROFILES = ("reference", "fast")
 """``reference``: MuJoCo's defaults, which published data were recorded with. ``fast``: no shadow, no reflection, no
 multisampling, several times faster where there is no GPU. A policy trained on one look fails on another."""
 
-DEBIAN_PACKAGES = "libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri"
-"""What software rendering needs on Debian and Ubuntu."""
+DEBIAN_PACKAGES = "libegl1 libgl1-mesa-dri"
+"""What software rendering needs on Debian and Ubuntu: EGL, which brings Mesa's implementation, and Mesa's drivers."""
+
+_renderers: weakref.WeakSet[OffscreenRenderer] = weakref.WeakSet()
 
 
 def check_render_profile(profile: str) -> str:
@@ -47,13 +52,30 @@ def choose_gl_backend(worker: bool = False) -> None:
     Args:
         worker: This process is one of several that render side by side: Mesa's software renderer gets one thread, or
             the workers would fight for the cores. ``LP_NUM_THREADS`` overrides it; a GPU ignores it.
+
+    Raises:
+        ConfigurationError: PyOpenGL is told to use another platform.
     """
     if worker:
         os.environ.setdefault("LP_NUM_THREADS", "1")
     if sys.platform == "linux" and not os.environ.get("MUJOCO_GL") and not os.environ.get("DISPLAY"):
         os.environ["MUJOCO_GL"] = "egl"
     if os.environ.get("MUJOCO_GL") == "egl":
-        os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
+        platform = os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
+        if platform != "egl":
+            raise ConfigurationError(
+                f"with MUJOCO_GL=egl, PYOPENGL_PLATFORM is egl or unset, got {platform!r}; unset it"
+            )
+
+
+def rendering_error(error: Exception) -> ConfigurationError:
+    """Explain an error of MuJoCo's import or of its GL context, in one sentence."""
+    backend = os.environ.get("MUJOCO_GL") or "glfw"
+    detail = str(error).strip().splitlines() or [type(error).__name__]
+    return ConfigurationError(
+        f"MuJoCo cannot render off-screen with MUJOCO_GL={backend} ({detail[0]}); on Debian or Ubuntu run "
+        f"`apt-get install {DEBIAN_PACKAGES}` and leave MUJOCO_GL unset or set it to egl"
+    )
 
 
 class OffscreenRenderer:
@@ -82,11 +104,12 @@ class OffscreenRenderer:
         if self._fast:
             model.vis.quality.offsamples = 0  # the frame buffer is made with the context
             model.vis.quality.shadowsize = 0  # spares a shadow map of 64 MiB
-        self._gl = _make_gl_context(height, width)
+        self._gl: GLContext | None = _make_gl_context(height, width)
         try:
             self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
         except (RuntimeError, mujoco.FatalError) as error:
-            raise _no_rendering(error) from error
+            raise rendering_error(error) from error
+        _renderers.add(self)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene = mujoco.MjvScene(model, 1000)
         self._options = mujoco.MjvOption()
@@ -107,6 +130,8 @@ class OffscreenRenderer:
         """
         import mujoco
 
+        if self._gl is None:
+            raise RuntimeError("the renderer is closed")
         self._gl.make_current()
         self._camera.fixedcamid = self._model.camera(camera).id
         everything = mujoco.mjtCatBit.mjCAT_ALL
@@ -124,10 +149,10 @@ class OffscreenRenderer:
         """Free the context; a second call does nothing."""
         if self._gl is None:
             return
-        self._gl.make_current()
+        gl, self._gl = self._gl, None
+        gl.make_current()
         self._context.free()
-        self._gl.free()
-        self._gl = None
+        gl.free()
 
 
 def _make_gl_context(height: int, width: int) -> GLContext:
@@ -137,15 +162,18 @@ def _make_gl_context(height: int, width: int) -> GLContext:
 
         context = GLContext(width, height)
         context.make_current()
+        _close_at_exit()
     except (ImportError, AttributeError, RuntimeError) as error:  # PyOpenGL turns a missing library into AttributeError
-        raise _no_rendering(error) from error
+        raise rendering_error(error) from error
     return context
 
 
-def _no_rendering(error: Exception) -> ConfigurationError:
-    backend = os.environ.get("MUJOCO_GL") or "glfw"
-    detail = str(error).strip().splitlines() or [type(error).__name__]
-    return ConfigurationError(
-        f"MuJoCo cannot render off-screen with MUJOCO_GL={backend} ({detail[0]}); on Debian or Ubuntu run "
-        f"`apt-get install {DEBIAN_PACKAGES}` and leave MUJOCO_GL unset or set it to egl"
-    )
+@cache
+def _close_at_exit() -> None:
+    """Free what is still open before MuJoCo shuts EGL down: handlers run last in, first out, and MuJoCo's is in."""
+
+    def close_all() -> None:
+        for renderer in list(_renderers):
+            renderer.close()
+
+    atexit.register(close_all)

@@ -71,8 +71,11 @@ find_python() {
     )
 }
 
+# The scripts of an environment name the folder it was made in.
+was_moved() { [ -f "$STAMP" ] && [ "$(head -n 1 "$STAMP")" != "$PWD" ]; }
+
 make_venv() {
-    if is_312 "$VENV/bin/python"; then return; fi
+    if is_312 "$VENV/bin/python" && ! was_moved; then return; fi
     local python
     python=$(find_python)
     if [ -n "$python" ]; then
@@ -101,21 +104,20 @@ fingerprint() {
     sha256sum "$REQUIREMENTS" pyproject.toml launch/setup.sh
 }
 
-pinned() { sed -n "s/^\($1==[^ ;]*\).*/\1/p" "$REQUIREMENTS"; }
+# Print one package's lines of the requirement file: its version and hashes.
+entry() { awk -v start="^$1==" '$0 ~ start { inside = 1 } inside { print } inside && !/\\$/ { exit }' "$REQUIREMENTS"; }
 
 install_packages() {
-    local install=("$UV" pip install --python "$VENV/bin/python" --compile-bytecode)
+    local install=("$UV" pip install --python "$VENV/bin/python" --compile-bytecode --no-deps)
     [ "$REQUIREMENTS" = requirements/all.txt ] ||
         say "no C++ compiler, so the LIBERO suite is left out; for it: apt-get install -y g++, then make setup"
     say "installing $(grep -c == "$REQUIREMENTS") packages (about 7 GB on disk; the first time that is some minutes of downloading)"
     # The packages without wheels are built by cmake, which is itself one of the packages; the policy variable lets the
     # present cmake read their old build files.
-    local cmake
-    cmake=$(pinned cmake)
-    if [ -n "$cmake" ]; then "${install[@]}" --quiet "$cmake"; fi
-    PATH="$PWD/$VENV/bin:$PATH" CMAKE_POLICY_VERSION_MINIMUM=3.5 "${install[@]}" --no-deps --require-hashes -r "$REQUIREMENTS"
+    if grep -q ^cmake== "$REQUIREMENTS"; then entry cmake | "${install[@]}" --quiet --require-hashes -r -; fi
+    PATH="$PWD/$VENV/bin:$PATH" CMAKE_POLICY_VERSION_MINIMUM=3.5 "${install[@]}" --require-hashes -r "$REQUIREMENTS"
     # hatchling is among them, so the project itself needs nothing more.
-    "${install[@]}" --quiet --no-deps --no-build-isolation --editable .
+    "${install[@]}" --quiet --no-build-isolation --editable .
 }
 
 set_up() {

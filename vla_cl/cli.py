@@ -80,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """Hydra overrides behind the command's own arguments."""
     parser.add_argument(
+        "--conf", type=Path, action="append", default=[], metavar="DIR", help="a folder of yaml files like vla_cl/conf"
+    )
+    parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ from conf/config.yaml (Hydra syntax)"
     )
 
@@ -87,7 +90,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 def _train(options: argparse.Namespace) -> int:
     from vla_cl.compose import compose
 
-    settings = compose(options.overrides)
+    settings = compose(options.overrides, folders=options.conf)
     from vla_cl import run
 
     folder = run.train(settings)
@@ -98,7 +101,7 @@ def _train(options: argparse.Namespace) -> int:
 def _collect(options: argparse.Namespace) -> int:
     from vla_cl.compose import compose
 
-    settings = compose(options.overrides)
+    settings = compose(options.overrides, folders=options.conf)
     from vla_cl import run
 
     for folder in run.collect_command(settings):
@@ -109,7 +112,7 @@ def _collect(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from vla_cl.compose import compose
 
-    settings = compose(options.overrides, root="evaluate")
+    settings = compose(options.overrides, root="evaluate", folders=options.conf)
     from vla_cl import run
 
     print(run.evaluate(options.policy, settings))

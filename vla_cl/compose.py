@@ -25,17 +25,18 @@ _CONFIGURATIONS = Path(__file__).parent / "conf"
 GROUPS = tuple(sorted(folder.name for folder in _CONFIGURATIONS.iterdir() if folder.is_dir() and folder.name[0] != "_"))
 
 
-def choices(group: str) -> list[str]:
-    """The names that a configuration group offers."""
-    return sorted(path.stem for path in (_CONFIGURATIONS / group).glob("*.yaml"))
+def choices(group: str, folders: Sequence[Path] = ()) -> list[str]:
+    """The names that a configuration group offers, here and in further folders."""
+    return sorted({path.stem for folder in (_CONFIGURATIONS, *folders) for path in (folder / group).glob("*.yaml")})
 
 
-def compose(overrides: Sequence[str], root: str = "config") -> Settings:
+def compose(overrides: Sequence[str], root: str = "config", folders: Sequence[Path] = ()) -> Settings:
     """Compose the settings of a command.
 
     Args:
         overrides: Hydra overrides: ``group=choice``, ``dotted.key=value``.
         root: Which yaml at the top of ``conf/`` to begin with.
+        folders: Further folders laid out like ``conf/``, for suites, policies or methods of one's own.
 
     Returns:
         Plain nested dictionaries, interpolations resolved.
@@ -43,7 +44,13 @@ def compose(overrides: Sequence[str], root: str = "config") -> Settings:
     Raises:
         ConfigurationError: A group, a choice or a key does not exist (the nearest is named), or the syntax is wrong.
     """
-    _check_choices(overrides)
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigurationError(f"--conf {folder} is not a folder; expected one laid out like vla_cl/conf")
+    _check_choices(overrides, folders)
+    if folders:
+        paths = ",".join(f"file://{folder.resolve()}" for folder in folders)
+        overrides = [f"hydra.searchpath=[{paths}]", *overrides]
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
@@ -55,7 +62,7 @@ def compose(overrides: Sequence[str], root: str = "config") -> Settings:
             config = hydra_compose(root, list(overrides))
             resolved = OmegaConf.to_container(config, resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
-            groups = [item for item in overrides if item.partition("=")[0] in GROUPS]
+            groups = [item for item in overrides if item.partition("=")[0] in (*GROUPS, "hydra.searchpath")]
             known = _all_keys(hydra_compose(root, groups), OmegaConf)
             raise ConfigurationError(_explain(str(error), overrides, known)) from error
     return typing.cast(Settings, resolved)
@@ -154,14 +161,14 @@ def _typed(name: str, value: object, annotation: object) -> object:
     return value
 
 
-def _check_choices(overrides: Sequence[str]) -> None:
+def _check_choices(overrides: Sequence[str], folders: Sequence[Path]) -> None:
     """Misspelt groups and choices, before Hydra's own and longer message."""
     for override in overrides:
         key, equals, value = override.lstrip("+~").partition("=")
         if not equals:
             raise ConfigurationError(f"expected key=value, for example method=er; got {override!r}")
-        if key in GROUPS and value not in ("null", *choices(key)) and not value.startswith(("{", "[", "$")):
-            raise ConfigurationError(f"unknown {key} {value!r}; {nearest(value, choices(key))}")
+        if key in GROUPS and value not in ("null", *choices(key, folders)):
+            raise ConfigurationError(f"unknown {key} {value!r}; {nearest(value, choices(key, folders))}")
 
 
 def _all_keys(config: Any, omegaconf: Any) -> list[str]:  # noqa: ANN401 - omegaconf's objects are untyped
@@ -180,6 +187,6 @@ def _explain(message: str, overrides: Sequence[str], known: Sequence[str]) -> st
     """One sentence instead of Hydra's paragraphs."""
     for override in overrides:
         key = override.lstrip("~").partition("=")[0]
-        if key not in known and not override.startswith("+"):
+        if key not in known and not override.startswith(("+", "hydra.")):
             return f"unknown key {key!r}; {nearest(key, known)}"
     return f"the configuration cannot be composed: {' '.join(message.split())}"

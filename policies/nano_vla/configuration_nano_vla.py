@@ -118,8 +118,8 @@ class NanoVLAConfig(PreTrainedConfig):  # type: ignore[misc]
         """
         if not self.image_features:
             raise ConfigurationError(
-                f"nano_vla needs at least one camera (observation.image or observation.images.<name>), but the inputs are "
-                f"{sorted(self.input_features or {})}; choose data with images"
+                "nano_vla needs at least one camera (observation.image or observation.images.<name>), "
+                f"but the inputs are {sorted(self.input_features or {})}; choose data with images"
             )
         for key, feature in self.image_features.items():
             if len(feature.shape) != 3 or feature.shape[0] != 3:

@@ -24,9 +24,9 @@ class NanoVLAPolicy(PreTrainedPolicy):  # type: ignore[misc]
     """Images, proprioception and an instruction to a chunk of actions.
 
     Non-obvious behaviour: in training mode images are augmented and, where it pays, computed in bfloat16; `outputs` and
-    `features` follow the same mode, so a teacher that shall see a student's augmentation has to be in training mode too (there
-    is no dropout and no running statistic). All randomness comes from torch's global generator. In evaluation mode nothing is
-    random, and a sample's result does not depend on the rest of its batch.
+    `features` follow the same mode, so a teacher that shall see a student's augmentation has to be in training mode too
+    (there is no dropout and no running statistic). All randomness comes from torch's global generator. In evaluation
+    mode predictions are not random, and a sample's result does not depend on the rest of its batch.
     """
 
     config_class = NanoVLAConfig
@@ -88,8 +88,8 @@ class NanoVLAPolicy(PreTrainedPolicy):  # type: ignore[misc]
         """Compute the training loss.
 
         Args:
-            batch: LeRobot's flat dictionary after the pre-processor, with ``action`` (B, chunk_size, A) and, optionally,
-                ``action_is_pad`` (B, chunk_size).
+            batch: LeRobot's flat dictionary after the pre-processor, with ``action`` (B, chunk_size, A) and, if the
+                chunk may reach beyond the episode, ``action_is_pad`` (B, chunk_size).
             reduction: ``none`` gives one value per sample, the mean over its actions that are not padding.
 
         Returns:
@@ -105,10 +105,10 @@ class NanoVLAPolicy(PreTrainedPolicy):  # type: ignore[misc]
         return (losses if reduction == "none" else mean), {"loss": mean.item()}
 
     def outputs(self, batch: dict[str, Any]) -> Tensor:
-        """What distillation compares, (B, chunk_size, A): the normalised actions, or the velocity for a random time and noise.
+        """What distillation compares, (B, chunk_size, A): normalised actions, or a velocity at random noise and time.
 
-        For flow matching ``batch`` must hold the actions, and two policies that start from the same state of torch's generator
-        are asked for the velocity at the same point.
+        For flow matching ``batch`` must hold the actions, and two policies that start from the same state of torch's
+        generator are asked for the velocity at the same point.
         """
         if self.config.objective == "regression":
             return self._regress(self.features(batch))
@@ -175,8 +175,8 @@ class NanoVLAPolicy(PreTrainedPolicy):  # type: ignore[misc]
         """Encode each different instruction once, then hand it to its samples: (B, condition_size)."""
         if "task" not in batch:
             raise ConfigurationError(
-                f"nano_vla needs an instruction for every sample under the key task, but the batch has {sorted(batch)}; "
-                "add a list of sentences"
+                "nano_vla needs an instruction for every sample under the key task, "
+                f"but the batch has {sorted(batch)}; add a list of sentences"
             )
         device = next(self.parameters()).device
         instructions, rows = distinct(batch["task"])
@@ -222,5 +222,5 @@ def resize(images: Tensor, size: int) -> Tensor:
 def has_bfloat16(device: str) -> bool:
     """Whether a kind of device computes faster in bfloat16 than in float32."""
     if device == "cpu":
-        return bool(torch.cpu._is_avx512_bf16_supported())
+        return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
     return device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,4 +1,7 @@
-"""The parts of NanoVLA. Group and layer normalisation only, so that the samples of a batch never influence each other."""
+"""The parts of NanoVLA.
+
+Group and layer normalisation only, so that the samples of a batch never influence each other.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ class InstructionEncoder(nn.Module):
 
 
 class ModulatedConvolution(nn.Module):
-    """Convolution, group normalisation, a gain and an offset computed from the instruction, rectifier (Perez et al. 2018, FiLM)."""
+    """Convolution, normalisation, gain and offset from the instruction (FiLM, Perez et al. 2018), rectifier."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, condition_size: int) -> None:
         super().__init__()
@@ -62,8 +65,8 @@ class ModulatedConvolution(nn.Module):
 class VisionEncoder(nn.Module):
     """Picture and instruction to a vector that holds both positions and appearance.
 
-    Three stages halve the resolution. Keypoints are found on the second, fine map, helped by the third: small targets need
-    the resolution, telling what they are needs the context. The third map is also kept in full, with few channels.
+    Three stages halve the resolution. Keypoints are found on the second, fine map, helped by the third: small targets
+    need the resolution, telling what they are needs the context. The third map is also kept in full, with few channels.
     """
 
     def __init__(self, image_size: int, channels: list[int], num_keypoints: int, condition_size: int) -> None:
@@ -88,7 +91,15 @@ class VisionEncoder(nn.Module):
         self.output_size = KEYPOINT_NUMBERS * num_keypoints + high + squeezed * coarse_size**2
 
     def forward(self, image: Tensor, condition: Tensor) -> Tensor:
-        """(B, 3, image_size, image_size), values around [-2, 2], and (B, condition_size) to float32 (B, output_size)."""
+        """Encode.
+
+        Args:
+            image: (B, 3, image_size, image_size), values in about [-2, 2].
+            condition: The instruction's embedding, (B, condition_size).
+
+        Returns:
+            float32 (B, output_size).
+        """
         fine = self.fine(functional.relu(self.stem(image)), condition)
         coarse = self.coarse(fine, condition)
         coarse = coarse + self.residual(coarse, condition)

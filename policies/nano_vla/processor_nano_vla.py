@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from vla_cl.policies.nano_vla.configuration_nano_vla import NanoVLAConfig
 
 SMALLEST_STATE_DEVIATION = 0.01
-"""Floor of the state's standard deviations. A joint that rests in one task and moves in the next has a deviation of almost
-zero in the first one's statistics; dividing by it would turn the movement into enormous numbers."""
+"""Floor of the state's standard deviations. A joint that rests in one task and moves in the next has a deviation of
+almost zero in the first one's statistics; dividing by it would turn the movement into enormous numbers."""
 
 
 def make_nano_vla_pre_post_processors(
@@ -30,7 +30,7 @@ def make_nano_vla_pre_post_processors(
 
     Args:
         config: The policy's configuration.
-        dataset_stats: Feature key to its statistics (``mean``, ``std``, ``min``, ``max``); None leaves values as they are.
+        dataset_stats: Feature key to its statistics (``mean``, ``std``, ``min``, ``max``); None: nothing is normalised.
 
     Returns:
         The pre-processor and the post-processor.

@@ -35,7 +35,7 @@ def distinct(instructions: Sequence[str]) -> tuple[list[str], list[int]]:
     """Find the different instructions of a batch, so that each is encoded once.
 
     Returns:
-        The different instructions in the order of first appearance, and for every entry of ``instructions`` its place there.
+        The different instructions in the order of first appearance, and each entry's place among them.
     """
     places: dict[str, int] = {}
     rows = [places.setdefault(instruction, len(places)) for instruction in instructions]

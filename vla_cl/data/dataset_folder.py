@@ -49,7 +49,7 @@ class DatasetFolder:
         version = str(self.info.get("codebase_version", "unknown"))
         if not version.startswith(SUPPORTED_VERSION):
             raise ConfigurationError(
-                f"the dataset at {self.root} has format {version}, but v3.0 is needed; convert it with "
+                f"the dataset at {self.root} has format {version}, not v3.0; convert it with "
                 "`python -m lerobot.scripts.convert_dataset_v21_to_v30`"
             )
 
@@ -87,7 +87,7 @@ class DatasetFolder:
             cameras=self.cameras,
             state_size=int(state["shape"][0]),
             action_size=int(self.features["action"]["shape"][0]),
-            render_profile=self.recording.get("render_profile"),
+            render_profile=self.recording.get("spec", {}).get("render_profile"),
         )
 
     @cached_property

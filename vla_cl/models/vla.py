@@ -31,6 +31,9 @@ DETERMINISTIC_POLICIES = frozenset({"nano_vla", "act"})
 """Policies whose chunk is a function of the observation. The others draw noise for the whole batch at once, so they are
 asked for one observation at a time: their chunks must not depend on who else waits."""
 
+EXECUTED_PART_ONLY = frozenset({"diffusion", "multi_task_dit"})
+"""Policies that return only the ``n_action_steps`` to be executed of the longer chunk they predict."""
+
 
 @dataclass(frozen=True)
 class Horizon:
@@ -76,7 +79,7 @@ def horizon(config: PreTrainedConfig) -> Horizon:
     actions, observations = config.action_delta_indices, config.observation_delta_indices
     if not actions:
         raise ConfigurationError(f"policy {config.type!r} does not predict chunks of actions; choose one that does")
-    # A window of one frame is what LeRobot calls "no history", but with a time dimension that some policies insist on.
+    # A window of one frame is no history, but brings a time dimension that some policies insist on.
     return Horizon(tuple(actions), None if observations is None else tuple(observations))
 
 
@@ -135,8 +138,8 @@ class VlaModel(Policy, Distillable):
             config = PreTrainedConfig.from_pretrained(str(folder))
         except (OSError, ValueError, KeyError, draccus.utils.DecodingError) as error:
             raise ConfigurationError(
-                f"{folder} is not a LeRobot policy ({type(error).__name__}: {error}); give the pretrained_model folder of "
-                "a checkpoint"
+                f"{folder} is not a LeRobot policy ({type(error).__name__}: {error}); give the pretrained_model folder "
+                "of a checkpoint"
             ) from error
         config.device = device
         policy = get_policy_class(config.type).from_pretrained(str(folder), config=config)
@@ -174,12 +177,14 @@ class VlaModel(Policy, Distillable):
 
     @property
     def chunk_size(self) -> int:
-        """Actions predicted at once, from the observation's own step on."""
-        window = horizon(self.policy.config)
-        return sum(offset >= 0 for offset in window.actions)
+        """Actions given at once, from the observation's own step on."""
+        config = self.policy.config
+        if config.type in EXECUTED_PART_ONLY:
+            return int(config.n_action_steps)
+        return sum(offset >= 0 for offset in horizon(config).actions)
 
     def normalise_with(self, statistics: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
-        """Replace the normalisation of a warm start; afterwards its weights see other numbers than they were trained on."""
+        """Replace the normalisation of a warm start; its weights then see other numbers than they were trained on."""
         tensors = {key: {name: torch.as_tensor(v) for name, v in item.items()} for key, item in statistics.items()}
         self.preprocessor, self.postprocessor = make_pre_post_processors(self.policy.config, dataset_stats=tensors)
 
@@ -227,7 +232,17 @@ class VlaModel(Policy, Distillable):
         return result
 
     def act(self, observations: Sequence[Observation]) -> NDArray[np.float32]:
-        """A chunk for each observation, in the suite's units, shape (B, chunk_size, A)."""
+        """A chunk for each observation, in the suite's units, shape (B, chunk_size, A).
+
+        Raises:
+            ConfigurationError: The policy needs earlier observations too; only those at decisions are ever rendered.
+        """
+        history = horizon(self.policy.config).observations or (0,)
+        if history != (0,):
+            raise ConfigurationError(
+                f"policy {self.policy.config.type!r} looks at {len(history)} frames, but rollouts render only when a "
+                "decision is due; set policy.n_obs_steps=1"
+            )
         if self._deterministic:
             return self._predict(observations)
         return np.concatenate([self._predict([observation]) for observation in observations])
@@ -246,6 +261,8 @@ class VlaModel(Policy, Distillable):
             batch[camera] = torch.from_numpy(pictures).permute(0, 3, 1, 2)
         if self.spec.state_size:
             batch["observation.state"] = torch.from_numpy(np.stack([o.state for o in observations]))
+        if horizon(self.policy.config).observations is not None:
+            batch = {key: value if key == "task" else value.unsqueeze(1) for key, value in batch.items()}
         with torch.inference_mode(), evaluating(self.policy), seeded(0, self.device):
             self.policy.reset()
             chunk = self.policy.predict_action_chunk(self._inputs(batch))
@@ -266,8 +283,8 @@ class VlaModel(Policy, Distillable):
         method = getattr(self.policy, name, None)
         if method is None:
             raise ConfigurationError(
-                f"policy {self.policy.config.type!r} has no method {name!r}, which {purpose} needs; use policy=nano_vla, or "
-                f"add {name}(batch) to the policy"
+                f"policy {self.policy.config.type!r} has no method {name!r}, which {purpose} needs; use "
+                f"policy=nano_vla, or add {name}(batch) to the policy"
             )
         return method
 

@@ -50,7 +50,9 @@ def percent_range(estimate: Estimate) -> str:
 
 def decimal(value: float) -> str:
     """Three decimals, with a minus sign and not a hyphen; a dash where undefined."""
-    return UNDEFINED if math.isnan(value) else f"{value:.3f}".replace("-", "−")
+    if math.isnan(value):
+        return UNDEFINED
+    return f"{round(value, 3) + 0.0:.3f}".replace("-", "−")  # adding zero turns -0.0 into 0.0
 
 
 def decimal_range(estimate: Estimate) -> str:

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -174,6 +175,9 @@ class _Job:
         trajectories = (read_staged(self.path(state), self.task) for state in succeeded)
         write_dataset(self.target, suite.spec, trajectories, about)
         shutil.rmtree(self.staging)
+        with suppress(OSError):  # not empty: other tasks are being recorded
+            self.staging.parent.rmdir()
+            self.staging.parents[1].rmdir()
 
 
 def _initial_states(suite: Suite, episodes: int) -> Sequence[int]:

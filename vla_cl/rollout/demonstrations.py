@@ -16,13 +16,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.interfaces import Environment, Expert, Suite
 from vla_cl.types import ConfigurationError, SuiteSpec, Task, Trajectory
+
+if TYPE_CHECKING:
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 FORMAT = 1
 """Raised whenever the same recipe would give other files."""
@@ -233,14 +236,20 @@ def _write_episodes(folder: Path, name: str, spec: SuiteSpec, trajectories: Iter
         encoder_queue_maxsize=100_000,  # a full queue drops frames
         encoder_threads=1,  # with more, the file depends on the machine
     )
-    for trajectory in trajectories:
-        for step in range(len(trajectory)):
-            frame = {key: frames[step] for key, frames in trajectory.images.items()}
-            if spec.state_size:
-                frame["observation.state"] = trajectory.states[step]
-            dataset.add_frame({**frame, "action": trajectory.actions[step], "task": trajectory.task.instruction})
-        dataset.save_episode()
-    dataset.finalize()
+    try:
+        for trajectory in trajectories:
+            _write_episode(dataset, spec, trajectory)
+    finally:  # after an error too: LeRobot's threads must be gone before the folder is removed
+        dataset.finalize()
+
+
+def _write_episode(dataset: LeRobotDataset, spec: SuiteSpec, trajectory: Trajectory) -> None:
+    for step in range(len(trajectory)):
+        frame = {key: frames[step] for key, frames in trajectory.images.items()}
+        if spec.state_size:
+            frame["observation.state"] = trajectory.states[step]
+        dataset.add_frame({**frame, "action": trajectory.actions[step], "task": trajectory.task.instruction})
+    dataset.save_episode()
 
 
 @contextmanager

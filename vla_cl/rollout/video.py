@@ -26,6 +26,7 @@ def write_video(path: Path, frames: NDArray[np.uint8], fps: float) -> None:
     """
     import av  # heavy, and workers import this package
 
+    av.logging.set_libav_level(av.logging.ERROR)  # LeRobot's video tools leave the encoder talking
     if frames.ndim != 4 or frames.shape[3] != 3 or len(frames) == 0 or frames.dtype != np.uint8:
         raise ValueError(f"frames must be uint8 (T, H, W, 3) with T > 0, not {frames.dtype} {frames.shape}")
     if fps <= 0:

@@ -1,0 +1,23 @@
+"""Shared set-up: offline, one thread per process, and one small set of recorded demonstrations."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MUJOCO_GL", "egl")
+sys.path.insert(0, str(Path(__file__).parent))  # toy_world, also in spawned worker processes
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+
+import pytest  # noqa: E402 - the environment comes first
+
+
+@pytest.fixture(scope="session")
+def point_datasets(tmp_path_factory):
+    """Four demonstrations of each toy task: LeRobotDataset folders, in the order red, green, blue."""
+    from toy_world import PointSuite
+    from vla_cl.rollout.collect import collect
+
+    suite = PointSuite()
+    return collect(suite, suite.tasks(), tmp_path_factory.mktemp("demonstrations"), episodes=4, progress=False)

@@ -1,0 +1,55 @@
+import pytest
+from toy_world import PointSuite
+
+from vla_cl.data.streams import dataset_stream, suite_stream
+from vla_cl.types import ConfigurationError
+
+TASKS = PointSuite().tasks()
+
+
+def test_sequence_keeps_the_order_and_numbers_what_comes_again():
+    stream = suite_stream("s", TASKS, ["blue", "point/red", "blue"])
+    assert [item.name for item in stream] == ["blue", "red", "blue-2"]
+    assert [task.name for task in stream.tasks] == ["blue", "red"]
+
+
+def test_joint_is_one_experience_with_every_task_once():
+    stream = suite_stream("s", TASKS, ["blue", "red", "blue"], arrangement="joint")
+    assert [item.name for item in stream] == ["joint"]
+    assert [task.name for task in stream.experiences[0].tasks] == ["blue", "red"]
+
+
+def test_independent_learns_each_task_once_from_the_warm_start():
+    stream = suite_stream("s", TASKS, ["blue", "red", "blue"], arrangement="independent")
+    assert stream.independent
+    assert [item.name for item in stream] == ["blue", "red"]
+
+
+def test_experiences_of_several_tasks():
+    stream = suite_stream("s", TASKS, experiences=[{"name": "both", "tasks": ["red", "green"]}])
+    assert [task.name for task in stream.experiences[0].tasks] == ["red", "green"]
+
+
+def test_datasets_become_experiences_matched_by_instruction(point_datasets):
+    stream, sources = dataset_stream("d", [str(root) for root in point_datasets[:2]], TASKS[:1])
+    assert [task.id for task in stream.tasks][0] == "point/red"
+    other = stream.tasks[1]
+    assert other.instruction == "go to the green side"
+    assert other.max_steps == 0  # no suite knows it: it cannot be rolled out
+    assert sources["point/red"][0].root == point_datasets[0]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: suite_stream("s", TASKS, ["blu"]), "nearest: blue"),
+        (lambda: suite_stream("s", TASKS), "either `tasks` or `experiences`"),
+        (lambda: suite_stream("s", TASKS, ["blue"], arrangement="jont"), "did you mean 'joint'"),
+        (lambda: suite_stream("s", TASKS, experiences=[{"name": "x", "tasks": []}]), "list `tasks`"),
+        (lambda: dataset_stream("d", ["nowhere"]), "neither a LeRobotDataset folder"),
+        (lambda: dataset_stream("d", []), "has no dataset"),
+    ],
+)
+def test_mistakes_are_named(call, message):
+    with pytest.raises(ConfigurationError, match=message):
+        call()

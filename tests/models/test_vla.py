@@ -1,0 +1,139 @@
+"""LeRobot policies through the VLA family: our own and two of LeRobot's, tiny and offline."""
+
+import numpy as np
+import pytest
+import torch
+from toy_world import PointSuite
+
+from vla_cl.data.frames import Frames
+from vla_cl.data.normalisation import frozen_statistics
+from vla_cl.data.source import Source
+from vla_cl.interfaces import Method
+from vla_cl.models.vla import VlaModel, horizon, policy_config
+from vla_cl.train import TrainingSettings, learn
+from vla_cl.types import ConfigurationError, Draw, Experience, InterfaceSpec, Observation
+
+SPEC = InterfaceSpec({"observation.image": (16, 16)}, state_size=2, action_size=2)
+POLICIES = {
+    "nano_vla": {"image_size": 16, "chunk_size": 4, "n_action_steps": 2},
+    "act": {
+        "chunk_size": 4, "n_action_steps": 2, "dim_model": 16, "n_heads": 2, "dim_feedforward": 16, "latent_dim": 4,
+        "n_encoder_layers": 1, "n_vae_encoder_layers": 1, "pretrained_backbone_weights": None,
+    },
+    "diffusion": {
+        "n_obs_steps": 1, "horizon": 8, "n_action_steps": 4, "down_dims": [8, 16], "num_train_timesteps": 4,
+        "pretrained_backbone_weights": None, "crop_shape": None, "diffusion_step_embed_dim": 8,
+        "use_group_norm": True, "spatial_softmax_num_keypoints": 4,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=POLICIES)
+def learnt(request, point_datasets, tmp_path_factory):
+    """A policy after a few steps, and its data."""
+    config = policy_config(request.param, POLICIES[request.param], SPEC, "cpu")
+    window = horizon(config)
+    cache = tmp_path_factory.mktemp("frames")
+    data = Frames([Source(root) for root in point_datasets], cache, window.actions, window.observations)
+    model = VlaModel.new(config, frozen_statistics(data), init_seed=0, render_profile="plain")
+    method = Method()
+    method.attach(model, 0)
+    experience = Experience(0, "red", (PointSuite().tasks()[0],))
+    settings = TrainingSettings(steps=3, batch_size=4, learning_rate=1e-3)
+    reports = list(learn(model, method, experience, data, settings, train_seed=0))
+    assert len(reports) == 3
+    return model, data
+
+
+def observations(count):
+    environment = PointSuite().make_environment(PointSuite().tasks()[0])
+    seen = []
+    for state in range(count):
+        environment.reset(state)
+        seen.append(environment.observe())
+    return seen
+
+
+def test_a_loss_is_a_function_of_its_draw(learnt):
+    model, data = learnt
+    batch = data.batch(np.arange(4))
+    model.module.train()
+    state = torch.get_rng_state()
+    first, again, other = (model.loss(batch, Draw(seed)) for seed in (1, 1, 2))
+    assert first.shape == (4,)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_losses_per_sample_average_to_the_policys_own(learnt):
+    model, data = learnt
+    batch = data.batch(np.arange(4))
+    torch.manual_seed(7)
+    mean, _ = model.policy.forward(model._inputs(batch))
+    losses = model.loss(batch, Draw(7))
+    assert torch.allclose(losses.mean(), mean, atol=1e-6)
+    assert model.per_sample_losses == (len(set(losses.tolist())) > 1)
+
+
+def test_a_chunk_does_not_depend_on_the_rest_of_the_batch(learnt):
+    model, _ = learnt
+    seen = observations(3)
+    together = model.act(seen)
+    assert together.shape == (3, model.chunk_size, 2)
+    assert together.dtype == np.float32
+    for row, observation in enumerate(seen):
+        assert np.allclose(model.act([observation])[0], together[row], atol=1e-5)
+
+
+def test_saved_and_loaded_it_acts_the_same(learnt, tmp_path):
+    model, _ = learnt
+    model.save(tmp_path / "policy")
+    loaded = VlaModel.load(tmp_path / "policy", "cpu")
+    assert np.array_equal(loaded.act(observations(2)), model.act(observations(2)))
+    assert loaded.spec == model.spec
+    assert loaded.render_profile == "plain"
+
+
+def test_weights_that_do_not_fit_are_refused(learnt, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model, _ = learnt
+    model.save(tmp_path / "policy")
+    path = tmp_path / "policy" / "model.safetensors"
+    tensors = load_file(path)
+    removed = sorted(tensors)[0]
+    save_file({name: tensor for name, tensor in tensors.items() if name != removed}, path)
+    with pytest.raises(ConfigurationError, match="lacks"):
+        VlaModel.load(tmp_path / "policy", "cpu")
+
+
+def test_outputs_and_features_are_declared_by_the_policy(learnt):
+    model, data = learnt
+    batch = data.batch(np.arange(3))
+    if model.policy.config.type == "nano_vla":
+        assert model.outputs(batch, Draw(0)).shape == (3, model.chunk_size, 2)
+        assert model.features(batch).shape[0] == 3
+    else:
+        with pytest.raises(ConfigurationError, match="has no method 'outputs'"):
+            model.outputs(batch, Draw(0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [("nanovla", {}, "unknown policy type 'nanovla'"), ("act", {"chunk_sise": 3}, "chunk_sise")],
+)
+def test_unknown_policies_and_fields_are_named(kind, settings, message):
+    with pytest.raises(ConfigurationError, match=message):
+        policy_config(kind, settings, SPEC, "cpu")
+
+
+def test_a_folder_without_a_policy_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="not a LeRobot policy"):
+        VlaModel.load(tmp_path, "cpu")
+
+
+def test_an_observation_needs_the_cameras_of_the_policy(learnt):
+    model, _ = learnt
+    with pytest.raises(KeyError):
+        model.act([Observation({"observation.images.other": np.zeros((16, 16, 3), np.uint8)}, np.zeros(2), "x")])

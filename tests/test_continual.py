@@ -1,0 +1,155 @@
+"""Whole runs on the toy suite: files, references, resume, datasets as a stream, stock LeRobot loading the result."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+
+from vla_cl import run
+from vla_cl.cli import main
+from vla_cl.compose import compose
+from vla_cl.metrics import SuccessMatrix
+from vla_cl.types import ConfigurationError
+
+CONF = Path(__file__).parent / "conf"
+POINT = ["plugins=[toy_world]", "suite=point", "evaluation.episodes=2", "evaluation.replan_every=2",
+         "evaluation.workers=1", "device=cpu", "threads=1"]  # fmt: skip
+SETTINGS = [*POINT, "stream=points", "policy=tiny", "demonstrations.episodes=3", "demonstrations.workers=1",
+            "training.steps=4", "training.batch_size=4"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def train(cache, folder, *overrides):
+    return run.train(compose([*SETTINGS, f"cache_dir={cache}", f"output_dir={folder}", *overrides], folders=[CONF]))
+
+
+@pytest.fixture(scope="module")
+def finished(cache, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "er"
+    return train(cache, folder, "method=er", "method.samples_per_task=5", "evaluation.curve_points=1",
+                 "evaluation.curve_episodes=2", "evaluation.untrained=true", "evaluation.future_tasks=true")  # fmt: skip
+
+
+def test_a_run_writes_what_the_design_says(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert names >= {"config.yaml", "run.json", "matrix.json", "episodes.parquet", "metrics.jsonl", "checkpoints", "videos"}
+    summary = json.loads((finished / "run.json").read_text())
+    assert summary["status"] == "finished"
+    assert summary["method"] == "er"
+    assert summary["memory_bytes"] == 10 * (16 * 16 * 3 + 4 * 4)
+    matrix = SuccessMatrix.from_json(finished / "matrix.json")
+    assert matrix.success.shape == (2, 2)
+    assert np.isfinite(matrix.success).all()
+    assert matrix.baseline is not None
+    assert [step for step, _ in matrix.curves["point/green"]] == [4, 8]
+    table = pd.read_parquet(finished / "episodes.parquet")
+    assert len(table) == 2 * 2 + 2 * (2 * 2) + 2 * 2 * 2
+    assert set(table["outcome"]) <= {"success", "failure"}
+    for video in table["video"].dropna():
+        assert (finished / video).stat().st_size > 0
+
+
+def test_every_table_row_has_its_cell(finished):
+    table = pd.read_parquet(finished / "episodes.parquet")
+    matrix = SuccessMatrix.from_json(finished / "matrix.json")
+    for row in range(2):
+        for column, task in enumerate(matrix.tasks):
+            rows = table[(table.experience == row) & (table.task == task) & (table.split == "report")]
+            assert (rows.outcome == "success").mean() == matrix.success[row, column]
+
+
+def test_metrics_and_report_read_it(finished, capsys):
+    assert main(["metrics", str(finished)]) == 0
+    assert "final_average_success" in capsys.readouterr().out
+    assert main(["report", str(finished)]) == 0
+    assert (finished / "report.html").stat().st_size > 10_000
+
+
+def test_a_finished_run_is_not_run_again(finished, cache, capsys):
+    before = (finished / "checkpoints" / "002" / "MANIFEST.json").stat().st_mtime_ns
+    train(cache, finished, "method=er", "method.samples_per_task=5", "evaluation.curve_points=1",
+          "evaluation.curve_episodes=2", "evaluation.untrained=true", "evaluation.future_tasks=true")  # fmt: skip
+    assert (finished / "checkpoints" / "002" / "MANIFEST.json").stat().st_mtime_ns == before
+
+
+def test_a_run_interrupted_at_a_border_continues_bit_for_bit(finished, cache, tmp_path):
+    folder = tmp_path / "interrupted"
+    shutil.copytree(finished, folder)
+    shutil.rmtree(folder / "checkpoints" / "002")
+    table = pd.read_parquet(folder / "episodes.parquet")
+    (folder / "matrix.json").unlink()
+    train(cache, folder, "method=er", "method.samples_per_task=5", "evaluation.curve_points=1",
+          "evaluation.curve_episodes=2", "evaluation.untrained=true", "evaluation.future_tasks=true")  # fmt: skip
+    whole = load_file(finished / "checkpoints" / "002" / "pretrained_model" / "model.safetensors")
+    resumed = load_file(folder / "checkpoints" / "002" / "pretrained_model" / "model.safetensors")
+    assert whole.keys() == resumed.keys()
+    assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
+    drop = ["seconds"]
+    again = pd.read_parquet(folder / "episodes.parquet")
+    pd.testing.assert_frame_equal(again.drop(columns=drop), table.drop(columns=drop))
+    assert (folder / "matrix.json").read_text() == (finished / "matrix.json").read_text()
+
+
+def test_another_run_is_not_overwritten(finished, cache):
+    with pytest.raises(ConfigurationError, match="holds a run with other settings"):
+        train(cache, finished, "method=er", "method.samples_per_task=6")
+
+
+def test_joint_and_independent_references(cache, tmp_path):
+    joint = train(cache, tmp_path / "joint", "arrangement=joint", "training.steps=2")
+    matrix = SuccessMatrix.from_json(joint / "matrix.json")
+    assert matrix.success.shape == (1, 2)
+    independent = train(cache, tmp_path / "independent", "arrangement=independent", "training.steps=2")
+    matrix = SuccessMatrix.from_json(independent / "matrix.json")
+    assert np.isfinite(np.diag(matrix.success)).all()
+    assert np.isnan(matrix.success[0, 1])
+    assert np.isnan(matrix.success[1, 0])
+    first = load_file(independent / "checkpoints" / "001" / "pretrained_model" / "model.safetensors")
+    alone = train(cache, tmp_path / "alone", "stream.tasks=[red]", "training.steps=2")
+    same = load_file(alone / "checkpoints" / "001" / "pretrained_model" / "model.safetensors")
+    assert all(np.array_equal(first[name], same[name]) for name in first)
+
+
+def test_recorded_datasets_are_a_stream(point_datasets, cache, tmp_path):
+    roots = ",".join(str(root) for root in point_datasets[1:])
+    folder = train(cache, tmp_path / "run", "stream=datasets", f"stream.datasets=[{roots}]", "training.steps=1")
+    matrix = SuccessMatrix.from_json(folder / "matrix.json")
+    assert matrix.tasks == ("point/green", "point/blue")
+
+
+def test_evaluate_repeats_the_run(finished, tmp_path, capsys):
+    settings = compose([*POINT, f"output_dir={tmp_path / 'e'}"], root="evaluate", folders=[CONF])
+    folder = run.evaluate(str(finished), settings)
+    summary = json.loads((folder / "summary.json").read_text())
+    matrix = SuccessMatrix.from_json(finished / "matrix.json")
+    assert [summary["tasks"][task]["success"] for task in matrix.tasks] == matrix.success[-1].tolist()
+    assert "mean" in capsys.readouterr().out
+
+
+def test_another_look_is_refused_by_name(finished, tmp_path):
+    overrides = [*POINT, "suite.render_profile=glossy", f"output_dir={tmp_path / 'e'}"]
+    settings = compose(overrides, root="evaluate", folders=[CONF])
+    with pytest.raises(ConfigurationError, match=r"'plain'.*'glossy'"):
+        run.evaluate(str(finished), settings)
+    assert not (tmp_path / "e").exists()
+
+
+def test_stock_lerobot_loads_a_checkpoint(finished):
+    from lerobot.configs.parser import load_plugin
+    from lerobot.configs.policies import PreTrainedConfig
+    from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+
+    load_plugin("vla_cl.policies")
+    folder = Path(finished) / "checkpoints" / "002" / "pretrained_model"
+    config = PreTrainedConfig.from_pretrained(folder)
+    policy = get_policy_class(config.type).from_pretrained(folder, config=config)
+    make_pre_post_processors(config, pretrained_path=str(folder))
+    assert policy.name == "nano_vla"
