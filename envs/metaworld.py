@@ -252,7 +252,10 @@ class MetaWorldExpert(Expert):
 
 
 class _Snapshot:
-    """All that use changes in a newly built simulation: MuJoCo's data, moved parts of the model, plain attributes."""
+    """What use changes in a new simulation and a reset does not set anew: MuJoCo's data, moved parts of the model.
+
+    Python attributes are left alone: a reset sets those that matter, and some are windows into MuJoCo's data.
+    """
 
     MOVED = ("body_pos", "body_quat", "site_pos", "site_quat")
 
@@ -262,11 +265,6 @@ class _Snapshot:
         self._data = mujoco.MjData(simulation.model)
         mujoco.mj_copyData(self._data, simulation.model, simulation.data)
         self._model = {key: getattr(simulation.model, key).copy() for key in self.MOVED}
-        self._attributes = {
-            key: value.copy() if isinstance(value, np.ndarray) else value
-            for key, value in vars(simulation).items()
-            if value is None or isinstance(value, np.ndarray | bool | int | float)
-        }
 
     def restore(self, simulation: SawyerXYZEnv) -> None:
         import mujoco
@@ -274,8 +272,6 @@ class _Snapshot:
         mujoco.mj_copyData(simulation.data, simulation.model, self._data)
         for key, value in self._model.items():
             getattr(simulation.model, key)[:] = value
-        for key, value in self._attributes.items():
-            setattr(simulation, key, value.copy() if isinstance(value, np.ndarray) else value)
 
 
 def _build_simulation(name: str) -> SawyerXYZEnv:

@@ -64,7 +64,7 @@ def choose_gl_backend(worker: bool = False) -> None:
         platform = os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
         if platform != "egl":
             raise ConfigurationError(
-                f"with MUJOCO_GL=egl, PYOPENGL_PLATFORM is egl or unset, got {platform!r}; unset it"
+                f"PYOPENGL_PLATFORM is {platform!r} but MUJOCO_GL is 'egl'; unset PYOPENGL_PLATFORM"
             )
 
 

@@ -1,8 +1,8 @@
 """What a run must remember at a task border: written whole or not at all, hashed, checked before it is used.
 
-A checkpoint is a folder: ``pretrained_model/`` as the model's own ecosystem writes and reads it; ``training_state/``, how
-far the run is; ``cl_state/``, what the method keeps; and, written last, ``MANIFEST.json`` with the size and SHA-256 of
-every file. Tensors are safetensors, the rest is JSON.
+A checkpoint is a folder: ``pretrained_model/`` as the model's own ecosystem writes and reads it; ``training_state/``,
+how far the run is; ``cl_state/``, what the method keeps; and, written last, ``MANIFEST.json`` with the size and SHA-256
+of every file. Tensors are safetensors, the rest is JSON.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def load_method(folder: Path, method: Method, past: Iterator[tuple[Experience, D
     content = json.loads((folder / "cl_state" / "method.json").read_text())
     if content["method"] != method.name:
         raise ConfigurationError(
-            f"checkpoint {folder} was written by method {content['method']!r}, the run asks for {method.name!r}; resume "
-            "with the same method, or start another run"
+            f"checkpoint {folder} was written by method {content['method']!r}, the run asks for {method.name!r}; "
+            "resume with the same method, or start another run"
         )
     method.load_state_dict(load_file(folder / "cl_state" / "method.safetensors"), content["state"], past)

@@ -142,13 +142,13 @@ def _doctor(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from vla_cl import bench
 
-    return bench.main(options.what, options.overrides)
+    return bench.main(options.what, options.overrides, options.conf)
 
 
 def _demo(options: argparse.Namespace) -> int:
     from vla_cl import demo
 
-    print(demo.main(options.overrides))
+    print(demo.main(options.overrides, options.conf))
     return 0
 
 

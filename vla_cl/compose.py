@@ -131,7 +131,7 @@ def checked_arguments(kind: type, arguments: Mapping[str, object]) -> dict[str, 
         ConfigurationError: A name is unknown, a required one is missing, or a value is of another type.
     """
     signature = inspect.signature(kind)
-    hints = typing.get_type_hints(kind.__init__) or typing.get_type_hints(kind)
+    hints = typing.get_type_hints(vars(kind).get("__init__", object)) or typing.get_type_hints(kind)
     for name in arguments:
         if name not in signature.parameters:
             hint = nearest(name, list(signature.parameters))

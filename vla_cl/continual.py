@@ -309,12 +309,12 @@ def require_fit(policy: InterfaceSpec, data: InterfaceSpec, who: str) -> None:
     ):
         if expected != came:
             raise ConfigurationError(
-                f"{who} expects {what} {expected}, the data have {came}; use data recorded for this policy, or another policy"
+                f"{who} expects {what} {expected}, the data have {came}; use data of this kind, or another policy"
             )
 
 
 def curve_steps(total: int, points: int) -> set[int]:
-    """The steps at which a learning curve is measured: 0 and ``points`` equal parts up to the end; none for 0 points."""
+    """Where a learning curve is measured: step 0 and ``points`` equal parts up to the end; nowhere for 0 points."""
     return {round(total * number / points) for number in range(points + 1)} if points else set()
 
 

@@ -79,7 +79,7 @@ def _start(folder: Path, trackers: Sequence[str], project: str, settings: Mappin
     for name in trackers:
         if name not in available:
             raise ConfigurationError(
-                f"tracker {name!r} is not installed; `pip install {name}`, or choose among {sorted(available) or 'none'}"
+                f"tracker {name!r} is not installed; `pip install {name}`, or choose of {sorted(available) or 'none'}"
             )
         kind = LOGGER_TYPE_TO_CLASS[name]
         tracker = kind(project, logging_dir=str(folder)) if kind.requires_logging_directory else kind(project)

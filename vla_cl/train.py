@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -120,9 +120,8 @@ def learn(
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step, n=steps: _learning_rate_share(step, n, settings)
-        )
+        share = partial(_learning_rate_share, steps=steps, settings=settings)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         model.module.train()
         for _ in range(steps):
@@ -130,7 +129,7 @@ def learn(
             batch = method.compose(data.batch(rows), first_step + done)
             draw = Draw(seed=_seed(train_seed, experience.index, done))
             loss = method.loss(batch, draw).mean()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             method.edit_gradients()
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm or math.inf)
             report = StepReport(
@@ -138,7 +137,7 @@ def learn(
                 total=total,
                 phase=phase,
                 loss=loss.item(),
-                learning_rate=schedule.get_last_lr()[0],
+                learning_rate=float(schedule.get_last_lr()[0]),
                 gradient_norm=norm.item(),
                 samples=len(batch["task"]),
                 seconds=time.perf_counter() - started,
@@ -154,7 +153,7 @@ def learn(
 
 
 def sample_rows(total: int, count: int, step: int, train_seed: int, experience: int) -> NDArray[np.int64]:
-    """The rows of a step: epochs of shuffled rows behind each other, cut into batches; no row is left out of an epoch."""
+    """The rows of a step: epochs of shuffled rows behind each other, cut into batches; an epoch has every row."""
     first = step * count
     epochs = range(first // total, (first + count - 1) // total + 1)
     rows = np.concatenate([_permutation(total, epoch, train_seed, experience) for epoch in epochs])
@@ -183,5 +182,5 @@ def _require_finite(report: StepReport, experience: Experience) -> None:
     if not (math.isfinite(report.loss) and math.isfinite(report.gradient_norm)):
         raise FloatingPointError(
             f"step {report.step} of experience {experience.name!r} gave loss {report.loss} and gradient norm "
-            f"{report.gradient_norm}; the weights have not been changed; lower training.learning_rate or look at the data"
+            f"{report.gradient_norm}; the weights have not been changed; lower training.learning_rate, look at the data"
         )

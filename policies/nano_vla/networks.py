@@ -12,8 +12,8 @@ from torch.nn import functional
 from vla_cl.policies.nano_vla.tokenizer import PAD, VOCABULARY_SIZE
 
 NORM_GROUPS = 8
-KEYPOINT_NUMBERS = 3
-"""A keypoint is reported as row, column and how clearly it was seen."""
+APPEARANCE_SIZE = 8
+"""Numbers that tell what is seen at a keypoint, beside its row and column."""
 
 
 class InstructionEncoder(nn.Module):
@@ -79,6 +79,7 @@ class VisionEncoder(nn.Module):
         self.fine_scores = nn.Conv2d(middle, num_keypoints, kernel_size=1)
         self.coarse_scores = nn.Conv2d(high, num_keypoints, kernel_size=1)
         self.sharpness = nn.Parameter(torch.zeros(num_keypoints))
+        self.appearance = nn.Parameter(torch.randn(num_keypoints, middle, APPEARANCE_SIZE) / middle**0.5)
         squeezed = high // 4
         self.squeeze = nn.Conv2d(high, squeezed, kernel_size=1)
         half = -(-image_size // 2)
@@ -88,7 +89,7 @@ class VisionEncoder(nn.Module):
         grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).reshape(-1, 2)
         self.register_buffer("grid", grid, persistent=False)
         self.grid: Tensor
-        self.output_size = KEYPOINT_NUMBERS * num_keypoints + high + squeezed * coarse_size**2
+        self.output_size = (2 + APPEARANCE_SIZE) * num_keypoints + high + squeezed * coarse_size**2
 
     def forward(self, image: Tensor, condition: Tensor) -> Tensor:
         """Encode.
@@ -103,18 +104,32 @@ class VisionEncoder(nn.Module):
         fine = self.fine(functional.relu(self.stem(image)), condition)
         coarse = self.coarse(fine, condition)
         coarse = coarse + self.residual(coarse, condition)
-        appearance = coarse.mean((2, 3))
+        scores = self.scores(fine, coarse)
+        summary = coarse.mean((2, 3))
         layout = functional.relu(self.squeeze(coarse)).flatten(1)
-        return torch.cat([self.keypoints(fine, coarse), appearance.float(), layout.float()], dim=1)
+        with torch.autocast(image.device.type, enabled=False):  # positions need more than bfloat16's eight bits
+            keypoints = self.keypoints(scores.float(), fine.flatten(2).float())
+        return torch.cat([keypoints, summary.float(), layout.float()], dim=1)
 
-    def keypoints(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        """Expected position and mean score of every keypoint, float32 (B, 3 * num_keypoints)."""
+    def scores(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """How well each place of the fine map fits each keypoint, (B, num_keypoints, places)."""
         context = functional.interpolate(self.coarse_scores(coarse), fine.shape[-2:], mode="nearest")
-        scores = (self.fine_scores(fine) + context).flatten(2).float() * self.sharpness.exp()[:, None]
-        attention = scores.softmax(-1)
+        return (self.fine_scores(fine) + context).flatten(2)
+
+    def keypoints(self, scores: Tensor, features: Tensor) -> Tensor:
+        """Where each keypoint is and what is seen there.
+
+        Args:
+            scores: (B, num_keypoints, places).
+            features: The fine map, (B, channels, places).
+
+        Returns:
+            (B, num_keypoints * (2 + APPEARANCE_SIZE)).
+        """
+        attention = (scores * self.sharpness.exp()[:, None]).softmax(-1)
         positions = attention @ self.grid
-        clarity = 0.1 * (attention * scores).sum(-1)  # scores grow to tens, positions stay within 1
-        return torch.cat([positions.flatten(1), clarity], dim=1)
+        seen = torch.einsum("bkc,kcn->bkn", attention @ features.transpose(1, 2), self.appearance)
+        return torch.cat([positions.flatten(1), seen.flatten(1)], dim=1)
 
 
 class VelocityHead(nn.Module):

@@ -35,9 +35,9 @@ def make_nano_vla_pre_post_processors(
     Returns:
         The pre-processor and the post-processor.
     """
-    return make_default_pre_post_processors(
-        config, None if dataset_stats is None else floor_state_deviation(dataset_stats), normalizer_device=config.device
-    )
+    stats = None if dataset_stats is None else floor_state_deviation(dataset_stats)
+    before, after = make_default_pre_post_processors(config, stats, normalizer_device=config.device)
+    return before, after
 
 
 def floor_state_deviation(stats: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -41,12 +41,40 @@ def test_the_same_world_and_pixels_as_stock_lerobot(name):
     environment.close()
 
 
-def test_the_same_success_at_the_same_step_as_stock_lerobot(monkeypatch):
+@pytest.fixture
+def blind_stock(monkeypatch):
+    """LeRobot's wrapper, spared the rendering."""
     from lerobot.envs.metaworld import MetaworldEnv
 
-    monkeypatch.setattr(
-        MetaworldEnv, "_format_raw_obs", lambda self, raw: {"agent_pos": raw[:4]}
-    )  # spares the rendering
+    monkeypatch.setattr(MetaworldEnv, "_format_raw_obs", lambda self, raw: {"agent_pos": raw})
+    return MetaworldEnv
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(INSTRUCTIONS))
+def test_every_task_used_again_is_the_same_world_as_a_new_stock_one(name, blind_stock):
+    suite = MetaWorld()
+    task = suite.task(name)
+    environment, expert = suite.make_environment(task), suite.make_expert(task)
+    environment.reset(1000)
+    for _ in range(30):
+        environment.step(expert.act(environment))
+    stock = blind_stock(f"{name}-v3", obs_type="pixels_agent_pos")
+    theirs, _ = stock.reset(seed=1001)
+    environment.reset(1001)
+    for _ in range(30):
+        ours = environment._simulation.data
+        for key in ("qpos", "qvel", "mocap_pos", "qacc_warmstart", "xpos", "geom_xpos", "site_xpos", "cam_xmat"):
+            assert np.array_equal(getattr(ours, key), getattr(stock._env.data, key)), key
+        assert np.array_equal(environment.raw_observation, theirs["agent_pos"])
+        action = expert.act(environment)
+        theirs, reward, terminated, *_ = stock.step(action)
+        assert environment.step(action) == Transition(float(reward), terminated, ended=terminated)
+        if terminated:
+            break
+
+
+def test_the_same_success_at_the_same_step_as_stock_lerobot(blind_stock):
     suite = MetaWorld()
     task = suite.task("drawer-open")
     environment, expert = suite.make_environment(task), suite.make_expert(task)

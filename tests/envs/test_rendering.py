@@ -20,9 +20,8 @@ print(environment.observe().images["observation.image"].shape)
 
 def look(**settings):
     """Render in a new process that inherits no GL settings."""
-    inherited = {
-        key: value for key, value in os.environ.items() if key not in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY")
-    }
+    ours = ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY")
+    inherited = {key: value for key, value in os.environ.items() if key not in ours}
     return subprocess.run([sys.executable, "-c", LOOK], env=inherited | settings, capture_output=True, text=True)
 
 

@@ -43,8 +43,8 @@ class DatasetFolder:
     def __post_init__(self) -> None:
         if not (self.root / "meta" / "info.json").is_file():
             raise ConfigurationError(
-                f"no LeRobotDataset at {self.root}: meta/info.json is missing; record one with `vla-cl collect`, or give "
-                "the folder that holds meta/, data/ and videos/"
+                f"no LeRobotDataset at {self.root}: meta/info.json is missing; record one with `vla-cl collect`, or "
+                "give the folder that holds meta/, data/ and videos/"
             )
         version = str(self.info.get("codebase_version", "unknown"))
         if not version.startswith(SUPPORTED_VERSION):
@@ -120,7 +120,8 @@ class DatasetFolder:
         parts = [pq.read_table(file, columns=["index", key]) for file in self._data_files]
         order = np.argsort(np.concatenate([part["index"].to_numpy() for part in parts]), kind="stable")
         values = np.concatenate([_to_numpy(part[key]) for part in parts])
-        return values[order]
+        sorted_values: NDArray[Any] = values[order]
+        return sorted_values
 
     def images(self, key: str) -> Iterator[NDArray[np.uint8]]:
         """Every frame of a camera, uint8 (H, W, 3), in the order of the global frame index; each is decoded once."""
@@ -137,9 +138,9 @@ class DatasetFolder:
         fps = float(self.info["fps"])
         chunk, file = f"videos/{key}/chunk_index", f"videos/{key}/file_index"
         start = f"videos/{key}/from_timestamp"
-        for (chunk_index, file_index), group in self.episodes.groupby([chunk, file], sort=True):
+        for _, group in self.episodes.groupby([chunk, file], sort=True):
             path = self.root / self.info["video_path"].format(
-                video_key=key, chunk_index=int(chunk_index), file_index=int(file_index)
+                video_key=key, chunk_index=int(group[chunk].iloc[0]), file_index=int(group[file].iloc[0])
             )
             # Episodes lie one behind the other in a file; their order there is that of their start.
             wanted = group.sort_values(start)

@@ -217,7 +217,8 @@ def _decode_into(folder: DatasetFolder, camera: str, target: Path) -> None:
     handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".part")
     os.close(handle)
     try:
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(total, 3, height, width))
+        shape = (total, 3, height, width)
+        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)  # type: ignore[no-untyped-call]
         number = -1
         label = f"decoding {folder.root.name}"
         frames = tqdm(folder.images(camera), total=total, desc=label, leave=False, unit="frame")

@@ -25,7 +25,7 @@ PICTURE_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32).reshape(3, 1, 1)
 
 
 def frozen_statistics(frames: Frames) -> Statistics:
-    """Statistics of states and actions in LeRobot's layout; pictures get ImageNet's, which do not depend on any task."""
+    """Statistics of states and actions in LeRobot's layout; pictures get ImageNet's, which depend on no task."""
     statistics: Statistics = {"action": _describe(frames.actions)}
     if frames.spec.state_size:
         statistics["observation.state"] = _describe(frames.states)

@@ -114,7 +114,7 @@ def dataset_stream(
 
 
 def dataset_root(location: str) -> Path:
-    """The folder of a dataset given as a folder or by its name on the hub; the latter is downloaded when it is not here.
+    """The folder of a dataset given as a folder or by its name on the hub, which is downloaded when it is not here.
 
     Raises:
         ConfigurationError: It is neither.
@@ -132,7 +132,7 @@ def dataset_root(location: str) -> Path:
         return Path(LeRobotDataset(location).root)
     except OSError as error:
         raise ConfigurationError(
-            f"{location!r} is not a folder here and could not be fetched from the hub ({type(error).__name__}: {error}); "
+            f"{location!r} is not a folder here and could not be fetched from the hub ({error}); "
             "check the name and the connection, or copy the dataset and give its folder"
         ) from error
 

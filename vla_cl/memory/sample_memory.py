@@ -45,14 +45,14 @@ class SampleMemory:
         """Choose rows of an experience that has been learnt; a pure function of the seed and the experience's index."""
         count = min(self.samples_per_task, len(data))
         if self.selection == "first":
-            rows = np.arange(count)
+            rows: NDArray[np.int64] = np.arange(count)
         else:
             generator = np.random.default_rng([seed, experience.index])
             rows = np.sort(generator.choice(len(data), size=count, replace=False))
         self._entries[experience.name] = _Entry(data, rows)
 
     def sample(self, count: int, seed: int, step: int) -> Batch:
-        """Draw ``count`` samples uniformly over everything remembered, with replacement; a pure function of seed and step.
+        """Draw ``count`` remembered samples uniformly, with replacement; a pure function of seed and step.
 
         Raises:
             ValueError: Nothing is remembered yet.

@@ -1,7 +1,7 @@
 """Experience replay (ER): learn from remembered samples beside the new ones.
 
-Chaudhry et al., "On tiny episodic memories in continual learning", arXiv 1902.10486; for robots as in LIBERO (Liu et al.,
-NeurIPS 2023): a fixed number of samples per past task, drawn uniformly, as many as new ones in each step.
+Chaudhry et al., "On tiny episodic memories in continual learning", arXiv 1902.10486; for robots as in LIBERO (Liu et
+al., NeurIPS 2023): a fixed number of samples per past task, drawn uniformly, as many as new ones in each step.
 """
 
 from __future__ import annotations

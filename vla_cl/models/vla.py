@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import inspect
 import json
+import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +130,7 @@ class VlaModel(Policy, Distillable):
 
     @classmethod
     def load(cls, folder: Path | str, device: str) -> VlaModel:
-        """A checkpoint in LeRobot's layout: a folder with ``config.json``, weights and processors, or a name on the hub.
+        """A checkpoint in LeRobot's layout: a folder with ``config.json``, weights and processors, or a hub name.
 
         Raises:
             ConfigurationError: It is no policy, or its weights do not fit its configuration.
@@ -156,12 +158,13 @@ class VlaModel(Policy, Distillable):
     @property
     def module(self) -> nn.Module:
         """The LeRobot policy."""
-        return self.policy
+        module: nn.Module = self.policy
+        return module
 
     @property
     def device(self) -> torch.device:
         """Where the parameters live."""
-        return next(self.policy.parameters()).device
+        return next(self.module.parameters()).device
 
     @property
     def spec(self) -> InterfaceSpec:
@@ -203,11 +206,9 @@ class VlaModel(Policy, Distillable):
         """One value per sample, shape (B,)."""
         inputs = self._inputs(batch)
         with seeded(draw.seed, self.device):
-            if self.per_sample_losses:
-                losses, _ = self.policy.forward(inputs, reduction="none")
-                return losses
-            mean, _ = self.policy.forward(inputs)
-        return mean.expand(len(batch["task"]))
+            options = {"reduction": "none"} if self.per_sample_losses else {}
+            losses: Tensor = self.policy.forward(inputs, **options)[0]
+        return losses if self.per_sample_losses else losses.expand(len(batch["task"]))
 
     def outputs(self, batch: Batch, draw: Draw) -> Tensor:
         """What the policy's ``outputs`` gives: predicted actions or velocities, shape (B, chunk_size, A).
@@ -312,7 +313,10 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _register_own_policies() -> None:
-    from vla_cl.policies.nano_vla import configuration_nano_vla  # noqa: F401 - importing it registers "nano_vla"
+    """Import every folder of `vla_cl.policies`, as LeRobot does for ``--policy.discover_packages_path``."""
+    package = importlib.import_module("vla_cl.policies")
+    for folder in pkgutil.iter_modules(package.__path__, "vla_cl.policies."):
+        importlib.import_module(folder.name)
 
 
 def _check_weights(policy: PreTrainedPolicy, folder: Path) -> None:

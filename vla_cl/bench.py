@@ -1,0 +1,206 @@
+"""Measurements against the bounds in the README; ratios are interleaved runs on one machine, after an equality gate.
+
+``startup``: time until ``vla-cl --help`` has printed. ``training``: samples per second against ``lerobot-train``'s own
+loop with the same policy, data, batch size and threads. ``learning``: success of joint training on six tasks.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla_cl.compose import Settings, compose
+from vla_cl.files import write_json
+from vla_cl.run_folder import machine, versions
+
+STARTUP_LIMIT = 0.5  # seconds
+TRAINING_GOAL = 1.5  # times lerobot-train
+LEARNING_GOAL = (0.88, 0.5)  # mean success, and success of the worst task
+LOSS_TOLERANCE = 1e-6
+REPEATS, WARM_UP, STEPS = 10, 3, 10
+
+
+def main(what: str, overrides: Sequence[str], folders: Sequence[Path] = ()) -> int:
+    """Measure, print, and store ``outputs/bench/<what>.json``; 0 if the bound holds, else 1."""
+    measure = {"startup": startup, "training": training, "learning": learning}[what]
+    result = measure(overrides, folders)
+    result |= {"machine": machine("cpu"), "versions": versions()}
+    path = Path("outputs") / "bench" / f"{what}.json"
+    write_json(path, result)
+    for key, value in result.items():
+        if key not in ("versions", "machine"):
+            print(f"{key:28s} {value}")
+    print(f"stored in {path}")
+    return 0 if result["holds"] else 1
+
+
+def startup(overrides: Sequence[str], folders: Sequence[Path]) -> dict[str, Any]:
+    """Seconds for ``vla-cl --help`` in a new process, median of ten."""
+    seconds = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "vla_cl.cli", "--help"], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - began)
+    median = statistics.median(seconds)
+    return {"median_seconds": round(median, 3), "limit_seconds": STARTUP_LIMIT, "holds": median < STARTUP_LIMIT}
+
+
+def learning(overrides: Sequence[str], folders: Sequence[Path]) -> dict[str, Any]:
+    """Success of joint training on six Meta-World tasks, over the reporting states."""
+    from vla_cl.metrics import SuccessMatrix
+    from vla_cl.run import train
+
+    folder = train(compose(["experiment=metaworld_joint", *overrides], folders=folders))
+    matrix = SuccessMatrix.from_json(folder / "matrix.json")
+    success = dict(zip(matrix.tasks, matrix.success[-1].tolist(), strict=True))
+    mean, worst = statistics.fmean(success.values()), min(success.values())
+    seconds = json.loads((folder / "run.json").read_text())["seconds"]["train"]
+    return {
+        "mean_success": round(mean, 3),
+        "worst_task": round(worst, 3),
+        **success,
+        "train_minutes": round(seconds / 60, 1),
+        "goal": f"mean {LEARNING_GOAL[0]}, worst {LEARNING_GOAL[1]}, 20 minutes",
+        "holds": mean >= LEARNING_GOAL[0] and worst >= LEARNING_GOAL[1] and seconds <= 1200,
+    }
+
+
+def training(overrides: Sequence[str], folders: Sequence[Path]) -> dict[str, Any]:
+    """Samples per second of our loop and of ``lerobot-train``'s, in turns, on the demonstrations of one task."""
+    settings = compose(["experiment=demo", *overrides], folders=folders)
+    bench = _TrainingBench(settings)
+    gap = bench.loss_gap()
+    ours: list[float] = []
+    peers: dict[int, list[float]] = {4: [], 0: []}
+    bench.our_speed()  # both sides warm
+    for _ in range(REPEATS):
+        ours.append(bench.our_speed())
+        for workers, speeds in peers.items():
+            speeds.append(bench.peer_speed(workers))
+    ratios = {workers: [a / b for a, b in zip(ours, speeds, strict=True)] for workers, speeds in peers.items()}
+    best = min(ratios, key=lambda workers: statistics.median(ratios[workers]))
+    low, high = np.quantile(ratios[best], [0.025, 0.975])
+    return {
+        "our_samples_per_second": round(statistics.median(ours), 1),
+        "lerobot_default_4_workers": round(statistics.median(peers[4]), 1),
+        "lerobot_in_process": round(statistics.median(peers[0]), 1),
+        "ratio_to_the_better": round(statistics.median(ratios[best]), 2),
+        "ratio_interval": [round(float(low), 2), round(float(high), 2)],
+        "loss_gap_same_batch": gap,
+        "goal": TRAINING_GOAL,
+        "holds": gap <= LOSS_TOLERANCE and statistics.median(ratios[best]) >= TRAINING_GOAL,
+    }
+
+
+class _TrainingBench:
+    """The same policy, data, batch size and threads on both sides."""
+
+    def __init__(self, settings: Settings) -> None:
+        from accelerate import Accelerator
+        from lerobot.configs.policies import PreTrainedConfig
+        from lerobot.datasets import LeRobotDataset, LeRobotDatasetMetadata, resolve_delta_timestamps
+
+        from vla_cl.data.frames import Frames
+        from vla_cl.data.normalisation import frozen_statistics
+        from vla_cl.models.vla import VlaModel, horizon, policy_config
+        from vla_cl.run import demonstrations, sources, use_threads
+        from vla_cl.train import TrainingSettings
+
+        use_threads(settings["threads"])
+        found = sources(settings)
+        self.experience = found.stream.experiences[0]
+        task = self.experience.tasks[0]
+        source = demonstrations(settings, found.suite, [task])[task.id]
+        fields = dict(settings["policy"])
+        from vla_cl.data.dataset_folder import DatasetFolder
+
+        config: PreTrainedConfig = policy_config(fields.pop("type"), fields, DatasetFolder(source[0].root).spec, "cpu")
+        window = horizon(config)
+        self.data = Frames(source, Path(settings["cache_dir"]) / "frames", window.actions, window.observations)
+        statistics_ = frozen_statistics(self.data)
+        self.ours, self.peer = (VlaModel.new(config, statistics_, init_seed=0) for _ in range(2))
+        self.settings = TrainingSettings(**{**settings["training"], "steps": WARM_UP + STEPS})
+        meta = LeRobotDatasetMetadata("local/bench", root=source[0].root)
+        self.dataset = LeRobotDataset(
+            "local/bench", root=source[0].root, delta_timestamps=resolve_delta_timestamps(config, meta)
+        )
+        self.accelerator = Accelerator(cpu=True)
+
+    def loss_gap(self) -> float:
+        """Relative difference of the loss on the same batch and draw, ours read by us, the peer's by LeRobot."""
+        import torch
+
+        from vla_cl.types import Draw
+
+        rows = np.arange(self.settings.batch_size) * 7 % len(self.data)
+        self.ours.module.train()
+        self.peer.module.train()
+        with torch.no_grad():
+            ours = self.ours.loss(self.data.batch(rows), Draw(0)).mean().item()
+            batch = torch.utils.data.default_collate([self.dataset[int(row)] for row in rows])
+            torch.manual_seed(0)
+            peer: float = self.peer.policy.forward(self.peer.preprocessor(batch))[0].item()
+        return abs(ours - peer) / abs(peer)
+
+    def our_speed(self) -> float:
+        """Samples per second of `vla_cl.train.learn`."""
+        from vla_cl.interfaces import Method
+        from vla_cl.train import learn
+
+        method = Method()
+        method.attach(self.ours, 0)
+        began = 0.0
+        for report in learn(self.ours, method, self.experience, self.data, self.settings, train_seed=0):
+            if report.step == WARM_UP:
+                began = time.perf_counter()
+        return STEPS * self.settings.batch_size / (time.perf_counter() - began)
+
+    def peer_speed(self, workers: int) -> float:
+        """Samples per second of the loop body of ``lerobot-train``, with its own loader, sampler and update."""
+        import torch
+        from lerobot.scripts.lerobot_train import update_policy
+        from lerobot.utils.logging_utils import AverageMeter, MetricsTracker
+
+        optimizer = torch.optim.AdamW(self.peer.policy.get_optim_params(), lr=self.settings.learning_rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+        policy, optimizer, loader, schedule = self.accelerator.prepare(
+            self.peer.policy, optimizer, self._peer_loader(workers), schedule
+        )
+        meters = {name: AverageMeter(name) for name in ("loss", "grad_norm", "lr", "update_s", "dataloading_s")}
+        size = self.settings.batch_size
+        tracker = MetricsTracker(size, len(self.dataset), 1, meters, accelerator=self.accelerator)
+        batches = iter(loader)
+        began = 0.0
+        for step in range(WARM_UP + STEPS):
+            if step == WARM_UP:
+                began = time.perf_counter()
+            batch = self.peer.preprocessor(next(batches))
+            update_policy(tracker, policy, batch, optimizer, 10.0, self.accelerator, schedule)
+        speed = STEPS * size / (time.perf_counter() - began)
+        del batches, loader  # ends the loader's processes before the other side's turn
+        return speed
+
+    def _peer_loader(self, workers: int) -> Any:  # noqa: ANN401 - a DataLoader
+        import torch
+        from lerobot.datasets import EpisodeAwareSampler
+
+        episodes = self.dataset.meta.episodes
+        sampler = EpisodeAwareSampler(
+            episodes["dataset_from_index"], episodes["dataset_to_index"], shuffle=True, seed=0
+        )
+        parallel = {"prefetch_factor": 4, "persistent_workers": True, "multiprocessing_context": "spawn"}
+        return torch.utils.data.DataLoader(
+            self.dataset,
+            batch_size=self.settings.batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            **(parallel if workers else {}),  # type: ignore[arg-type]
+        )

@@ -1,0 +1,53 @@
+"""The first continual run: three skills from demonstrations recorded on the spot, with and without replay."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from vla_cl.compose import compose
+from vla_cl.report import write_report
+from vla_cl.run import train
+
+METHODS = ("sequential", "er")
+
+
+def main(overrides: Sequence[str], folders: Sequence[Path] = ()) -> Path:
+    """Run the demo and write its report.
+
+    Args:
+        overrides: Settings that differ from ``conf/experiment/demo.yaml``.
+        folders: Further configuration folders.
+
+    Returns:
+        The report.
+    """
+    began = time.perf_counter()
+    root = free_folder(Path("outputs"))
+    runs = []
+    for method in METHODS:
+        print(f"\n== {method}: results go to {root / method}", flush=True)
+        runs.append(train(compose(
+            ["experiment=demo", f"method={method}", f"name={method}", f"output_dir={root / method}", *overrides],
+            folders=folders,
+        )))  # fmt: skip
+    report = write_report(runs, root / "report.html")
+    print(f"\nthe demo took {(time.perf_counter() - began) / 60:.1f} minutes; open its report:")
+    return report
+
+
+def free_folder(parent: Path) -> Path:
+    """``demo``, or the first ``demo-N`` that is not finished: an interrupted demo continues, a finished one is kept."""
+    number = 1
+    while True:
+        folder = parent / ("demo" if number == 1 else f"demo-{number}")
+        if not all(_finished(folder / method) for method in METHODS):
+            return folder
+        number += 1
+
+
+def _finished(run: Path) -> bool:
+    summary = run / "run.json"
+    return summary.is_file() and json.loads(summary.read_text())["status"] == "finished"
