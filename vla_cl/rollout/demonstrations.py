@@ -105,7 +105,7 @@ def record_episode(
     """Let the expert act, and film it if it succeeds.
 
     Rendering costs ten times the simulation, so the episode is first run blind; the recorded steps are then repeated
-    from the same initial state with pictures.
+    from the same initial state with pictures. Steps are taken after a success, up to ``hold`` and the time limit.
 
     Raises:
         RuntimeError: The repetition differs, so the environment is not deterministic.
