@@ -10,13 +10,14 @@ os.environ.setdefault("MUJOCO_GL", "egl")
 sys.path.insert(0, str(Path(__file__).parent))  # toy_world, also in spawned worker processes
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 
-import pytest  # noqa: E402 - the environment comes first
+import pytest
 
 
 @pytest.fixture(scope="session")
 def point_datasets(tmp_path_factory):
     """Four demonstrations of each toy task: LeRobotDataset folders, in the order red, green, blue."""
     from toy_world import PointSuite
+
     from vla_cl.rollout.collect import collect
 
     suite = PointSuite()

@@ -21,6 +21,9 @@ POINT = ["plugins=[toy_world]", "suite=point", "evaluation.episodes=2", "evaluat
 SETTINGS = [*POINT, "stream=points", "policy=tiny", "demonstrations.episodes=3", "demonstrations.workers=1",
             "training.steps=4", "training.batch_size=4"]  # fmt: skip
 
+ER = ["method=er", "method.samples_per_task=5", "evaluation.curve_points=1", "evaluation.curve_episodes=2",
+      "evaluation.untrained=true", "evaluation.future_tasks=true"]  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
@@ -34,13 +37,13 @@ def train(cache, folder, *overrides):
 @pytest.fixture(scope="module")
 def finished(cache, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "er"
-    return train(cache, folder, "method=er", "method.samples_per_task=5", "evaluation.curve_points=1",
-                 "evaluation.curve_episodes=2", "evaluation.untrained=true", "evaluation.future_tasks=true")  # fmt: skip
+    return train(cache, folder, *ER)
 
 
 def test_a_run_writes_what_the_design_says(finished):
     names = {path.name for path in finished.iterdir()}
-    assert names >= {"config.yaml", "run.json", "matrix.json", "episodes.parquet", "metrics.jsonl", "checkpoints", "videos"}
+    files = {"config.yaml", "run.json", "matrix.json", "episodes.parquet", "metrics.jsonl"}
+    assert names >= files | {"checkpoints", "videos"}
     summary = json.loads((finished / "run.json").read_text())
     assert summary["status"] == "finished"
     assert summary["method"] == "er"
@@ -75,8 +78,7 @@ def test_metrics_and_report_read_it(finished, capsys):
 
 def test_a_finished_run_is_not_run_again(finished, cache, capsys):
     before = (finished / "checkpoints" / "002" / "MANIFEST.json").stat().st_mtime_ns
-    train(cache, finished, "method=er", "method.samples_per_task=5", "evaluation.curve_points=1",
-          "evaluation.curve_episodes=2", "evaluation.untrained=true", "evaluation.future_tasks=true")  # fmt: skip
+    train(cache, finished, *ER)
     assert (finished / "checkpoints" / "002" / "MANIFEST.json").stat().st_mtime_ns == before
 
 
@@ -86,8 +88,7 @@ def test_a_run_interrupted_at_a_border_continues_bit_for_bit(finished, cache, tm
     shutil.rmtree(folder / "checkpoints" / "002")
     table = pd.read_parquet(folder / "episodes.parquet")
     (folder / "matrix.json").unlink()
-    train(cache, folder, "method=er", "method.samples_per_task=5", "evaluation.curve_points=1",
-          "evaluation.curve_episodes=2", "evaluation.untrained=true", "evaluation.future_tasks=true")  # fmt: skip
+    train(cache, folder, *ER)
     whole = load_file(finished / "checkpoints" / "002" / "pretrained_model" / "model.safetensors")
     resumed = load_file(folder / "checkpoints" / "002" / "pretrained_model" / "model.safetensors")
     assert whole.keys() == resumed.keys()

@@ -1,4 +1,4 @@
-"""A toy suite with an expert, importable by worker processes, for tests that walk the whole path without a simulator."""
+"""A toy suite with an expert, importable by worker processes: the whole path without a simulator."""
 
 import numpy as np
 

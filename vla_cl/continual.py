@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -235,7 +236,8 @@ class ContinualRun:
         settings = settings or self._evaluation
         began = time.perf_counter()
         wanted = requests(self._suite, [task for task in tasks if task.id in self._evaluable], settings, split)
-        episodes = engine.run(model, wanted)
+        with one_thread():
+            episodes = engine.run(model, wanted)
         videos = save_videos(episodes, self._folder.root, experience, engine.film_fps)
         self._table.extend(
             episodes,
@@ -318,6 +320,17 @@ def curve_steps(total: int, points: int) -> set[int]:
     return {round(total * number / points) for number in range(points + 1)} if points else set()
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: while simulators run, its other threads would only take their cores away."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def choose_device(name: str) -> str:
     """``auto`` becomes ``cuda`` where there is one.
 
@@ -337,7 +350,7 @@ def evaluate_policy(
     """Roll a policy out on tasks; its episodes, as experience -1. Videos go to ``folder/videos``."""
     check_interface(model.spec, suite.spec, settings.replan_every, model.chunk_size, settings.check_render_profile)
     table = EpisodeTable()
-    with make_engine(suite, settings) as engine:
+    with make_engine(suite, settings) as engine, one_thread():
         episodes = engine.run(model, requests(suite, tasks, settings, split))
         videos = save_videos(episodes, folder, -1, engine.film_fps)
     table.extend(episodes, experience=-1, step=0, render_profile=suite.spec.render_profile, videos=videos)

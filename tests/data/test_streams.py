@@ -32,7 +32,7 @@ def test_experiences_of_several_tasks():
 
 def test_datasets_become_experiences_matched_by_instruction(point_datasets):
     stream, sources = dataset_stream("d", [str(root) for root in point_datasets[:2]], TASKS[:1])
-    assert [task.id for task in stream.tasks][0] == "point/red"
+    assert stream.tasks[0].id == "point/red"
     other = stream.tasks[1]
     assert other.instruction == "go to the green side"
     assert other.max_steps == 0  # no suite knows it: it cannot be rolled out

@@ -55,7 +55,8 @@ def test_draws_are_uniform_over_everything_remembered():
     memory = SampleMemory(10, "first")
     for index in range(3):
         memory.remember(experience(index), TinyData(rows=10, seed=index), seed=0)
-    draws = torch.cat([memory.sample(30, 0, step)["y"] - 2 * memory.sample(30, 0, step)["x"][:, :2] for step in range(200)])
+    batches = [memory.sample(30, 0, step) for step in range(200)]
+    draws = torch.cat([batch["y"] - 2 * batch["x"][:, :2] for batch in batches])
     counts = np.bincount(draws[:, 0].round().int().numpy(), minlength=3)
     expected = 2000
     assert ((counts - expected) ** 2 / expected).sum() < 13.8  # chi-square, two degrees of freedom, p = .001

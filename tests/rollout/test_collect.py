@@ -183,11 +183,11 @@ def test_an_expert_that_never_succeeds_is_an_error_with_counts(tmp_path):
     assert not (tmp_path / "toy").exists()
 
 
-def test_too_few_successes_are_kept_with_a_warning(tmp_path, caplog):
+def test_too_few_successes_are_kept_with_a_warning(tmp_path, capsys):
     suite = SmallSuite(hopeless=(0, 2))
     (folder,) = collect(suite, [RED], tmp_path, episodes=3, progress=False)
     assert about(folder)["initial_states"] == [1, 3]
-    assert "2 demonstrations instead of 3, for 4 initial states were tried" in caplog.text
+    assert "2 demonstrations instead of 3, for 4 initial states were tried" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_no_half_dataset(tmp_path):

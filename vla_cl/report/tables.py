@@ -62,7 +62,7 @@ def _comparison_row(index: int, run: RunRecord, metrics: Mapping[str, Estimate])
     title = f"{run.label}: {percent(final.value)} {percent_range(final)}"
     bar = Markup("") if math.isnan(final.value) else interval_bar(final.value, final.low, final.high, index, title)
     seconds = run.info.get("seconds")
-    episodes = sum(row.outcome is not Outcome.ERROR for row in run.episodes) if run.episodes is not None else None
+    episodes = len(run.episodes) if run.episodes is not None else None
     return ComparisonRow(
         swatch=legend_swatch(index),
         label=run.label,

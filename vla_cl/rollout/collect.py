@@ -7,8 +7,8 @@ order until enough have succeeded, and a task's dataset holds the first successe
 from __future__ import annotations
 
 import json
-import logging
 import shutil
+import sys
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -41,7 +41,6 @@ from vla_cl.rollout.demonstrations import (
 )
 from vla_cl.types import ConfigurationError, Task
 
-LOGGER = logging.getLogger(__name__)
 ATTEMPTS_PER_EPISODE = 3
 """Initial states tried at most, for every demonstration wanted."""
 
@@ -161,10 +160,11 @@ class _Job:
                 "from; lower the noise, raise the suite's max_steps or leave the task out"
             )
         if len(succeeded) < self.episodes:
-            LOGGER.warning(
-                "%s: %d demonstrations instead of %d, for %d initial states were tried",
-                self.task.id, len(succeeded), self.episodes, len(tried),
-            )  # fmt: skip
+            tqdm.write(
+                f"{self.task.id}: {len(succeeded)} demonstrations instead of {self.episodes}, for {len(tried)} initial "
+                "states were tried",
+                file=sys.stderr,
+            )
         about = {
             "key": content_key(self.description),
             **self.description,
