@@ -41,6 +41,8 @@ class NanoVLAConfig(PreTrainedConfig):  # type: ignore[misc]
         shade: Largest darkening by random smooth shadows, between 0 and 1; 0 turns it off.
         mixed_precision: Compute the vision encoder's training pass in bfloat16 if the machine has instructions for it
             (twice as fast on such CPUs). Weights, optimizer and inference stay in float32.
+        discover_packages_path: The package that registers this policy. LeRobot 0.6.1 hands the option
+            ``--policy.discover_packages_path``, which tells it that package, on to the configuration of the checkpoint.
         optimizer_lr: Peak learning rate.
         optimizer_weight_decay: AdamW's weight decay.
         optimizer_grad_clip_norm: Largest norm of the gradient.
@@ -74,6 +76,8 @@ class NanoVLAConfig(PreTrainedConfig):  # type: ignore[misc]
     color: float = 0.05
     shade: float = 0.0
     mixed_precision: bool = True
+
+    discover_packages_path: str | None = "vla_cl.policies"
 
     optimizer_lr: float = 1e-3
     optimizer_weight_decay: float = 1e-4

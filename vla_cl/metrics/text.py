@@ -130,11 +130,11 @@ def _percent(row: FloatArray, column: int) -> str:
 
 
 def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"
+    return "-" if math.isnan(value) else f"{round(value, 3) + 0.0:.3f}"  # + 0.0: no "-0.000"
 
 
 def _interval(result: Estimate) -> str:
-    return "" if math.isnan(result.low) else f"{result.low:6.3f} to {result.high:6.3f}"
+    return "" if math.isnan(result.low) else f"{round(result.low, 3) + 0.0:6.3f} to {round(result.high, 3) + 0.0:6.3f}"
 
 
 def _null(value: float) -> float | None:
