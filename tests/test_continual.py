@@ -1,5 +1,6 @@
 """Whole runs on the toy suite: files, references, resume, datasets as a stream, stock LeRobot loading the result."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ from vla_cl import run
 from vla_cl.cli import main
 from vla_cl.compose import compose
 from vla_cl.metrics import SuccessMatrix
-from vla_cl.types import ConfigurationError
+from vla_cl.types import ConfigurationError, InterfaceSpec
 
 CONF = Path(__file__).parent / "conf"
 POINT = ["plugins=[toy_world]", "suite=point", "evaluation.episodes=2", "evaluation.replan_every=2",
@@ -47,6 +48,8 @@ def test_a_run_writes_what_the_design_says(finished):
     summary = json.loads((finished / "run.json").read_text())
     assert summary["status"] == "finished"
     assert summary["method"] == "er"
+    spent = summary["seconds"]
+    assert spent["total"] == pytest.approx(spent["train"] + spent["evaluate"], abs=0.11)
     assert summary["memory_bytes"] == 10 * (16 * 16 * 3 + 4 * 4)
     matrix = SuccessMatrix.from_json(finished / "matrix.json")
     assert matrix.success.shape == (2, 2)
@@ -154,3 +157,37 @@ def test_stock_lerobot_loads_a_checkpoint(finished):
     policy = get_policy_class(config.type).from_pretrained(folder, config=config)
     make_pre_post_processors(config, pretrained_path=str(folder))
     assert policy.name == "nano_vla"
+
+
+def test_a_warm_start_brings_its_weights_and_normalisation(finished, cache, tmp_path):
+    start = finished / "checkpoints" / "002" / "pretrained_model"
+    folder = train(cache, tmp_path / "warm", f"warm_start={start}", "normalisation=checkpoint", "stream.tasks=[blue]",
+                   "training.steps=1")  # fmt: skip
+    name = "policy_preprocessor_step_3_normalizer_processor.safetensors"
+    before, after = load_file(start / name), load_file(folder / "checkpoints" / "001" / "pretrained_model" / name)
+    assert all(np.array_equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.parametrize(
+    ("policy", "data", "message"),
+    [
+        ({"action_size": 3}, {}, "expects action size 3, the data have 2"),
+        ({"state_size": 5}, {}, "expects state size 5, the data have 2"),
+        ({"cameras": {"observation.images.wrist": (8, 8)}}, {}, "expects cameras .*wrist.*observation.image"),
+    ],
+)
+def test_data_that_do_not_fit_the_policy_are_refused_naming_both(policy, data, message):
+    from vla_cl.continual import require_fit
+
+    usual = {"cameras": {"observation.image": (16, 16)}, "state_size": 2, "action_size": 2}
+    with pytest.raises(ConfigurationError, match=message):
+        require_fit(InterfaceSpec(**usual | policy), InterfaceSpec(**usual | data), "the policy")
+
+
+def test_a_full_disk_is_one_sentence(monkeypatch, capsys):
+    def full(settings):
+        raise OSError(errno.ENOSPC, "No space left on device", "/data/x")
+
+    monkeypatch.setattr(run, "train", full)
+    assert main(["train"]) == 1
+    assert "the disk is full (/data/x)" in capsys.readouterr().err

@@ -183,7 +183,7 @@ class _TrainingBench:
             if step == WARM_UP:
                 began = time.perf_counter()
             batch = self.peer.preprocessor(next(batches))
-            update_policy(tracker, policy, batch, optimizer, 10.0, self.accelerator, schedule)
+            update_policy(tracker, policy, batch, optimizer, self.settings.clip_norm, self.accelerator, schedule)
         speed = STEPS * size / (time.perf_counter() - began)
         del batches, loader  # ends the loader's processes before the other side's turn
         return speed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from vla_cl import __version__
 from vla_cl.types import ConfigurationError
 
+FAILED = 1
 BAD_INPUT = 2
 
 
@@ -24,6 +26,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         print(f"vla-cl: {error}", file=sys.stderr)
         return BAD_INPUT
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(
+            f"vla-cl: the disk is full{where}; free some space, or set output_dir and cache_dir to another disk, and "
+            "give the same command again: it continues",
+            file=sys.stderr,
+        )
+        return FAILED
     except KeyboardInterrupt:
         print("vla-cl: stopped; the same command continues after the last whole experience", file=sys.stderr)
         return 130

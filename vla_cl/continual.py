@@ -272,7 +272,7 @@ class ContinualRun:
     def _write_summary(self, model: VlaModel, progress: Progress) -> None:
         finished = progress.experiences_done == len(self._stream)
         spent = progress.train_seconds, progress.evaluate_seconds
-        seconds = {"train": spent[0], "evaluate": spent[1], "total": sum(spent)}
+        seconds = dict(zip(("train", "evaluate", "total"), (*spent, sum(spent)), strict=True))
         self._folder.write_summary(
             {
                 "format": 1,
@@ -288,9 +288,7 @@ class ContinualRun:
                 "render_profile": self._suite.spec.render_profile,
                 "versions": versions(),
                 "machine": machine(str(model.device)),
-                "seconds": {
-                    name: round(value, 1) for name, value in (seconds | {"total": sum(seconds.values())}).items()
-                },
+                "seconds": {name: round(value, 1) for name, value in seconds.items()},
                 "memory_bytes": self._method.memory_bytes(),
                 "parameters": sum(p.numel() for p in model.module.parameters()),
                 "steps": progress.step,

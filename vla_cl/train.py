@@ -43,7 +43,7 @@ class TrainingSettings:
     final_share: float = 0.01
     warmup_share: float = 0.05
     weight_decay: float = 1e-4
-    clip_norm: float = 10.0
+    clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
         for name, low, high in (

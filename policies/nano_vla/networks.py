@@ -114,7 +114,8 @@ class VisionEncoder(nn.Module):
     def scores(self, fine: Tensor, coarse: Tensor) -> Tensor:
         """How well each place of the fine map fits each keypoint, (B, num_keypoints, places)."""
         context = functional.interpolate(self.coarse_scores(coarse), fine.shape[-2:], mode="nearest")
-        return (self.fine_scores(fine) + context).flatten(2)
+        scores: Tensor = (self.fine_scores(fine) + context).flatten(2)
+        return scores
 
     def keypoints(self, scores: Tensor, features: Tensor) -> Tensor:
         """Where each keypoint is and what is seen there.

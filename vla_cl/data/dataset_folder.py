@@ -90,6 +90,14 @@ class DatasetFolder:
             render_profile=self.recording.get("spec", {}).get("render_profile"),
         )
 
+    @property
+    def action_range(self) -> tuple[list[float], list[float]] | None:
+        """Smallest and largest action that the recorded suite takes, if the recording says so."""
+        spec = self.recording.get("spec", {})
+        if not spec.get("action_low") or not spec.get("action_high"):
+            return None
+        return spec["action_low"], spec["action_high"]
+
     @cached_property
     def episodes(self) -> pd.DataFrame:
         """One row per episode, in order, without the per-episode statistics."""

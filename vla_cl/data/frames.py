@@ -59,6 +59,7 @@ class Frames(Data):
                     f"datasets of one experience must agree, but {folders[0].root} holds {self.spec} and {folder.root} "
                     f"holds {folder.spec}; record them with the same suite settings"
                 )
+        self.action_range = folders[0].action_range
         self._action_offsets = np.asarray(action_offsets, dtype=np.int64)
         self._observation_offsets = None if observation_offsets is None else np.asarray(observation_offsets)
         self._parts = [_Part.load(folder, source, cache) for folder, source in zip(folders, sources, strict=True)]

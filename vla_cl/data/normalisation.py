@@ -25,8 +25,15 @@ PICTURE_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32).reshape(3, 1, 1)
 
 
 def frozen_statistics(frames: Frames) -> Statistics:
-    """Statistics of states and actions in LeRobot's layout; pictures get ImageNet's, which depend on no task."""
+    """Statistics of states and actions in LeRobot's layout.
+
+    Pictures get ImageNet's, and the range of actions is the suite's where the recording tells it: neither depends on a
+    task.
+    """
     statistics: Statistics = {"action": _describe(frames.actions)}
+    if frames.action_range is not None:  # a gripper that stays open in the first task closes in the second
+        for name, values in zip(("min", "max"), frames.action_range, strict=True):
+            statistics["action"][name] = np.asarray(values, dtype=np.float32)
     if frames.spec.state_size:
         statistics["observation.state"] = _describe(frames.states)
     for camera in frames.spec.cameras:
