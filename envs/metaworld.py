@@ -6,6 +6,9 @@ opening; an action is three displacements of the hand and the gripper's effort, 
 most 500. An initial state is LeRobot's ``reset(seed=...)``; 1000, where ``lerobot-eval`` starts, is the first that is
 reported.
 
+Non-obvious behaviour: where a task marks its goal in the picture (``reach``, ``push``), Meta-World shows the mark at a
+stale place until the first env step after a reset. LeRobot's wrapper shows the same, so it is kept.
+
 Yu et al. 2019, "Meta-World: A Benchmark and Evaluation for Multi-Task and Meta Reinforcement Learning".
 """
 
@@ -50,13 +53,21 @@ class MetaWorld(Suite):
 
     name = "metaworld"
 
-    def __init__(self, image_size: int = 96, render_profile: str = "reference", max_steps: int = MAX_STEPS) -> None:
+    def __init__(
+        self,
+        image_size: int = 96,
+        render_profile: str = "reference",
+        max_steps: int = MAX_STEPS,
+        correct_first_picture: bool = False,
+    ) -> None:
         """Declare the suite; nothing is simulated yet.
 
         Args:
             image_size: Height and width of the picture, in pixels.
             render_profile: ``reference`` (MuJoCo's defaults) or ``fast`` (no shadow, reflection, multisampling).
             max_steps: Time limit of an episode, in env steps, at most 500.
+            correct_first_picture: Show the goal's mark where it is from the first picture on. Off, as in LeRobot, the
+                first picture after a reset shows it in a stale place.
 
         Raises:
             ConfigurationError: An argument is out of range.
@@ -70,6 +81,7 @@ class MetaWorld(Suite):
         self.image_size = image_size
         self.render_profile = check_render_profile(render_profile)
         self.max_steps = max_steps
+        self.correct_first_picture = correct_first_picture
 
     @property
     def spec(self) -> SuiteSpec:
@@ -130,7 +142,7 @@ class MetaWorld(Suite):
             ConfigurationError: The suite has no such task, or Meta-World is not installed.
         """
         self.task(task.id)
-        return MetaWorldEnvironment(task, self.image_size, self.render_profile)
+        return MetaWorldEnvironment(task, self.image_size, self.render_profile, self.correct_first_picture)
 
     def make_expert(self, task: Task) -> MetaWorldExpert:
         """The task's scripted expert, as Meta-World ships it."""
@@ -144,18 +156,20 @@ class MetaWorld(Suite):
             "max_steps": self.max_steps,
             "metaworld": importlib.metadata.version("metaworld"),
             "mujoco": importlib.metadata.version("mujoco"),
+            **({"correct_first_picture": True} if self.correct_first_picture else {}),
         }
 
 
 class MetaWorldEnvironment(Environment):
     """One Meta-World task. The GL context is made when the first picture is asked for."""
 
-    def __init__(self, task: Task, image_size: int, render_profile: str) -> None:
+    def __init__(self, task: Task, image_size: int, render_profile: str, correct_first_picture: bool) -> None:
         """Build the simulation; see `MetaWorld` for the arguments."""
         choose_gl_backend()
         self._task = task
         self._image_size = image_size
         self._render_profile = render_profile
+        self._correct_first_picture = correct_first_picture
         self._renderer: OffscreenRenderer | None = None
         self._raw: NDArray[np.float64] | None = None
         self._steps = 0
@@ -184,6 +198,11 @@ class MetaWorldEnvironment(Environment):
         raw, _ = self._simulation.reset(seed=initial_state)
         self._raw = raw
         self._steps = 0
+        if self._correct_first_picture:
+            import mujoco
+
+            # Meta-World moves the mark in the model and does not compute where that puts it; the next step would.
+            mujoco.mj_kinematics(self._simulation.model, self._simulation.data)
 
     def step(self, action: NDArray[np.float32]) -> Transition:
         """Execute one action, shape (4,). Meta-World itself clips it to [-1, 1].

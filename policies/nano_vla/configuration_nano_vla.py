@@ -34,8 +34,10 @@ class NanoVLAConfig(PreTrainedConfig):  # type: ignore[misc]
         num_keypoints: Image positions that the vision encoder reports (Levine et al. 2016, spatial softmax).
         condition_size: Length of the instruction's embedding.
         hidden_size: Width of the layers that join vision, state and instruction.
-        shift_pixels: Training images are moved by up to this many pixels. Off by default: a moved picture contradicts
-            the proprioception, and small targets are then found less precisely.
+        state_noise: Standard deviation of the noise on the normalised state in training; 0 turns it off. In
+            demonstrations the hand's position tells where it is heading, so a policy can carry on instead of looking.
+        shift_pixels: Training images are moved by up to this many pixels. More than one contradicts the proprioception,
+            and small targets are then found less precisely.
         brightness: Largest value added to all pixels of a training image, which lie in [0, 1]; 0 turns it off.
         contrast: Largest relative change of contrast; 0 turns it off.
         color: Largest relative change of one colour channel; 0 turns it off.
@@ -71,7 +73,8 @@ class NanoVLAConfig(PreTrainedConfig):  # type: ignore[misc]
     condition_size: int = 64
     hidden_size: int = 512
 
-    shift_pixels: int = 0
+    state_noise: float = 0.3
+    shift_pixels: int = 1
     brightness: float = 0.1
     contrast: float = 0.1
     color: float = 0.05

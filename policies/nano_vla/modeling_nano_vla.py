@@ -123,7 +123,10 @@ class NanoVLAPolicy(PreTrainedPolicy):  # type: ignore[misc]
             parts += [self.vision_encoder(self._image(batch, camera), condition) for camera in self.cameras]
         if self.state_encoder is not None:
             # The logarithm tames values far outside of what the statistics have seen, as another task's may be.
-            parts.append(self.state_encoder(torch.asinh(batch[OBS_STATE])))
+            state = torch.asinh(batch[OBS_STATE])
+            if self.training and self.config.state_noise > 0:
+                state = state + self.config.state_noise * torch.randn_like(state)
+            parts.append(self.state_encoder(state))
         features: Tensor = self.trunk(torch.cat(parts, dim=1))
         return features
 

@@ -1,11 +1,13 @@
 """The parts of NanoVLA.
 
-Group and layer normalisation only, so that the samples of a batch never influence each other.
+Group and layer normalisation only, so that the samples of a batch never influence each other. Shapes in signatures are
+checked when the tests run (pytest's ``--jaxtyping-packages``) and cost nothing otherwise.
 """
 
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -27,7 +29,7 @@ class InstructionEncoder(nn.Module):
             nn.LayerNorm(size), nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size), nn.LayerNorm(size)
         )
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Int[Tensor, "count bytes"]) -> Float[Tensor, "count size"]:
         """Embed instructions.
 
         Args:
@@ -55,7 +57,9 @@ class ModulatedConvolution(nn.Module):
         nn.init.normal_(self.modulation.weight, std=0.05)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, image: Tensor, condition: Tensor) -> Tensor:
+    def forward(
+        self, image: Float[Tensor, "batch inputs height width"], condition: Float[Tensor, "batch size"]
+    ) -> Float[Tensor, "batch outputs new_height new_width"]:
         """(B, inputs, H, W) and (B, condition_size) to (B, outputs, H / stride, W / stride)."""
         features = self.norm(self.convolution(image))
         gain, offset = self.modulation(condition).to(features.dtype)[:, :, None, None].chunk(2, dim=1)
@@ -91,7 +95,9 @@ class VisionEncoder(nn.Module):
         self.grid: Tensor
         self.output_size = (2 + APPEARANCE_SIZE) * num_keypoints + high + squeezed * coarse_size**2
 
-    def forward(self, image: Tensor, condition: Tensor) -> Tensor:
+    def forward(
+        self, image: Float[Tensor, "batch 3 side side"], condition: Float[Tensor, "batch size"]
+    ) -> Float[Tensor, "batch features"]:
         """Encode.
 
         Args:
@@ -111,13 +117,17 @@ class VisionEncoder(nn.Module):
             keypoints = self.keypoints(scores.float(), fine.flatten(2).float())
         return torch.cat([keypoints, summary.float(), layout.float()], dim=1)
 
-    def scores(self, fine: Tensor, coarse: Tensor) -> Tensor:
+    def scores(
+        self, fine: Float[Tensor, "batch middle fine fine"], coarse: Float[Tensor, "batch high coarse coarse"]
+    ) -> Float[Tensor, "batch keypoints places"]:
         """How well each place of the fine map fits each keypoint, (B, num_keypoints, places)."""
         context = functional.interpolate(self.coarse_scores(coarse), fine.shape[-2:], mode="nearest")
         scores: Tensor = (self.fine_scores(fine) + context).flatten(2)
         return scores
 
-    def keypoints(self, scores: Tensor, features: Tensor) -> Tensor:
+    def keypoints(
+        self, scores: Float[Tensor, "batch keypoints places"], features: Float[Tensor, "batch channels places"]
+    ) -> Float[Tensor, "batch features"]:
         """Where each keypoint is and what is seen there.
 
         Args:
@@ -151,7 +161,12 @@ class VelocityHead(nn.Module):
             nn.Linear(context_size, flat),
         )
 
-    def forward(self, context: Tensor, actions: Tensor, time: Tensor) -> Tensor:
+    def forward(
+        self,
+        context: Float[Tensor, "batch context"],
+        actions: Float[Tensor, "batch chunk action"],
+        time: Float[Tensor, " batch"],
+    ) -> Float[Tensor, "batch chunk action"]:
         """(B, context_size), (B, chunk_size, A) and (B,) in [0, 1] to (B, chunk_size, A)."""
         angles = time[:, None] * self.frequencies
         inputs = torch.cat([context, actions.flatten(1), angles.sin(), angles.cos()], dim=1)

@@ -180,3 +180,24 @@ def test_impossible_actions_are_errors(action):
     environment.reset(1000)
     with pytest.raises(ValueError, match="4 finite numbers"):
         environment.step(action)
+
+
+@pytest.mark.parametrize("name", ["reach", "push", "drawer-open", "door-open"])
+def test_the_correct_first_picture_shows_the_mark_in_place_and_changes_nothing_else(name):
+    environments = []
+    for correct in (False, True):
+        suite = MetaWorld(correct_first_picture=correct)
+        environment = suite.make_environment(suite.task(name))
+        environment.reset(1001)
+        environments.append(environment)
+    stale, correct = environments
+    if name in ("reach", "push"):
+        mark = correct._simulation.data.site("goal").xpos
+        assert np.allclose(mark, correct._simulation._target_pos)
+        assert not np.allclose(stale._simulation.data.site("goal").xpos, mark)
+    actions = np.random.default_rng(0).uniform(-1, 1, (30, 4)).astype(np.float32)
+    for action in actions:
+        assert stale.step(action) == correct.step(action)
+        assert np.array_equal(stale.raw_observation, correct.raw_observation)
+    for environment in environments:
+        environment.close()

@@ -12,7 +12,7 @@ import pytest
 from toy_suite import ToyPolicy, ToySuite, comparable, requests
 
 from vla_cl.rollout.engine import Engine
-from vla_cl.types import ConfigurationError, InterfaceSpec, Outcome
+from vla_cl.types import ConfigurationError, EpisodeRequest, InterfaceSpec, Outcome
 
 HERE = Path(__file__).parent
 
@@ -233,3 +233,14 @@ def test_the_bar_shows_success(capsys):
         episodes = engine.run(ToyPolicy(), requests(), progress=True)
     successes = sum(episode.outcome is Outcome.SUCCESS for episode in episodes)
     assert f"success {successes}/18" in capsys.readouterr().err
+
+
+class RefusingSuite(ToySuite):
+    def make_environment(self, task):
+        raise ConfigurationError("off-screen rendering cannot start; apt-get install -y libegl1")
+
+
+def test_what_the_machine_cannot_do_stops_the_evaluation_in_one_sentence():
+    suite = RefusingSuite()
+    with Engine(suite, workers=1) as engine, pytest.raises(ConfigurationError, match="install -y libegl1"):
+        engine.run(ToyPolicy(), [EpisodeRequest(suite.tasks()[0], "report", 0)], progress=False)

@@ -26,7 +26,7 @@ from vla_cl.rollout.compatibility import check_interface
 from vla_cl.rollout.progress import ProgressBar
 from vla_cl.rollout.schedule import PendingEpisodes
 from vla_cl.rollout.supervision import WorkerHandle, WorkerProcesses
-from vla_cl.rollout.worker import Begin, DecisionDue, Execute, Finished
+from vla_cl.rollout.worker import Begin, DecisionDue, Execute, Finished, Refused
 from vla_cl.types import ConfigurationError, Episode, EpisodeRequest, Observation, Outcome
 
 Progress = bool | Callable[[Episode], None]
@@ -114,6 +114,7 @@ class Engine:
 
         Raises:
             ConfigurationError: The policy does not fit the suite (see `check_interface`); nothing has started then.
+                Or a world cannot be built with these settings on this machine.
             RuntimeError: Workers cannot start.
         """
         check_interface(
@@ -248,8 +249,10 @@ class _Run:
             return f"the worker process gave no sign of life for {self._engine.deadline:g} s"
         return None
 
-    def _take(self, lane: _Lane, message: DecisionDue | Finished) -> None:
+    def _take(self, lane: _Lane, message: DecisionDue | Finished | Refused) -> None:
         self._failed_starts = 0
+        if isinstance(message, Refused):
+            raise ConfigurationError(message.message)
         if isinstance(message, DecisionDue):
             self._waiting.append((lane, message.slot, message.observation))
             return

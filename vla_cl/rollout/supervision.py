@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vla_cl.interfaces import Suite
-from vla_cl.rollout.worker import Begin, DecisionDue, Execute, Finished, Ready, Stop, worker_main
+from vla_cl.rollout.worker import Begin, DecisionDue, Execute, Finished, Ready, Refused, Stop, worker_main
 
 # One thread each: parallelism comes from the workers. llvmpipe (Mesa's software renderer) has its own variable.
 _WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}
@@ -61,7 +61,7 @@ class WorkerHandle:
         except (BrokenPipeError, ConnectionResetError):
             return
 
-    def messages(self) -> Iterator[DecisionDue | Finished]:
+    def messages(self) -> Iterator[DecisionDue | Finished | Refused]:
         """The answers that have come, without waiting.
 
         Raises:
@@ -112,9 +112,9 @@ class WorkerHandle:
         except (BrokenPipeError, ConnectionResetError) as error:
             raise EOFError("the worker is dead") from error
 
-    def _receive(self) -> Ready | DecisionDue | Finished:
+    def _receive(self) -> Ready | DecisionDue | Finished | Refused:
         try:
-            message: Ready | DecisionDue | Finished = self.connection.recv()
+            message: Ready | DecisionDue | Finished | Refused = self.connection.recv()
         except OSError as error:  # it died in the middle of a message
             raise EOFError("the worker died while it spoke") from error
         return message

@@ -1,7 +1,7 @@
 """What runs inside a worker process: environments, stepped on command. Knows no policy and imports no torch.
 
-The conversation over the pipe: each `Begin` and each `Execute` is answered by exactly one `DecisionDue` or `Finished`,
-in the order they were sent. So the parent always knows which command a silent worker is busy with.
+The conversation over the pipe: each `Begin` and each `Execute` is answered by exactly one `DecisionDue`, `Finished` or
+`Refused`, in the order they were sent. So the parent always knows which command a silent worker is busy with.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.interfaces import Environment, Suite
-from vla_cl.types import EpisodeRequest, Observation, Outcome, Task
+from vla_cl.types import ConfigurationError, EpisodeRequest, Observation, Outcome, Task
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,14 @@ class DecisionDue:
 
     slot: int
     observation: Observation
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Answer: this machine or these settings cannot do it (no renderer, say); the message is for the user."""
+
+    slot: int
+    message: str
 
 
 @dataclass(frozen=True)
@@ -174,10 +182,12 @@ class Worker:
             episode.environment.close()
         self._pool.close()
 
-    def _answer(self, command: Begin | Execute) -> DecisionDue | Finished:
+    def _answer(self, command: Begin | Execute) -> DecisionDue | Finished | Refused:
         try:
             observation = self._begin(command) if isinstance(command, Begin) else self._execute(command)
             return DecisionDue(command.slot, observation) if observation is not None else self._finish(command.slot)
+        except ConfigurationError as error:  # no other episode would fare better: the evaluation cannot be done
+            return Refused(command.slot, str(error))
         except Exception:  # noqa: BLE001 - whatever a simulator raises becomes a row of the table, with its traceback
             return self._give_up(command.slot, traceback.format_exc())
 
