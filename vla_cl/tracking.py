@@ -36,8 +36,8 @@ class Tracker:
     ) -> None:
         check_trackers(trackers)
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / "metrics.jsonl").open("a", buffering=1)  # a line is on its way as soon as it is written
         self._others = _start(folder, trackers, project, settings or {})
+        self._file = (folder / "metrics.jsonl").open("a", buffering=1)  # a line is on its way as soon as it is written
 
     def __enter__(self) -> Self:
         """The tracker itself."""

@@ -25,7 +25,14 @@ from vla_cl.policies.nano_vla.tokenizer import PAD, distinct, tokenize  # noqa: 
 
 CHUNK, ACTION, STATE = 4, 2, 3
 SMALL = {"image_size": 32, "vision_channels": [8, 8, 16], "num_keypoints": 4, "hidden_size": 32, "chunk_size": CHUNK}
-UNCHANGED = {"shift_pixels": 0, "brightness": 0.0, "contrast": 0.0, "color": 0.0, "mixed_precision": False}
+UNCHANGED = {
+    "shift_pixels": 0,
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "color": 0.0,
+    "state_noise": 0.0,
+    "mixed_precision": False,
+}
 
 
 def config(cameras=("observation.image",), state=STATE, **settings):
