@@ -51,7 +51,7 @@ class ToyEnvironment(Environment):
 
     def close(self):
         if self.suite.folder is not None:
-            (self.suite.folder / f"closed-{os.getpid()}-{id(self)}").touch()
+            (self.suite.folder / f"closed-{os.getpid()}-{time.monotonic_ns()}").touch()
 
 
 class ToySuite(Suite):
