@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from vla_cl.files import write_json
 from vla_cl.types import ConfigurationError
 
 FloatArray = NDArray[np.float64]
@@ -185,17 +185,7 @@ class SuccessMatrix:
 
     def write(self, path: Path | str) -> None:
         """Write ``matrix.json`` atomically: a reader, or a crash, sees the old file or the new one, never a part."""
-        path = Path(path)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with draft.open("w", encoding="utf-8") as file:
-                json.dump(self.to_json(), file, indent=1, allow_nan=False)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        write_json(Path(path), self.to_json())
 
 
 def load_matrix(path: Path | str) -> SuccessMatrix:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from vla_cl import __version__
+from vla_cl.files import write_text
 from vla_cl.metrics import Estimate, SuccessMatrix, compute_all
 from vla_cl.report import compare, tables
 from vla_cl.report.headline import headline, run_text
@@ -139,19 +139,7 @@ def _target(runs: Sequence[Path], output: Path | None) -> Path:
 def _write_atomically(target: Path, text: str) -> None:
     """Write beside the target, then rename, so that no reader ever sees half a page."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=target.parent, prefix=".report-", delete=False
-        ) as file:
-            try:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-                Path(file.name).chmod(0o644)  # temporary files are private; a report is for others
-                Path(file.name).replace(target)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        write_text(target, text)
     except OSError as error:
         raise ConfigurationError(
             f"cannot write the report to {target} ({error.strerror or error}); give another place as output"
