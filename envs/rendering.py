@@ -11,6 +11,7 @@ import difflib
 import os
 import sys
 import weakref
+from collections.abc import Collection
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,14 @@ class OffscreenRenderer:
     A context belongs to the process and thread that made it.
     """
 
-    def __init__(self, model: mujoco.MjModel, profile: str, height: int, width: int) -> None:
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        profile: str,
+        height: int,
+        width: int,
+        hidden_geom_groups: Collection[int] = (),
+    ) -> None:
         """Make the context.
 
         Args:
@@ -92,6 +100,7 @@ class OffscreenRenderer:
             profile: One of `RENDER_PROFILES`.
             height: Height of the largest picture, in pixels.
             width: Width of the largest picture, in pixels.
+            hidden_geom_groups: Groups of geoms that are not shown; robosuite puts collision shapes into group 0.
 
         Raises:
             ConfigurationError: This machine cannot render.
@@ -113,6 +122,8 @@ class OffscreenRenderer:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene = mujoco.MjvScene(model, 1000)
         self._options = mujoco.MjvOption()
+        for group in hidden_geom_groups:
+            self._options.geomgroup[group] = 0
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
 

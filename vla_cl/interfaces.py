@@ -42,6 +42,19 @@ class Environment(ABC):
     def step(self, action: NDArray[np.float32]) -> Transition:
         """Execute one action, shape (A,), without rendering."""
 
+    def execute(self, actions: NDArray[np.float32]) -> Sequence[Transition]:
+        """Execute actions, shape (K, A), until they are used up or the episode has ended; one transition each.
+
+        A simulator that is faster when it is given many actions at once overrides this; the results are those of
+        `step`, one after another. After the episode's end the world may stand where the rest of the actions led.
+        """
+        transitions = []
+        for action in actions:
+            transitions.append(self.step(action))
+            if transitions[-1].ended:
+                break
+        return transitions
+
     @abstractmethod
     def observe(self) -> Observation:
         """Render every camera and read the state."""

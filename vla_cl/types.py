@@ -94,12 +94,17 @@ class InterfaceSpec:
         state_size: Length of ``observation.state``; 0 if there is none.
         action_size: Length of one action.
         render_profile: Look of the pictures (``reference``, ``fast``); None where it does not apply or is unknown.
+        control_mode: What an action means, for example ``relative`` or ``absolute`` poses; None if unknown.
+        image_orientation: ``upright`` or ``upright_mirrored`` (left and right swapped, LIBERO's convention in
+            LeRobot); None if unknown.
     """
 
     cameras: Mapping[str, tuple[int, int]]
     state_size: int
     action_size: int
     render_profile: str | None = None
+    control_mode: str | None = None
+    image_orientation: str | None = None
 
 
 @dataclass(frozen=True)
