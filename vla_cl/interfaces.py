@@ -6,7 +6,7 @@ Only typing needs torch here: simulator workers import this module and must star
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,18 +42,17 @@ class Environment(ABC):
     def step(self, action: NDArray[np.float32]) -> Transition:
         """Execute one action, shape (A,), without rendering."""
 
-    def execute(self, actions: NDArray[np.float32]) -> Sequence[Transition]:
-        """Execute actions, shape (K, A), until they are used up or the episode has ended; one transition each.
+    def execute(self, actions: NDArray[np.float32]) -> Iterable[Transition]:
+        """Execute actions, shape (K, A), one transition each, until they are used up or the episode has ended.
 
-        A simulator that is faster when it is given many actions at once overrides this; the results are those of
+        A simulator that is faster when it is given many actions at once overrides this; the transitions are those of
         `step`, one after another. After the episode's end the world may stand where the rest of the actions led.
         """
-        transitions = []
         for action in actions:
-            transitions.append(self.step(action))
-            if transitions[-1].ended:
-                break
-        return transitions
+            transition = self.step(action)
+            yield transition
+            if transition.ended or transition.success:
+                return
 
     @abstractmethod
     def observe(self) -> Observation:

@@ -4,12 +4,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_suite import ToyPolicy, ToySuite, comparable, requests
+from toy_suite import CAMERA, ToyPolicy, ToySuite, comparable, requests
 
 from vla_cl.rollout.engine import Engine
 from vla_cl.types import ConfigurationError, EpisodeRequest, InterfaceSpec, Outcome
@@ -44,7 +45,7 @@ def test_results_do_not_depend_on_the_layout_or_the_order(expected, workers, slo
     policy = ToyPolicy()
     with Engine(ToySuite(), workers, slots, replan_every=3, batch_size=batch) as engine:
         episodes = engine.run(policy, shuffled, progress=False)
-        assert policy.sizes == {engine.batch_size}
+        assert policy.sizes == {engine.call_size}
     assert comparable(episodes) == [expected[index] for index in order]
 
 
@@ -109,9 +110,30 @@ def test_an_episode_that_always_kills_its_worker_is_an_error_and_alone(tmp_path,
     assert comparable(episodes)[1:] == expected[1:]
 
 
-def test_hanging_worker_is_replaced(tmp_path, expected):
-    assert comparable(run(ToySuite(tmp_path, {("blue", 1): ("hang", 1)}), deadline=5.0)) == expected
+@pytest.mark.parametrize("kind", ["hang", "stop"])
+def test_hanging_worker_is_replaced(tmp_path, expected, kind):
+    assert comparable(run(ToySuite(tmp_path, {("blue", 1): (kind, 1)}), deadline=5.0)) == expected
     assert len(list(tmp_path.glob("fault-*"))) == 1
+
+
+@pytest.mark.parametrize("kind", ["segv", "memory"])
+def test_crashing_worker_is_replaced(tmp_path, expected, kind):
+    assert comparable(run(ToySuite(tmp_path, {("red", 1): (kind, 2), ("blue", 1): (kind, 1)}))) == expected
+    assert len(list(tmp_path.glob("fault-*"))) == 3
+
+
+class Contradictory(ToySuite):
+    @property
+    def spec(self):
+        return replace(super().spec, cameras={CAMERA: (9, 8)})
+
+
+def test_pictures_that_contradict_the_spec_are_an_error():
+    policy = ToyPolicy(spec=InterfaceSpec({CAMERA: (9, 8)}, 2, 2, "fast"))
+    with Engine(Contradictory(), workers=1, slots_per_worker=1, replan_every=3) as engine:
+        (episode,) = engine.run(policy, requests()[:1], progress=False)
+    assert episode.outcome is Outcome.ERROR
+    assert "the suite's spec promises pictures {'observation.image': (9, 8, 3)}" in (episode.error or "")
 
 
 def test_worker_killed_from_outside(expected):
@@ -223,7 +245,7 @@ def test_chunks_of_another_shape_are_refused():
 
     with (
         Engine(ToySuite(), 1, 2, 3) as engine,
-        pytest.raises(ValueError, match=r"Short.act returned the shape \(1, 4, 2\)"),
+        pytest.raises(ValueError, match=r"Short.act returned the shape \(4, 4, 2\)"),
     ):
         engine.run(Short(), requests(), progress=False)
 

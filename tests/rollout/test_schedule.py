@@ -1,8 +1,8 @@
 import pytest
 from toy_suite import ToySuite, requests
 
+from vla_cl.rollout.pool import EnvironmentPool
 from vla_cl.rollout.schedule import PendingEpisodes
-from vla_cl.rollout.worker import EnvironmentPool
 
 
 def test_a_slot_prefers_the_environment_at_hand_then_a_new_task_then_the_longest():
@@ -23,7 +23,7 @@ def test_a_slot_prefers_the_environment_at_hand_then_a_new_task_then_the_longest
 
 def test_the_pool_closes_what_was_unused_for_longest(tmp_path):
     red, green, blue = ToySuite().tasks()
-    pool = EnvironmentPool(ToySuite(tmp_path), capacity=2)
+    pool = EnvironmentPool(ToySuite(tmp_path), capacity=2, memory=2**40)
     environments = {task: pool.take(task) for task in (red, green, blue)}
     for task in (red, green, blue):
         pool.give_back(task, environments[task])
@@ -32,4 +32,15 @@ def test_the_pool_closes_what_was_unused_for_longest(tmp_path):
     assert pool.take(green) is environments[green]
     pool.close()
     assert pool.idle_tasks == ()
+    assert len(list(tmp_path.glob("closed-*"))) == 2
+
+
+def test_the_pool_keeps_within_its_memory(tmp_path):
+    red, green, blue = ToySuite().tasks()
+    occupied = iter([0, 0, 11, 11, 9])  # asked after something was given back, and again after something was closed
+    pool = EnvironmentPool(ToySuite(tmp_path), capacity=None, memory=10, resident=lambda: next(occupied))
+    environments = [pool.take(task) for task in (red, green, blue)]
+    for task, environment in zip((red, green, blue), environments, strict=True):
+        pool.give_back(task, environment)
+    assert pool.idle_tasks == ("toy/blue",)
     assert len(list(tmp_path.glob("closed-*"))) == 2

@@ -4,6 +4,7 @@ Faults can be asked for. In a module of its own, because worker processes import
 """
 
 import os
+import resource
 import signal
 import time
 import zlib
@@ -88,8 +89,15 @@ class ToySuite(Suite):
                 raise ArithmeticError("the toy simulator is unstable")
             if kind == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if kind == "segv":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            if kind == "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
             if kind == "hang":
                 time.sleep(1000)
+            if kind == "memory":
+                resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+                np.ones(2**30)
 
 
 class ToyPolicy(Policy):

@@ -1,17 +1,15 @@
 """Evaluation by rollouts: worker processes step simulators while one policy in this process decides for all of them.
 
-A worker runs several slots, each with one episode. A slot that needs a chunk of actions sends an observation and waits;
-the engine collects those who wait into a batch of fixed size, calls the policy once, and sends every slot the first
-``replan_every`` actions of its chunk. With more slots than the batch holds, workers step some while the policy decides
-for others.
+A worker runs several slots, each with one episode. A slot that needs a chunk of actions shows an observation and
+waits; the engine collects those who wait into a batch, asks the policy, and sends every slot the first ``replan_every``
+actions of its chunk. With more slots than the batch holds, workers step some while the policy decides for others.
 
-No result depends on the layout: an episode starts from its own numbered initial state, the batch is padded to a fixed
-size, and an episode whose worker died is rolled out again from its start.
+No result depends on the layout: an episode starts from its own numbered initial state, the policy is always called with
+the same number of observations, and an episode whose worker died is rolled out again from its start.
 """
 
 from __future__ import annotations
 
-import multiprocessing.connection
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -23,16 +21,22 @@ import numpy as np
 
 from vla_cl.interfaces import Policy, Suite
 from vla_cl.rollout.compatibility import check_interface
+from vla_cl.rollout.pool import available_memory
 from vla_cl.rollout.progress import ProgressBar
 from vla_cl.rollout.schedule import PendingEpisodes
-from vla_cl.rollout.supervision import WorkerHandle, WorkerProcesses
-from vla_cl.rollout.worker import Begin, DecisionDue, Execute, Finished, Refused
+from vla_cl.rollout.supervision import Answer, WorkerHandle, WorkerProcesses
+from vla_cl.rollout.worker import Begin, DecisionDue, Execute, Finished, Refused, WorkerSettings
 from vla_cl.types import ConfigurationError, Episode, EpisodeRequest, Observation, Outcome
 
 Progress = bool | Callable[[Episode], None]
 """True shows a bar; a function is called with every episode that ends."""
 
+CALL_SIZE = 4
+"""Observations in one call of the policy, always: matrix products of another size may differ in their last bits, and
+one bit can decide an episode. The place of an observation in the call makes no difference."""
+
 _FILM_FPS = 15  # enough for people, and a third to a fifth of what most simulators step
+_SHARE_OF_MEMORY = 0.25  # of what is available, for environments that wait for their next episode
 
 
 class Engine:
@@ -43,13 +47,17 @@ class Engine:
         workers: Number of processes.
         slots_per_worker: Episodes that a worker runs at the same time.
         replan_every: Actions executed of every chunk.
-        batch_size: Observations in one call of the policy, always exactly this many; by default half of the slots, so
-            that the other half is stepped meanwhile.
+        batch_size: Observations to collect before the policy is asked; by default half of the slots, so that the other
+            half is stepped meanwhile. Speed only: no result depends on it.
+        call_size: Observations in one call of the policy, always exactly this many: a batch is cut and padded to it.
+            Results may depend on it in their last bits, so compare only evaluations of the same.
         max_attempts: How often an episode is tried before its outcome is an error.
         deadline: Seconds after which a worker that answers nothing is killed and replaced. Building an environment,
             or a whole chunk of env steps, must fit in.
         film_every: A filmed episode is filmed every so many env steps; by default about 15 times a second.
-        idle_environments: How many environments not in use a worker keeps; by default as many as it has slots.
+        idle_environments: How many environments not in use a worker keeps; by default as many as memory allows.
+        memory: Bytes that all workers together may occupy while they keep environments that nobody uses; by default a
+            quarter of what is available.
         check_render_profile: Refuse a policy that learnt from pictures of another look.
 
     Raises:
@@ -64,10 +72,12 @@ class Engine:
         replan_every: int = 4,
         *,
         batch_size: int | None = None,
+        call_size: int = CALL_SIZE,
         max_attempts: int = 3,
         deadline: float = 300.0,
         film_every: int | None = None,
         idle_environments: int | None = None,
+        memory: int | None = None,
         check_render_profile: bool = True,
     ) -> None:
         self.suite = suite
@@ -75,16 +85,20 @@ class Engine:
         self.slots_per_worker = slots_per_worker
         self.replan_every = replan_every
         self.batch_size = batch_size if batch_size is not None else max(1, workers * slots_per_worker // 2)
+        self.call_size = call_size
         self.max_attempts = max_attempts
         self.deadline = deadline
         self.film_every = film_every if film_every is not None else max(1, round(suite.spec.fps / _FILM_FPS))
-        self.idle_environments = idle_environments if idle_environments is not None else slots_per_worker
+        self.memory = memory if memory is not None else int(available_memory() * _SHARE_OF_MEMORY)
         self.check_render_profile = check_render_profile
-        numbers = "workers slots_per_worker replan_every batch_size max_attempts deadline film_every"
+        numbers = "workers slots_per_worker replan_every batch_size call_size max_attempts deadline film_every"
         for name in numbers.split():
             if getattr(self, name) <= 0:
                 raise ConfigurationError(f"{name}={getattr(self, name)} is not possible: give a number above 0")
-        self._processes = WorkerProcesses(suite, self.idle_environments, self.film_every)
+        share = self.memory // workers
+        self._processes = WorkerProcesses(
+            WorkerSettings(suite, slots_per_worker, self.film_every, idle_environments, share)
+        )
 
     def __enter__(self) -> Self:
         """Nothing is started yet."""
@@ -174,7 +188,7 @@ class _Run:
         self._requests = requests
         self._report = report
         self._pending = PendingEpisodes(requests)
-        self._waiting: deque[tuple[_Lane, int, Observation]] = deque()
+        self._waiting: deque[tuple[_Lane, DecisionDue]] = deque()
         self._failed_attempts = [0] * len(requests)
         self._failed_starts = 0
         self._results: dict[int, Episode] = {}
@@ -189,9 +203,9 @@ class _Run:
             running = sum(len(lane.attempts) for lane in self._lanes)
             if len(self._waiting) >= min(self._engine.batch_size, running):
                 self._decide()
+                self._listen(patience=0.0)
             else:
-                self._wait()
-            self._listen()
+                self._listen(patience=min(0.5, self._engine.deadline / 4))
         return [self._results[index] for index in range(len(self._requests))]
 
     def _hand_out(self) -> None:
@@ -213,55 +227,51 @@ class _Run:
         lane.handle.send(Begin(slot, request))
 
     def _decide(self) -> None:
-        """One call of the policy for those who have waited longest."""
-        size = self._engine.batch_size
-        batch = [self._waiting.popleft() for _ in range(min(size, len(self._waiting)))]
-        observations = [observation for _, _, observation in batch]
+        """Ask the policy for those who have waited longest."""
+        batch = [self._waiting.popleft() for _ in range(min(self._engine.batch_size, len(self._waiting)))]
+        for start in range(0, len(batch), self._engine.call_size):
+            self._call(batch[start : start + self._engine.call_size])
+
+    def _call(self, batch: Sequence[tuple[_Lane, DecisionDue]]) -> None:
+        """One call of the policy, padded with copies of the first observation."""
+        size = self._engine.call_size
+        observations = [
+            Observation(lane.handle.pictures.read(due.slot), due.state, due.instruction) for lane, due in batch
+        ]
         observations += observations[:1] * (size - len(batch))
         chunks = np.asarray(self._policy.act(observations), dtype=np.float32)
         expected = (size, self._policy.chunk_size, self._policy.spec.action_size)
         if chunks.shape != expected:
             raise ValueError(f"{type(self._policy).__name__}.act returned the shape {chunks.shape}, not {expected}")
-        for (lane, slot, _), chunk in zip(batch, chunks, strict=False):  # what is left over answers the padding
-            lane.attempts[slot].decisions += 1
-            lane.handle.send(Execute(slot, chunk[: self._engine.replan_every]))
+        for (lane, due), chunk in zip(batch, chunks, strict=False):  # what is left over answers the padding
+            lane.attempts[due.slot].decisions += 1
+            lane.handle.send(Execute(due.slot, chunk[: self._engine.replan_every]))
 
-    def _wait(self) -> None:
-        """Until a worker speaks or dies, or it is time to look for one that hangs."""
-        handles = [lane.handle for lane in self._lanes]
-        signs = [handle.connection for handle in handles] + [handle.process.sentinel for handle in handles]
-        multiprocessing.connection.wait(signs, timeout=min(1.0, self._engine.deadline / 4))
-
-    def _listen(self) -> None:
+    def _listen(self, patience: float) -> None:
+        """Take what workers have said, and replace those that died or hang."""
+        for handle, answer in self._processes.answers(patience):
+            lane = next(lane for lane in self._lanes if lane.handle is handle)
+            if answer is None:
+                self._replace(lane, f"the worker process died, exit code {handle.exit_code()}")
+            else:
+                self._take(lane, answer)
         for lane in list(self._lanes):
-            reason = self._hear(lane)
-            if reason is not None:
-                self._replace(lane, reason)
+            if lane.handle.overdue(self._engine.deadline):
+                self._replace(lane, f"the worker process gave no sign of life for {self._engine.deadline:g} s")
 
-    def _hear(self, lane: _Lane) -> str | None:
-        """Take what a worker has said; why it has to be replaced, if so."""
-        try:
-            for message in lane.handle.messages():
-                self._take(lane, message)
-        except EOFError:
-            return f"the worker process died, exit code {lane.handle.exit_code()}"
-        if lane.handle.overdue(self._engine.deadline):
-            return f"the worker process gave no sign of life for {self._engine.deadline:g} s"
-        return None
-
-    def _take(self, lane: _Lane, message: DecisionDue | Finished | Refused) -> None:
+    def _take(self, lane: _Lane, answer: Answer) -> None:
         self._failed_starts = 0
-        if isinstance(message, Refused):
-            raise ConfigurationError(message.message)
-        if isinstance(message, DecisionDue):
-            self._waiting.append((lane, message.slot, message.observation))
+        if isinstance(answer, Refused):
+            raise ConfigurationError(answer.message)
+        if isinstance(answer, DecisionDue):
+            self._waiting.append((lane, answer))
             return
-        attempt = lane.attempts.pop(message.slot)
-        lane.free.append(message.slot)
-        if message.error is not None:
-            self._fail(attempt, message.error, message)
+        attempt = lane.attempts.pop(answer.slot)
+        lane.free.append(answer.slot)
+        if answer.error is not None:
+            self._fail(attempt, answer.error, answer)
         else:
-            self._record(attempt, message)
+            self._record(attempt, answer)
 
     def _replace(self, lane: _Lane, reason: str) -> None:
         """Start another worker in place of a dead or hanging one; its episodes begin anew.

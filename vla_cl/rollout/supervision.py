@@ -4,39 +4,55 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vla_cl.interfaces import Suite
-from vla_cl.rollout.worker import Begin, DecisionDue, Execute, Finished, Ready, Refused, Stop, worker_main
+from vla_cl.rollout.shared_pictures import SharedPictures
+from vla_cl.rollout.worker import (
+    Begin,
+    DecisionDue,
+    Execute,
+    Finished,
+    Ready,
+    Refused,
+    Stop,
+    WorkerSettings,
+    worker_main,
+)
 
 # One thread each: parallelism comes from the workers. llvmpipe (Mesa's software renderer) has its own variable.
 _WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}
 _SECONDS_TO_STOP = 5.0
 
+Answer = DecisionDue | Finished | Refused
+Inbox = queue.SimpleQueue[tuple["WorkerHandle", Answer | None]]
+"""What workers say, in the order of its arrival; None is a worker's end."""
+
 
 class WorkerHandle:
     """A worker process and what the parent knows of it.
 
+    A thread of the parent listens to each worker, so that one that is stopped in the middle of a message blocks nobody.
+
     Attributes:
-        process: The process; its ``pid`` and ``sentinel`` are of use.
-        connection: The parent's end of the pipe.
+        process: The process.
+        pictures: What its environments last drew.
         ready: The worker has started and has the suite.
         outstanding: Slots of the commands that are not answered yet, oldest first: the worker is busy with the first.
         idle_tasks: Task ids of the environments that the worker holds unused.
     """
 
-    def __init__(self, suite: Suite, idle_environments: int, film_every: int) -> None:
+    def __init__(self, settings: WorkerSettings, inbox: Inbox) -> None:
         context = multiprocessing.get_context("spawn")
-        self.connection, child_end = context.Pipe()
+        self._connection, child_end = context.Pipe()
+        self.pictures = SharedPictures(settings.suite.spec, settings.slots)
         self.process = context.Process(
-            target=worker_main,
-            args=(suite, child_end, idle_environments, film_every),
-            name="rollout-worker",
-            daemon=True,
+            target=worker_main, args=(settings, self.pictures, child_end), name="rollout-worker", daemon=True
         )
         with _inherited_by_worker():
             self.process.start()
@@ -45,6 +61,9 @@ class WorkerHandle:
         self.outstanding: deque[int] = deque()
         self.idle_tasks: list[str] = []
         self._last_sign = time.monotonic()
+        self._inbox = inbox
+        self._listener = threading.Thread(target=self._listen, name="rollout-listener", daemon=True)
+        self._listener.start()
 
     @property
     def alive(self) -> bool:
@@ -52,34 +71,14 @@ class WorkerHandle:
         return self.process.is_alive()
 
     def send(self, command: Begin | Execute) -> None:
-        """Give a command. A worker that just died takes it silently: its end shows at the next `messages`."""
+        """Give a command. A worker that just died takes it silently: its end comes through the inbox."""
         if not self.outstanding:
             self._last_sign = time.monotonic()
         self.outstanding.append(command.slot)
         try:
-            self.connection.send(command)
+            self._connection.send(command)
         except (BrokenPipeError, ConnectionResetError):
             return
-
-    def messages(self) -> Iterator[DecisionDue | Finished | Refused]:
-        """The answers that have come, without waiting.
-
-        Raises:
-            EOFError: The worker is dead and everything it said before has been given.
-        """
-        alive = self.alive  # asked first: what it said before it died must not be lost
-        while self._poll():
-            message = self._receive()
-            self._last_sign = time.monotonic()
-            if isinstance(message, Ready):
-                self.ready = True
-                continue
-            self.outstanding.popleft()
-            if isinstance(message, Finished):
-                self.idle_tasks = list(message.idle_tasks)
-            yield message
-        if not alive:
-            raise EOFError("the worker is dead")
 
     def overdue(self, deadline: float) -> bool:
         """Whether a command, or the start, has been unanswered for ``deadline`` seconds."""
@@ -94,38 +93,43 @@ class WorkerHandle:
     def ask_to_stop(self) -> None:
         """Let the worker close its environments and end; `kill` afterwards, which frees the rest."""
         try:
-            self.connection.send(Stop())
+            self._connection.send(Stop())
         except (BrokenPipeError, ConnectionResetError):
             return
 
     def kill(self, patience: float = 0.0) -> None:
-        """End the process, at the latest after ``patience`` seconds, and free the pipe."""
+        """End the process, at the latest after ``patience`` seconds, and free pipe, thread and memory."""
         self.process.join(patience)
         self.process.kill()
         self.process.join()
+        self._listener.join()  # its pipe has ended
         self.process.close()
-        self.connection.close()
+        self._connection.close()
+        self.pictures.close()
 
-    def _poll(self) -> bool:
+    def _listen(self) -> None:
         try:
-            return self.connection.poll()
-        except (BrokenPipeError, ConnectionResetError) as error:
-            raise EOFError("the worker is dead") from error
-
-    def _receive(self) -> Ready | DecisionDue | Finished | Refused:
-        try:
-            message: Ready | DecisionDue | Finished | Refused = self.connection.recv()
-        except OSError as error:  # it died in the middle of a message
-            raise EOFError("the worker died while it spoke") from error
-        return message
+            while True:
+                message: Ready | Answer = self._connection.recv()
+                self._last_sign = time.monotonic()
+                if isinstance(message, Ready):
+                    self.ready = True
+                    continue
+                if isinstance(message, Finished):
+                    self.idle_tasks = list(message.idle_tasks)
+                self.outstanding.popleft()
+                self._inbox.put((self, message))
+        except (EOFError, OSError):  # it has ended, perhaps in the middle of a message
+            self._inbox.put((self, None))
 
 
 class WorkerProcesses:
-    """The workers of an engine."""
+    """The workers of an engine, and what they say."""
 
-    def __init__(self, suite: Suite, idle_environments: int, film_every: int) -> None:
-        self._arguments = (suite, idle_environments, film_every)
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
         self._handles: list[WorkerHandle] = []
+        self._inbox: Inbox = queue.SimpleQueue()
 
     @property
     def pids(self) -> list[int]:
@@ -139,6 +143,20 @@ class WorkerProcesses:
         while len(self._handles) < count:
             self._start()
         return list(self._handles)
+
+    def answers(self, patience: float) -> Iterator[tuple[WorkerHandle, Answer | None]]:
+        """All that has been said and not heard yet; waits at most ``patience`` seconds for the first.
+
+        None is a worker's end, after everything it said. What a worker said that is no longer one of these is dropped.
+        """
+        try:
+            entry = self._inbox.get(timeout=patience)
+            while True:
+                if entry[0] in self._handles:
+                    yield entry
+                entry = self._inbox.get_nowait()
+        except queue.Empty:
+            return
 
     def replace(self, handle: WorkerHandle) -> WorkerHandle:
         """End a worker now and start another."""
@@ -157,7 +175,7 @@ class WorkerProcesses:
             self._handles.pop().kill(patience)
 
     def _start(self) -> WorkerHandle:
-        handle = WorkerHandle(*self._arguments)
+        handle = WorkerHandle(self._settings, self._inbox)
         self._handles.append(handle)
         return handle
 

@@ -1,7 +1,8 @@
 """What runs inside a worker process: environments, stepped on command. Knows no policy and imports no torch.
 
 The conversation over the pipe: each `Begin` and each `Execute` is answered by exactly one `DecisionDue`, `Finished` or
-`Refused`, in the order they were sent. So the parent always knows which command a silent worker is busy with.
+`Refused`, in the order they were sent. So the parent always knows which command a silent worker is busy with. Pictures
+do not go through the pipe (see `vla_cl.rollout.shared_pictures`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import os
 import signal
 import threading
 import traceback
-from collections import deque
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -19,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.interfaces import Environment, Suite
-from vla_cl.types import ConfigurationError, EpisodeRequest, Observation, Outcome, Task
+from vla_cl.rollout.pool import EnvironmentPool
+from vla_cl.rollout.shared_pictures import SharedPictures
+from vla_cl.types import ConfigurationError, EpisodeRequest, Observation, Outcome, Transition
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,11 @@ class Ready:
 
 @dataclass(frozen=True)
 class DecisionDue:
-    """Answer: the slot waits for its next chunk."""
+    """Answer: the slot waits for its next chunk; its pictures lie in the shared memory."""
 
     slot: int
-    observation: Observation
+    state: NDArray[np.float32]
+    instruction: str
 
 
 @dataclass(frozen=True)
@@ -81,39 +84,6 @@ class Finished:
     error: str | None
     frames: NDArray[np.uint8] | None
     idle_tasks: tuple[str, ...]
-
-
-class EnvironmentPool:
-    """Environments that are not in use, kept for the next episode of their task: building one can take seconds."""
-
-    def __init__(self, suite: Suite, capacity: int) -> None:
-        self._suite = suite
-        self._capacity = capacity
-        self._idle: deque[tuple[str, Environment]] = deque()  # least recently used first
-
-    @property
-    def idle_tasks(self) -> tuple[str, ...]:
-        """The task id of each environment held."""
-        return tuple(task_id for task_id, _ in self._idle)
-
-    def take(self, task: Task) -> Environment:
-        """An environment of this task: one that is held, or a new one."""
-        for entry in self._idle:
-            if entry[0] == task.id:
-                self._idle.remove(entry)
-                return entry[1]
-        return self._suite.make_environment(task)
-
-    def give_back(self, task: Task, environment: Environment) -> None:
-        """Keep an environment; beyond the capacity the one unused for longest is closed."""
-        self._idle.append((task.id, environment))
-        while len(self._idle) > self._capacity:
-            self._idle.popleft()[1].close()
-
-    def close(self) -> None:
-        """Close every environment held."""
-        while self._idle:
-            self._idle.popleft()[1].close()
 
 
 class RunningEpisode:
@@ -145,19 +115,33 @@ class RunningEpisode:
         Raises:
             FloatingPointError: The policy gave an action that is not finite.
         """
-        for action in actions:
-            if not np.isfinite(action).all():
-                raise FloatingPointError(f"the policy gave the action {action.tolist()} at env step {self.env_steps}")
-            transition = self.environment.step(action)
-            self.env_steps += 1
-            self.total_reward += float(transition.reward)
-            self.success = transition.success
-            # The environment keeps the time limit; counting here as well means a faulty one cannot run for ever.
-            ended = transition.ended or transition.success or self.env_steps >= self.request.task.max_steps
+        # The environment keeps the time limit; cutting here as well means a faulty one cannot run for ever.
+        actions = actions[: self.request.task.max_steps - self.env_steps]
+        finite = np.isfinite(actions).all(axis=1)
+        usable = len(actions) if finite.all() else int(finite.argmin())
+        if self._run(actions[:usable]):
+            return None
+        if usable < len(actions):
+            raise FloatingPointError(
+                f"the policy gave the action {actions[usable].tolist()} at env step {self.env_steps}"
+            )
+        return self.environment.observe()
+
+    def _run(self, actions: NDArray[np.float32]) -> bool:
+        """Whether the episode ended; one action at a time if it is filmed."""
+        for part in actions[:, None] if self.request.film else (actions,):
+            ended = any(self._count(transition) for transition in self.environment.execute(part))
             self._film(last=ended)
             if ended:
-                return None
-        return self.environment.observe()
+                return True
+        return False
+
+    def _count(self, transition: Transition) -> bool:
+        """Add a transition to the episode; whether it has ended."""
+        self.env_steps += 1
+        self.total_reward += float(transition.reward)
+        self.success = transition.success
+        return transition.ended or transition.success or self.env_steps >= self.request.task.max_steps
 
     def _film(self, last: bool) -> None:
         if self.request.film and (last or self.env_steps % self._film_every == 0):
@@ -167,8 +151,11 @@ class RunningEpisode:
 class Worker:
     """Executes commands in the order in which they come."""
 
-    def __init__(self, suite: Suite, connection: Connection, idle_environments: int, film_every: int) -> None:
-        self._pool = EnvironmentPool(suite, idle_environments)
+    def __init__(
+        self, pool: EnvironmentPool, pictures: SharedPictures, connection: Connection, film_every: int
+    ) -> None:
+        self._pool = pool
+        self._pictures = pictures
         self._connection = connection
         self._film_every = film_every
         self._episodes: dict[int, RunningEpisode] = {}
@@ -185,7 +172,10 @@ class Worker:
     def _answer(self, command: Begin | Execute) -> DecisionDue | Finished | Refused:
         try:
             observation = self._begin(command) if isinstance(command, Begin) else self._execute(command)
-            return DecisionDue(command.slot, observation) if observation is not None else self._finish(command.slot)
+            if observation is None:
+                return self._finish(command.slot)
+            self._pictures.write(command.slot, observation.images)
+            return DecisionDue(command.slot, observation.state, observation.instruction)
         except ConfigurationError as error:  # no other episode would fare better: the evaluation cannot be done
             return Refused(command.slot, str(error))
         except Exception:  # noqa: BLE001 - whatever a simulator raises becomes a row of the table, with its traceback
@@ -221,14 +211,34 @@ class Worker:
         )
 
 
-def worker_main(suite: Suite, connection: Connection, idle_environments: int, film_every: int) -> None:
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a worker is given at its start.
+
+    Attributes:
+        suite: Builds environments.
+        slots: Episodes at the same time.
+        film_every: A filmed episode is filmed every so many env steps.
+        idle_environments: Unused environments kept at most; None for as many as the memory holds.
+        memory: Bytes the process may occupy while it keeps unused environments.
+    """
+
+    suite: Suite
+    slots: int
+    film_every: int
+    idle_environments: int | None
+    memory: int
+
+
+def worker_main(settings: WorkerSettings, pictures: SharedPictures, connection: Connection) -> None:
     """Entry point of a worker process."""
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C goes to the whole terminal; the parent ends its workers itself
     commands: SimpleQueue[Begin | Execute | Stop] = SimpleQueue()
     threading.Thread(target=_read_commands, args=(connection, commands), daemon=True).start()
-    Worker(suite, connection, idle_environments, film_every).serve(commands)
+    pool = EnvironmentPool(settings.suite, settings.idle_environments, settings.memory)
+    Worker(pool, pictures, connection, settings.film_every).serve(commands)
 
 
 def _read_commands(connection: Connection, commands: SimpleQueue[Begin | Execute | Stop]) -> None:
