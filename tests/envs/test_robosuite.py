@@ -1,0 +1,216 @@
+import numpy as np
+import pytest
+
+from vla_cl.envs.robosuite import CAMERAS, Robosuite, axis_times_angle, build_simulation, quiet, require_robosuite
+from vla_cl.envs.robosuite_core import RobosuiteCore, SamplingClock
+from vla_cl.envs.robosuite_tasks import TASKS
+from vla_cl.types import ConfigurationError
+
+FIELDS = ("qpos", "qvel", "ctrl", "act", "qacc", "qacc_warmstart", "mocap_pos", "xfrc_applied", "qfrc_applied")
+CONTROLLER = ("goal_pos", "goal_ori", "ee_pos", "ee_ori_mat", "initial_joint", "torques", "joint_pos", "mass_matrix")
+SIZE = 64
+
+
+def stock(name, images=False):
+    """robosuite's own environment, rendering as it does."""
+    require_robosuite()
+    import robosuite
+
+    with quiet():
+        return robosuite.make(
+            name,
+            robots="Panda",
+            controller_configs=robosuite.load_controller_config(default_controller="OSC_POSE"),
+            has_renderer=False,
+            has_offscreen_renderer=images,
+            use_camera_obs=images,
+            camera_names=list(CAMERAS.values()),
+            camera_heights=SIZE,
+            camera_widths=SIZE,
+            control_freq=20,
+            ignore_done=True,
+            hard_reset=True,
+        )
+
+
+def everything(environment):
+    data, robot = environment.sim.data._data, environment.robots[0]
+    found = {name: np.array(getattr(data, name)) for name in FIELDS}
+    found |= {name: np.array(getattr(robot.controller, name), dtype=object) for name in CONTROLLER}
+    found |= {"gripper": np.array(getattr(robot.gripper, "current_action", 0)), "time": np.array(data.time)}
+    model = environment.sim.model._model
+    found |= {name: getattr(model, name).copy() for name in ("body_pos", "body_quat", "geom_size", "site_rgba")}
+    return found
+
+
+def assert_same(one, other):
+    for name, value in everything(one).items():
+        np.testing.assert_array_equal(value, everything(other)[name], err_msg=name)
+
+
+def actions(count, seed=0, size=7):
+    return np.random.default_rng(seed).uniform(-1.2, 1.2, (count, size)).astype(np.float32)
+
+
+def seeded_reset(environment, seed):
+    np.random.seed(seed)
+    return environment.reset()
+
+
+def step_both(theirs, ours, count, seed):
+    size = theirs.action_dim
+    for action in actions(count, seed, size):
+        _, reward, _, _ = theirs.step(action)
+        assert ours.step(action) == reward
+        assert ours.environment._check_success() == theirs._check_success()
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("name", ["Door", "Lift", "Wipe"])
+def test_steps_and_resets_equal_robosuites_own_bit_for_bit(name):
+    theirs, ours = stock(name), RobosuiteCore(build_simulation(name))
+    for seed in (3, 4, 3):
+        seeded_reset(theirs, seed)
+        ours.reset(seed)
+        assert_same(theirs, ours.environment)
+        step_both(theirs, ours, 12, seed)
+        assert_same(theirs, ours.environment)
+    assert ours.resets_softly == (name == "Door")
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [robosuite_class for robosuite_class, _ in TASKS.values()])
+def test_five_hundred_steps_of_every_task(name):
+    theirs, ours = stock(name), RobosuiteCore(build_simulation(name))
+    for seed, count in ((0, 50), (1, 500)):
+        seeded_reset(theirs, seed)
+        ours.reset(seed)
+        assert_same(theirs, ours.environment)
+        step_both(theirs, ours, count, seed)
+        assert_same(theirs, ours.environment)
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("name", ["pick-place-can", "lift"])
+def test_what_a_policy_sees_equals_robosuites_observables(name):
+    theirs = stock(TASKS[name][0], images=True)
+    suite = Robosuite(image_size=SIZE)
+    ours = suite.make_environment(suite.task(name))
+    for seed in (7, 8):
+        theirs.sim._render_context_offscreen.gl_ctx.make_current()  # robosuite takes it for granted
+        seen = seeded_reset(theirs, seed)
+        ours.reset(seed)
+        for action in [None, *actions(4, seed)]:
+            if action is not None:
+                theirs.sim._render_context_offscreen.gl_ctx.make_current()
+                seen = theirs.step(action)[0]
+                ours.step(action)
+            observation = ours.observe()
+            for key, camera in CAMERAS.items():
+                np.testing.assert_array_equal(observation.images[key], seen[f"{camera}_image"][::-1])
+            np.testing.assert_array_equal(observation.state[:3], seen["robot0_eef_pos"].astype(np.float32))
+            np.testing.assert_array_equal(observation.state[6:], seen["robot0_gripper_qpos"].astype(np.float32))
+            turn = axis_times_angle(seen["robot0_eef_quat"].astype(np.float32))
+            np.testing.assert_array_equal(observation.state[3:6], turn)
+    ours.close()
+
+
+def test_axis_times_angle_is_lerobots():
+    import torch
+    from lerobot.processor.env_processor import LiberoProcessorStep
+
+    quaternions = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    quaternions /= np.linalg.norm(quaternions, axis=1, keepdims=True)
+    quaternions[0] = 0, 0, 0, 1
+    expected = LiberoProcessorStep()._quat2axisangle(torch.from_numpy(quaternions)).numpy()
+    found = np.stack([axis_times_angle(quaternion) for quaternion in quaternions])
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_the_clock_counts_as_robosuite_does():
+    clock = SamplingClock(1 / 20, 0.002)
+    clock.restart(forced=1)
+    assert [number for number in range(1, 101) if clock.tick()] == [25, 50, 75, 100]
+
+
+@pytest.mark.sim
+def test_the_global_generator_is_left_alone():
+    suite = Robosuite(image_size=32)
+    np.random.seed(5)
+    expected = np.random.uniform(size=3)
+    np.random.seed(5)
+    environment = suite.make_environment(suite.task("door"))
+    environment.reset(1000)
+    environment.step(actions(1)[0])
+    np.testing.assert_array_equal(np.random.uniform(size=3), expected)
+    environment.close()
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("name", ["door", "lift"])
+def test_an_episode_does_not_depend_on_what_came_before(name):
+    suite = Robosuite(image_size=48, render_profile="fast")
+    used, new = (suite.make_environment(suite.task(name)) for _ in range(2))
+    used.reset(1007)
+    for action in actions(10):
+        used.step(action)
+    used.observe()
+    for environment in (used, new):
+        environment.reset(1003)
+    for action in [*actions(3, seed=1), None]:
+        one, other = used.observe(), new.observe()
+        assert all((one.images[camera] == other.images[camera]).all() for camera in CAMERAS)
+        assert (one.state == other.state).all()
+        if action is not None:
+            assert used.step(action) == new.step(action)
+    assert_same(used.core.environment, new.core.environment)
+    used.close()
+    new.close()
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(TASKS))
+def test_every_task_builds_steps_and_renders(name):
+    suite = Robosuite(image_size=64, render_profile="fast")
+    environment = suite.make_environment(suite.task(name))
+    environment.reset(suite.initial_states("report", 1)[0])
+    environment.step(np.zeros(7, np.float32))
+    observation = environment.observe()
+    assert observation.state.shape == (8,)
+    assert all(image.shape == (64, 64, 3) and image.std() > 5 for image in observation.images.values())
+    assert environment.film().shape == (256, 256, 3)
+    environment.close()
+
+
+def test_names_states_and_arguments():
+    suite = Robosuite()
+    assert [task.name for task in suite.tasks()] == sorted(TASKS)
+    assert suite.task("robosuite/lift") == suite.task("lift")
+    with pytest.raises(ConfigurationError, match="did you mean 'lift'"):
+        suite.task("Lifts")
+    splits = [set(suite.initial_states(split, 5000)) for split in ("train", "select", "report")]
+    assert not splits[0] & splits[1] and not splits[0] & splits[2] and not splits[1] & splits[2]
+    with pytest.raises(ConfigurationError, match="asked for -1"):
+        suite.initial_states("report", -1)
+    with pytest.raises(ConfigurationError, match="image_size"):
+        Robosuite(image_size=3)
+    with pytest.raises(ConfigurationError, match="max_steps"):
+        Robosuite(max_steps=0)
+
+
+@pytest.mark.sim
+def test_bad_actions_and_steps_after_the_end_are_refused():
+    suite = Robosuite(max_steps=2)
+    environment = suite.make_environment(suite.task("door"))
+    with pytest.raises(RuntimeError, match="call reset"):
+        environment.step(np.zeros(7, np.float32))
+    environment.reset(1000)
+    with pytest.raises(ValueError, match="7 finite numbers"):
+        environment.step(np.full(7, np.nan, np.float32))
+    assert not environment.step(np.zeros(7, np.float32)).ended
+    assert environment.step(np.zeros(7, np.float32)).ended
+    with pytest.raises(RuntimeError, match="call reset"):
+        environment.step(np.zeros(7, np.float32))
+    environment.close()
