@@ -9,7 +9,8 @@ Khatib 1987, "A unified approach for motion and force control of robot manipulat
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,38 +19,66 @@ if TYPE_CHECKING:
     from robosuite.environments.robot_env import RobotEnv
 
 
+_TENTHS = np.ones(10) / 10.0  # robosuite averages the last ten changes of velocity
+
+
 class Substeps:
-    """One Panda arm under ``OSC_POSE``; make a new one after each reset."""
+    """One arm under ``OSC_POSE``, with a Panda's gripper or none that moves; make a new one after each reset."""
 
     def __init__(self, environment: RobotEnv) -> None:
         """Look everything up."""
         from robosuite.utils.control_utils import nullspace_torques, opspace_matrices, orientation_error
 
         self._functions = orientation_error, opspace_matrices, nullspace_torques
+        self._environment, self._action_size = environment, environment.action_dim
         robot = environment.robots[0]
         self._robot, self._controller, self._gripper = robot, robot.controller, robot.gripper
         model = environment.sim.model
-        self._model, data = model._model, environment.sim.data._data
-        self._data = data
+        self._model, self._data = model._model, environment.sim.data._data
         self._site = model.site_name2id(self._controller.eef_name)
-        self._site_position = data.site_xpos[self._site]
-        self._site_rotation = data.site_xmat[self._site].reshape(3, 3)
-        self._velocity, self._position = data.qvel, data.qpos
-        self._bias, self._control = data.qfrc_bias, data.ctrl
-        self._jacobians = np.zeros((3, model.nv)), np.zeros((3, model.nv))
-        self._mass_matrix = np.zeros((model.nv, model.nv))
-        self._joint_positions = np.array(self._controller.qpos_index)
-        self._joint_velocities = np.array(self._controller.qvel_index)
+        self._look_at_simulation()
+        self._make_arrays(model.nv)
         self._torque_low, self._torque_high = robot.torque_limits
-        self._arm_actuators = np.array(robot._ref_joint_actuator_indexes)
-        self._gripper_actuators = np.array([model.actuator_name2id(name) for name in self._gripper.actuators])
-        limits = model.actuator_ctrlrange[self._gripper_actuators]
+        actuators = np.array([model.actuator_name2id(name) for name in self._gripper.actuators], dtype=np.intp)
+        self._gripper_actuators = actuators
+        limits = model.actuator_ctrlrange[actuators]
         self._gripper_bias = 0.5 * (limits[:, 1] + limits[:, 0])
         self._gripper_weight = 0.5 * (limits[:, 1] - limits[:, 0])
+        self._opening: NDArray[np.float64] | None = None
+        self._force_and_torque = [_sensor(model, self._gripper, name) for name in ("force_ee", "torque_ee")]
+
+    def _look_at_simulation(self) -> None:
+        """Windows into the simulation's state that stay valid as long as the simulation does."""
+        data, controller = self._data, self._controller
+        velocities = _run(controller.qvel_index)
+        self._velocity = data.qvel
+        self._site_position = data.site_xpos[self._site]
+        self._site_rotation = data.site_xmat[self._site].reshape(3, 3)
+        self._joint_position = data.qpos[_run(controller.qpos_index)]
+        self._joint_velocity = data.qvel[velocities]
+        self._bias = data.qfrc_bias[velocities]
+        self._arm_control = data.ctrl[_run(self._robot._ref_joint_actuator_indexes)]
+        self._control, self._sensors = data.ctrl, data.sensordata
+
+    def _make_arrays(self, velocities: int) -> None:
+        """What every substep writes anew; in robosuite's memory order, or sums would be rounded otherwise."""
+        joints = _run(self._controller.qvel_index)
+        count = len(self._controller.qvel_index)
+        self._jacobians = np.zeros((3, velocities)), np.zeros((3, velocities))
+        self._arm_jacobians = tuple(jacobian[:, joints] for jacobian in self._jacobians)
+        self._whole_mass_matrix = np.zeros((velocities, velocities))
+        self._arm_mass_matrix = self._whole_mass_matrix[joints, joints]
+        self._mass_matrix = np.zeros((count, count), order="F")
+        self._j_pos, self._j_ori = np.zeros((3, count), order="F"), np.zeros((3, count), order="F")
+        self._j_full = np.zeros((6, count), order="F")
+        self._j_full_halves = self._j_full[:3], self._j_full[3:]
+        self._j_full_transposed = self._j_full.T
+        self._speed, self._error, self._force, self._wrench = (_Twist() for _ in range(4))
+        self._damping = np.zeros(6)
 
     @staticmethod
     def fit(environment: RobotEnv) -> bool:
-        """Whether this is the robot and the controller that are meant here."""
+        """Whether these are the controller and the gripper that are meant here."""
         from robosuite.controllers.osc import OperationalSpaceController
         from robosuite.models.grippers.panda_gripper import PandaGripper
 
@@ -57,86 +86,140 @@ class Substeps:
             return False
         robot = environment.robots[0]
         controller = robot.controller
+        indices = (controller.qpos_index, controller.qvel_index, robot._ref_joint_actuator_indexes)
         return (
             type(controller) is OperationalSpaceController
-            and type(robot.gripper) is PandaGripper
+            and (type(robot.gripper) is PandaGripper or not robot.gripper.actuators)
             and controller.impedance_mode == "fixed"
             and controller.uncoupling
             and controller.interpolator_pos is None
             and controller.interpolator_ori is None
+            and all(list(numbers) == list(range(numbers[0], numbers[0] + len(numbers))) for numbers in indices)
         )
 
-    def update(self) -> None:
-        """The controller's ``update``, whose own ``sim.forward()`` would repeat the one just done."""
+    def begin(self, action: NDArray[np.float32]) -> None:
+        """The first substep of a control step: a new goal, torques towards it, and what the robot remembers of it."""
         controller = self._controller
+        self._opening = self._gripper_opening(action)
         if not controller.new_update:  # as after a reset: robosuite's first substep uses what it knew then
+            self._environment._pre_action(action, policy_step=True)
             return
-        (
-            controller.J_pos,
-            controller.J_ori,
-            controller.J_full,
-            controller.ee_pos_vel,
-            controller.ee_ori_vel,
-            controller.mass_matrix,
-            controller.joint_pos,
-            controller.joint_vel,
-        ) = self._measure()
-        controller.ee_pos = self._site_position.copy()
-        controller.ee_ori_mat = self._site_rotation.copy()
+        if len(action) != self._action_size:
+            raise ValueError(f"an action is {self._action_size} numbers, got {len(action)}")
+        self._measure()
+        self._hand_over()
         controller.new_update = False
+        controller.set_goal(action[: controller.control_dim])
+        self._act(self._torques(), last=True)
+        self._remember(action)
 
-    def opening(self, action: NDArray[np.float32]) -> NDArray[np.float64]:
-        """How far the gripper's goal moves at each substep of a control step, float64 (2,)."""
+    def _gripper_opening(self, action: NDArray[np.float32]) -> NDArray[np.float64] | None:
+        """How far the gripper's goal moves at each substep of a control step, float64 (2,); None if nothing moves."""
+        if not len(self._gripper_actuators):
+            return None
         command = action[self._controller.control_dim :]
         opening: NDArray[np.float64] = np.array([-1.0, 1.0]) * self._gripper.speed * np.sign(command)
         return opening
 
-    def control(self, opening: NDArray[np.float64], last: bool) -> None:
-        """Write the torques and the gripper's goal of this substep to the simulation.
+    def proceed(self, last: bool) -> None:
+        """Another substep.
 
         Args:
-            opening: What `opening` gave.
             last: This is the control step's last substep: leave the controller as robosuite would.
         """
-        torques = self._torques()
+        self._measure()
         if last:
-            self.update()
+            self._hand_over()
+        self._act(self._torques(), last)
+
+    def _act(self, torques: NDArray[np.float64], last: bool) -> None:
+        """Write the torques and the gripper's goal of this substep to the simulation."""
+        np.minimum(np.maximum(torques, self._torque_low), self._torque_high, out=self._arm_control)
+        if last:
             self._controller.torques, self._controller.new_update = torques, True
-        self._control[self._arm_actuators] = np.minimum(np.maximum(torques, self._torque_low), self._torque_high)
-        moved = np.minimum(np.maximum(self._gripper.current_action + opening, -1.0), 1.0)
-        self._gripper.current_action = moved
-        self._control[self._gripper_actuators] = self._gripper_bias + self._gripper_weight * moved
+            self._robot.torques = self._arm_control.copy()
+        if self._opening is not None:
+            moved = np.minimum(np.maximum(self._gripper.current_action + self._opening, -1.0), 1.0)
+            self._gripper.current_action = moved
+            self._control[self._gripper_actuators] = self._gripper_bias + self._gripper_weight * moved
 
-    def _torques(self) -> NDArray[np.float64]:
-        orientation_error, opspace_matrices, nullspace_torques = self._functions
-        controller = self._controller
-        j_pos, j_ori, j_full, pos_velocity, ori_velocity, mass_matrix, joint_pos, joint_vel = self._measure()
-        kp, kd = controller.kp, controller.kd
-        ori_error = orientation_error(controller.goal_ori, self._site_rotation)
-        force = (controller.goal_pos - self._site_position) * kp[:3] + -pos_velocity * kd[:3]
-        torque = ori_error * kp[3:6] + -ori_velocity * kd[3:6]
-        _, lambda_pos, lambda_ori, nullspace = opspace_matrices(mass_matrix, j_full, j_pos, j_ori)
-        wrench = np.concatenate((np.dot(lambda_pos, force), np.dot(lambda_ori, torque)))
-        torques: NDArray[np.float64] = np.dot(j_full.T, wrench) + self._bias[self._joint_velocities]
-        torques += nullspace_torques(mass_matrix, nullspace, controller.initial_joint, joint_pos, joint_vel)
-        return torques
+    def _remember(self, action: NDArray[np.float32]) -> None:
+        """What robosuite's robot keeps of each control step, in its own buffers."""
+        from robosuite.utils.transform_utils import mat2quat
 
-    def _measure(self) -> tuple[NDArray[np.float64], ...]:
-        """Jacobians, velocities, mass matrix, joints; memory order as in robosuite, or sums would be rounded anew."""
+        robot, controller, speed = self._robot, self._controller, self._speed.both
+        robot.recent_qpos.push(self._joint_position)
+        robot.recent_actions.push(action)
+        robot.recent_torques.push(robot.torques)
+        robot.recent_ee_forcetorques.push(np.concatenate([self._sensors[run] for run in self._force_and_torque]))
+        robot.recent_ee_pose.push(np.concatenate((self._site_position, mat2quat(controller.ee_ori_mat))))
+        robot.recent_ee_vel.push(speed)
+        robot.recent_ee_vel_buffer.push(speed)
+        changes = robot.control_freq * np.diff(robot.recent_ee_vel_buffer.buf, axis=0)
+        samples = np.concatenate((robot.recent_ee_acc.current[None], changes)).T.copy()
+        robot.recent_ee_acc.push([np.dot(sample, _TENTHS) for sample in samples])
+
+    def _measure(self) -> None:
+        """Jacobians, velocities and the mass matrix of the simulation as it is."""
         import mujoco
 
         translation, rotation = self._jacobians
         mujoco.mj_jacSite(self._model, self._data, translation, rotation, self._site)
-        joints = self._joint_velocities
-        j_pos, j_ori = translation[:, joints], rotation[:, joints]
-        mujoco.mj_fullM(self._model, self._mass_matrix, self._data.qM)
-        return (
-            j_pos,
-            j_ori,
-            np.concatenate((j_pos, j_ori)),
-            np.dot(translation, self._velocity),
-            np.dot(rotation, self._velocity),
-            self._mass_matrix[joints, :][:, joints],
-            self._position[self._joint_positions],
-            self._velocity[joints],
+        arm_translation, arm_rotation = self._arm_jacobians
+        upper, lower = self._j_full_halves
+        self._j_pos[...] = upper[...] = arm_translation
+        self._j_ori[...] = lower[...] = arm_rotation
+        mujoco.mj_fullM(self._model, self._whole_mass_matrix, self._data.qM)
+        self._mass_matrix[...] = self._arm_mass_matrix
+        np.dot(translation, self._velocity, out=self._speed.linear)
+        np.dot(rotation, self._velocity, out=self._speed.angular)
+
+    def _hand_over(self) -> None:
+        """Tell robosuite's controller what was measured."""
+        controller = self._controller
+        controller.J_pos, controller.J_ori, controller.J_full = (
+            array.copy(order="K") for array in (self._j_pos, self._j_ori, self._j_full)
         )
+        controller.mass_matrix = self._mass_matrix.copy(order="K")
+        controller.ee_pos, controller.ee_ori_mat = self._site_position.copy(), self._site_rotation.copy()
+        controller.ee_pos_vel, controller.ee_ori_vel = self._speed.linear.copy(), self._speed.angular.copy()
+        controller.joint_pos, controller.joint_vel = self._joint_position.copy(), self._joint_velocity.copy()
+
+    def _torques(self) -> NDArray[np.float64]:
+        orientation_error, opspace_matrices, nullspace_torques = self._functions
+        controller, error, force, wrench = self._controller, self._error, self._force, self._wrench
+        np.subtract(controller.goal_pos, self._site_position, out=error.linear)
+        error.angular[:] = orientation_error(controller.goal_ori, self._site_rotation)
+        np.multiply(error.both, controller.kp, out=force.both)
+        np.multiply(np.negative(self._speed.both), controller.kd, out=self._damping)
+        force.both += self._damping
+        _, lambda_pos, lambda_ori, nullspace = opspace_matrices(
+            self._mass_matrix, self._j_full, self._j_pos, self._j_ori
+        )
+        np.dot(lambda_pos, force.linear, out=wrench.linear)
+        np.dot(lambda_ori, force.angular, out=wrench.angular)
+        torques: NDArray[np.float64] = np.dot(self._j_full_transposed, wrench.both) + self._bias
+        torques += nullspace_torques(
+            self._mass_matrix, nullspace, controller.initial_joint, self._joint_position, self._joint_velocity
+        )
+        return torques
+
+
+class _Twist:
+    """Six numbers, three of translation and three of rotation, and windows to each half."""
+
+    def __init__(self) -> None:
+        self.both = np.zeros(6)
+        self.linear, self.angular = self.both[:3], self.both[3:]
+
+
+def _sensor(model: Any, gripper: Any, name: str) -> slice:
+    """Where a sensor of the hand writes."""
+    number = model.sensor_name2id(gripper.important_sensors[name])
+    start = int(model.sensor_adr[number])
+    return slice(start, start + int(model.sensor_dim[number]))
+
+
+def _run(indices: Sequence[int]) -> slice:
+    """Indices that follow one another, as `Substeps.fit` has made sure, as a slice: a window instead of a copy."""
+    return slice(int(indices[0]), int(indices[0]) + len(indices))

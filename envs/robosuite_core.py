@@ -13,6 +13,7 @@ What robosuite does twenty-five times per control step, and what is done here:
 
 A hard reset reads and compiles the model anew. Here the state of a newly compiled model is kept, MuJoCo's and Python's,
 and put back; all that robosuite does after compiling is then done by robosuite itself, from the same random numbers.
+Where loading the model draws random numbers, it is loaded each time and only what differs is compiled.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.envs.robosuite_controller import Substeps
+from vla_cl.envs.robosuite_recompile import CannotPatch, patch, skeleton
 
 if TYPE_CHECKING:
     import mujoco
@@ -110,7 +112,6 @@ class RobosuiteCore:
 
     Attributes:
         environment: robosuite's own; its ``sim``, ``robots`` and ``_check_success`` are there to be read.
-        resets_softly: False where loading the model draws random numbers (``Wipe``): then every reset is a hard one.
     """
 
     def __init__(self, environment: RobotEnv) -> None:
@@ -120,7 +121,6 @@ class RobosuiteCore:
             environment: Built without renderer, ``hard_reset=True``.
         """
         self.environment = environment
-        self.resets_softly = False
         self._fresh: _Fresh | None = None
         self._clock = SamplingClock(1.0 / environment.control_freq, environment.model_timestep)
         self._sample: Sample | None = None
@@ -175,26 +175,15 @@ class RobosuiteCore:
         Raises:
             ValueError: The environment's own horizon is over.
         """
-        import mujoco
-
-        environment, model, data = self.environment, self.model, self.data
+        environment = self.environment
         if environment.done:
             raise ValueError("the episode is over; call reset")
         environment.timestep += 1
         count = int(environment.control_timestep / environment.model_timestep)
-        opening = None if self._substeps is None else self._substeps.opening(action)
-        for substep in range(count):
-            mujoco.mj_forward(model, data)
-            if self._substeps is None or opening is None:
-                environment._pre_action(action, policy_step=substep == 0)
-            elif substep == 0:
-                self._substeps.update()
-                environment._pre_action(action, policy_step=True)
-            else:
-                self._substeps.control(opening, last=substep == count - 1)
-            mujoco.mj_step2(model, data)
-            if self._clock.tick():
-                self._take_sample()
+        if self._substeps is None:
+            self._simulate(action, count)
+        else:
+            self._simulate_fast(self._substeps, action, count)
         environment.cur_time += environment.control_timestep
         reward, _, _ = environment._post_action(action)
         return float(reward)
@@ -203,17 +192,56 @@ class RobosuiteCore:
         """Free the simulation."""
         self.environment.close()
 
+    def _simulate(self, action: NDArray[np.float32], count: int) -> None:
+        """The substeps of a control step, any controller."""
+        import mujoco
+
+        model, data = self.model, self.data
+        for substep in range(count):
+            mujoco.mj_forward(model, data)
+            self.environment._pre_action(action, policy_step=substep == 0)
+            mujoco.mj_step2(model, data)
+            if self._clock.tick():
+                self._take_sample()
+
+    def _simulate_fast(self, substeps: Substeps, action: NDArray[np.float32], count: int) -> None:
+        """The same with a controller that asks for no accelerations, so that half of MuJoCo's work is done once."""
+        import mujoco
+
+        model, data = self.model, self.data
+        mujoco.mj_forward(model, data)  # robosuite looks at the force sensors before it sets the controls
+        substeps.begin(action)
+        mujoco.mj_step2(model, data)
+        if self._clock.tick():
+            self._take_sample()
+        for left in reversed(range(count - 1)):
+            mujoco.mj_step1(model, data)
+            substeps.proceed(last=left == 0)
+            mujoco.mj_step2(model, data)
+            if self._clock.tick():
+                self._take_sample()
+
     def _load(self) -> None:
-        """A newly compiled model, or the state of one."""
-        if self._fresh is not None:
+        """A newly compiled model, or what equals one."""
+        if self._fresh is None:
+            before = _generator_state()
+            self.environment._load_model()
+            self.environment._initialize_sim()
+            self._fresh = _Fresh(self.environment, draws=_generator_state() != before)
+        elif not self._fresh.draws:
             self._fresh.restore()
-            return
-        before = _generator_state()
+        else:
+            self._load_drawn(self._fresh)
+
+    def _load_drawn(self, fresh: _Fresh) -> None:
+        """Load a model that robosuite draws: as far as it is the same as before, it is not compiled again."""
         self.environment._load_model()
-        self.environment._initialize_sim()
-        self.resets_softly = _generator_state() == before
-        if self.resets_softly:
-            self._fresh = _Fresh(self.environment)
+        description = fresh.describe(self.environment)
+        try:
+            fresh.become(description)
+        except CannotPatch:
+            self.environment._initialize_sim()
+            self._fresh = _Fresh(self.environment, draws=True)
 
     def _connect(self) -> None:
         """Look up once what robosuite looks up by name at every substep."""
@@ -236,12 +264,16 @@ class RobosuiteCore:
 
 
 class _Fresh:
-    """A newly compiled environment: MuJoCo's state, the model's numbers, and what Python objects remember."""
+    """A newly compiled environment: MuJoCo's state, the model's numbers, and what Python objects remember.
 
-    def __init__(self, environment: RobotEnv) -> None:
+    Attributes:
+        draws: Loading the model draws random numbers, so that it has to be loaded, if not compiled, at each reset.
+    """
+
+    def __init__(self, environment: RobotEnv, draws: bool) -> None:
         import mujoco
 
-        self._environment = environment
+        self.draws = draws
         self._model, self._live = environment.sim.model._model, environment.sim.data._data
         self._data = mujoco.MjData(self._model)
         mujoco.mj_copyData(self._data, self._model, self._live)
@@ -250,18 +282,46 @@ class _Fresh:
         }
         robots = list(environment.robots)
         self._objects = [(one, _copied(vars(one))) for robot in robots for one in (robot, robot.gripper)]
+        self._description = self.describe(environment)
+        self._skeleton: mujoco.MjModel | None = None
+
+    @staticmethod
+    def describe(environment: RobotEnv) -> str:
+        """The XML that the model is compiled from."""
+        text: str = environment.model.get_xml()
+        return text if environment._xml_processor is None else environment._xml_processor(text)
 
     def restore(self) -> None:
         """Put everything back."""
-        import mujoco
-
-        mujoco.mj_copyData(self._live, self._model, self._data)
-        live = _arrays(self._model)
-        for name, value in self._numbers.items():
-            live[name][...] = value
+        self._restore_simulation()
         for one, attributes in self._objects:
             vars(one).clear()
             vars(one).update(_copied(attributes))
+
+    def become(self, description: str) -> None:
+        """Make the simulation what compiling this description would give; Python's objects have been made anew.
+
+        Raises:
+            CannotPatch: It has to be compiled.
+        """
+        import mujoco
+
+        self._restore_simulation()
+        if description == self._description:
+            return
+        if self._skeleton is None:
+            self._skeleton = skeleton(self._description)
+        patch(self._model, self._skeleton, skeleton(description))
+        mujoco.mj_resetData(self._model, self._live)
+        mujoco.mj_forward(self._model, self._live)
+
+    def _restore_simulation(self) -> None:
+        import mujoco
+
+        live = _arrays(self._model)
+        for name, value in self._numbers.items():
+            live[name][...] = value
+        mujoco.mj_copyData(self._live, self._model, self._data)
 
 
 def _generator_state() -> str:
