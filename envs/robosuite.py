@@ -18,6 +18,7 @@ import contextlib
 import difflib
 import importlib
 import importlib.metadata
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -169,7 +170,8 @@ class RobosuiteEnvironment(Environment):
             raise ValueError(f"{self._task.id}: an action is {ACTION_SIZE} finite numbers, got {action!r}")
         if self._steps is None or self._steps >= self._max_steps:
             raise RuntimeError(f"{self._task.id}: the episode is over or has not begun; call reset")
-        reward = self.core.step(action[: self.core.environment.action_dim])
+        with contextlib.redirect_stdout(io.StringIO()):  # `Wipe` prints a line whenever a joint is near its limit
+            reward = self.core.step(action[: self.core.environment.action_dim])
         self._steps += 1
         success = bool(self.core.environment._check_success())
         return Transition(reward, success, ended=success or self._steps >= self._max_steps)
@@ -245,7 +247,10 @@ def require_robosuite() -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without robosuite's advice to write a file of private macros, which it logs as a warning at every import."""
+    """Without robosuite's advice to write a file of private macros, which it logs as a warning at every import.
+
+    Nor with Python's remark about a backslash in robosuite's logo, which it makes when it first compiles that file.
+    """
 
     def is_news(record: logging.LogRecord) -> bool:
         return "macro" not in record.getMessage()
@@ -255,6 +260,7 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The 'warn' method is deprecated")
+            warnings.filterwarnings("ignore", message="invalid escape sequence", category=SyntaxWarning)
             yield
     finally:
         logger.removeFilter(is_news)

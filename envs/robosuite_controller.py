@@ -1,8 +1,9 @@
 """The operational-space controller of robosuite 1.4 at the substeps where nothing new is asked of it.
 
 A control step tells the controller its goal once and then has it compute torques at every substep of the simulation.
-At the first substep robosuite's own code runs; at the others this does the same arithmetic, operation by operation and
-with robosuite's own compiled functions, on names that were looked up once. The torques are equal bit for bit.
+Robosuite's own code takes the goal; the torques are computed here by the same arithmetic, operation by operation and
+with robosuite's own compiled functions, on names that were looked up once. They are equal bit for bit, and so is all
+that the robot and the controller remember at the end of the step.
 
 Khatib 1987, "A unified approach for motion and force control of robot manipulators".
 """
@@ -10,7 +11,7 @@ Khatib 1987, "A unified approach for motion and force control of robot manipulat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +29,10 @@ class Substeps:
     def __init__(self, environment: RobotEnv) -> None:
         """Look everything up."""
         from robosuite.utils.control_utils import nullspace_torques, opspace_matrices, orientation_error
+        from robosuite.utils.transform_utils import mat2quat
 
         self._functions = orientation_error, opspace_matrices, nullspace_torques
+        self._quaternion = mat2quat
         self._environment, self._action_size = environment, environment.action_dim
         robot = environment.robots[0]
         self._robot, self._controller, self._gripper = robot, robot.controller, robot.gripper
@@ -39,13 +42,9 @@ class Substeps:
         self._look_at_simulation()
         self._make_arrays(model.nv)
         self._torque_low, self._torque_high = robot.torque_limits
-        actuators = np.array([model.actuator_name2id(name) for name in self._gripper.actuators], dtype=np.intp)
-        self._gripper_actuators = actuators
-        limits = model.actuator_ctrlrange[actuators]
-        self._gripper_bias = 0.5 * (limits[:, 1] + limits[:, 0])
-        self._gripper_weight = 0.5 * (limits[:, 1] - limits[:, 0])
-        self._opening: NDArray[np.float64] | None = None
-        self._force_and_torque = [_sensor(model, self._gripper, name) for name in ("force_ee", "torque_ee")]
+        actuators = [int(model.actuator_name2id(name)) for name in self._gripper.actuators]
+        self._fingers = [_Finger(number, *model.actuator_ctrlrange[number].tolist()) for number in actuators]
+        self._force_and_torque = [self._sensor(name) for name in ("force_ee", "torque_ee")]
 
     def _look_at_simulation(self) -> None:
         """Windows into the simulation's state that stay valid as long as the simulation does."""
@@ -58,14 +57,23 @@ class Substeps:
         self._joint_velocity = data.qvel[velocities]
         self._bias = data.qfrc_bias[velocities]
         self._arm_control = data.ctrl[_run(self._robot._ref_joint_actuator_indexes)]
-        self._control, self._sensors = data.ctrl, data.sensordata
+        self._control = data.ctrl
+
+    def _sensor(self, name: str) -> NDArray[np.float64]:
+        """Where a sensor of the hand writes."""
+        number = self._environment.sim.model.sensor_name2id(self._gripper.important_sensors[name])
+        start, size = self._model.sensor_adr[number], self._model.sensor_dim[number]
+        measured: NDArray[np.float64] = self._data.sensordata[start : start + size]
+        return measured
 
     def _make_arrays(self, velocities: int) -> None:
         """What every substep writes anew; in robosuite's memory order, or sums would be rounded otherwise."""
         joints = _run(self._controller.qvel_index)
         count = len(self._controller.qvel_index)
-        self._jacobians = np.zeros((3, velocities)), np.zeros((3, velocities))
-        self._arm_jacobians = tuple(jacobian[:, joints] for jacobian in self._jacobians)
+        self._jacobian = np.zeros((6, velocities))
+        self._jacobian_halves = self._jacobian[:3], self._jacobian[3:]
+        self._arm_jacobian = self._jacobian[:, joints]
+        self._changes = np.zeros((len(_TENTHS), 6))
         self._whole_mass_matrix = np.zeros((velocities, velocities))
         self._arm_mass_matrix = self._whole_mass_matrix[joints, joints]
         self._mass_matrix = np.zeros((count, count), order="F")
@@ -74,7 +82,6 @@ class Substeps:
         self._j_full_halves = self._j_full[:3], self._j_full[3:]
         self._j_full_transposed = self._j_full.T
         self._speed, self._error, self._force, self._wrench = (_Twist() for _ in range(4))
-        self._damping = np.zeros(6)
 
     @staticmethod
     def fit(environment: RobotEnv) -> bool:
@@ -100,9 +107,9 @@ class Substeps:
     def begin(self, action: NDArray[np.float32]) -> None:
         """The first substep of a control step: a new goal, torques towards it, and what the robot remembers of it."""
         controller = self._controller
-        self._opening = self._gripper_opening(action)
         if not controller.new_update:  # as after a reset: robosuite's first substep uses what it knew then
             self._environment._pre_action(action, policy_step=True)
+            self._aim(action)
             return
         if len(action) != self._action_size:
             raise ValueError(f"an action is {self._action_size} numbers, got {len(action)}")
@@ -110,16 +117,19 @@ class Substeps:
         self._hand_over()
         controller.new_update = False
         controller.set_goal(action[: controller.control_dim])
+        self._aim(action)
         self._act(self._torques(), last=True)
         self._remember(action)
 
-    def _gripper_opening(self, action: NDArray[np.float32]) -> NDArray[np.float64] | None:
-        """How far the gripper's goal moves at each substep of a control step, float64 (2,); None if nothing moves."""
-        if not len(self._gripper_actuators):
-            return None
-        command = action[self._controller.control_dim :]
-        opening: NDArray[np.float64] = np.array([-1.0, 1.0]) * self._gripper.speed * np.sign(command)
-        return opening
+    def _aim(self, action: NDArray[np.float32]) -> None:
+        """What stays as it is during a control step; see robosuite's ``PandaGripper`` for the fingers."""
+        for finger, direction, goal in zip(self._fingers, (-1.0, 1.0), self._gripper.current_action, strict=False):
+            command = float(action[self._controller.control_dim])
+            finger.speed = direction * self._gripper.speed * ((command > 0) - (command < 0))
+            finger.goal = float(goal)
+        self._goal_position, self._goal_rotation = self._controller.goal_pos, self._controller.goal_ori
+        self._stiffness, self._damping = self._controller.kp, -self._controller.kd
+        self._rest = self._controller.initial_joint
 
     def proceed(self, last: bool) -> None:
         """Another substep.
@@ -138,37 +148,35 @@ class Substeps:
         if last:
             self._controller.torques, self._controller.new_update = torques, True
             self._robot.torques = self._arm_control.copy()
-        if self._opening is not None:
-            moved = np.minimum(np.maximum(self._gripper.current_action + self._opening, -1.0), 1.0)
-            self._gripper.current_action = moved
-            self._control[self._gripper_actuators] = self._gripper_bias + self._gripper_weight * moved
+        for finger in self._fingers:
+            finger.move(self._control)
+        if last and self._fingers:
+            self._gripper.current_action = np.array([finger.goal for finger in self._fingers])
 
     def _remember(self, action: NDArray[np.float32]) -> None:
         """What robosuite's robot keeps of each control step, in its own buffers."""
-        from robosuite.utils.transform_utils import mat2quat
-
-        robot, controller, speed = self._robot, self._controller, self._speed.both
+        robot, speed = self._robot, self._speed.both
         robot.recent_qpos.push(self._joint_position)
         robot.recent_actions.push(action)
         robot.recent_torques.push(robot.torques)
-        robot.recent_ee_forcetorques.push(np.concatenate([self._sensors[run] for run in self._force_and_torque]))
-        robot.recent_ee_pose.push(np.concatenate((self._site_position, mat2quat(controller.ee_ori_mat))))
+        robot.recent_ee_forcetorques.push(np.concatenate(self._force_and_torque))
+        robot.recent_ee_pose.push(np.concatenate((self._site_position, self._quaternion(self._site_rotation))))
         robot.recent_ee_vel.push(speed)
         robot.recent_ee_vel_buffer.push(speed)
-        changes = robot.control_freq * np.diff(robot.recent_ee_vel_buffer.buf, axis=0)
-        samples = np.concatenate((robot.recent_ee_acc.current[None], changes)).T.copy()
-        robot.recent_ee_acc.push([np.dot(sample, _TENTHS) for sample in samples])
+        speeds, changes = robot.recent_ee_vel_buffer.buf, self._changes
+        changes[0] = robot.recent_ee_acc.current
+        np.subtract(speeds[1:], speeds[:-1], out=changes[1:])
+        changes[1:] *= robot.control_freq
+        robot.recent_ee_acc.push([np.convolve(column, _TENTHS, mode="valid")[0] for column in changes.T])
 
     def _measure(self) -> None:
         """Jacobians, velocities and the mass matrix of the simulation as it is."""
         import mujoco
 
-        translation, rotation = self._jacobians
+        translation, rotation = self._jacobian_halves
         mujoco.mj_jacSite(self._model, self._data, translation, rotation, self._site)
-        arm_translation, arm_rotation = self._arm_jacobians
-        upper, lower = self._j_full_halves
-        self._j_pos[...] = upper[...] = arm_translation
-        self._j_ori[...] = lower[...] = arm_rotation
+        self._j_full[...] = self._arm_jacobian
+        self._j_pos[...], self._j_ori[...] = self._j_full_halves
         mujoco.mj_fullM(self._model, self._whole_mass_matrix, self._data.qM)
         self._mass_matrix[...] = self._arm_mass_matrix
         np.dot(translation, self._velocity, out=self._speed.linear)
@@ -187,12 +195,11 @@ class Substeps:
 
     def _torques(self) -> NDArray[np.float64]:
         orientation_error, opspace_matrices, nullspace_torques = self._functions
-        controller, error, force, wrench = self._controller, self._error, self._force, self._wrench
-        np.subtract(controller.goal_pos, self._site_position, out=error.linear)
-        error.angular[:] = orientation_error(controller.goal_ori, self._site_rotation)
-        np.multiply(error.both, controller.kp, out=force.both)
-        np.multiply(np.negative(self._speed.both), controller.kd, out=self._damping)
-        force.both += self._damping
+        error, force, wrench = self._error, self._force, self._wrench
+        np.subtract(self._goal_position, self._site_position, out=error.linear)
+        error.angular[:] = orientation_error(self._goal_rotation, self._site_rotation)
+        np.multiply(error.both, self._stiffness, out=force.both)
+        force.both += self._speed.both * self._damping
         _, lambda_pos, lambda_ori, nullspace = opspace_matrices(
             self._mass_matrix, self._j_full, self._j_pos, self._j_ori
         )
@@ -200,9 +207,23 @@ class Substeps:
         np.dot(lambda_ori, force.angular, out=wrench.angular)
         torques: NDArray[np.float64] = np.dot(self._j_full_transposed, wrench.both) + self._bias
         torques += nullspace_torques(
-            self._mass_matrix, nullspace, controller.initial_joint, self._joint_position, self._joint_velocity
+            self._mass_matrix, nullspace, self._rest, self._joint_position, self._joint_velocity
         )
         return torques
+
+
+class _Finger:
+    """A finger's goal, from -1 to 1, that a Panda's gripper moves at constant speed; plain floats, which are quick."""
+
+    def __init__(self, actuator: int, low: float, high: float) -> None:
+        self._actuator = actuator
+        self._middle, self._half = 0.5 * (high + low), 0.5 * (high - low)
+        self.goal = self.speed = 0.0
+
+    def move(self, control: NDArray[np.float64]) -> None:
+        """One substep."""
+        self.goal = min(max(self.goal + self.speed, -1.0), 1.0)
+        control[self._actuator] = self._middle + self._half * self.goal
 
 
 class _Twist:
@@ -211,13 +232,6 @@ class _Twist:
     def __init__(self) -> None:
         self.both = np.zeros(6)
         self.linear, self.angular = self.both[:3], self.both[3:]
-
-
-def _sensor(model: Any, gripper: Any, name: str) -> slice:
-    """Where a sensor of the hand writes."""
-    number = model.sensor_name2id(gripper.important_sensors[name])
-    start = int(model.sensor_adr[number])
-    return slice(start, start + int(model.sensor_dim[number]))
 
 
 def _run(indices: Sequence[int]) -> slice:

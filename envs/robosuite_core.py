@@ -90,7 +90,7 @@ class SamplingClock:
 
 @dataclass
 class Sample:
-    """What robosuite's observables held at their last sample.
+    """What robosuite's observables held at their last sample; the next one is written into the same scene and colours.
 
     Attributes:
         scene: Arrays of ``mujoco.MjData`` that a picture is drawn from.
@@ -214,12 +214,19 @@ class RobosuiteCore:
         mujoco.mj_step2(model, data)
         if self._clock.tick():
             self._take_sample()
-        for left in reversed(range(count - 1)):
-            mujoco.mj_step1(model, data)
-            substeps.proceed(last=left == 0)
-            mujoco.mj_step2(model, data)
-            if self._clock.tick():
-                self._take_sample()
+        flags = model.opt.disableflags
+        model.opt.disableflags = flags | int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
+        try:
+            for left in reversed(range(count - 1)):
+                if left == 0:  # nobody looks at the sensors before
+                    model.opt.disableflags = flags
+                mujoco.mj_step1(model, data)
+                substeps.proceed(last=left == 0)
+                mujoco.mj_step2(model, data)
+                if self._clock.tick():
+                    self._take_sample()
+        finally:
+            model.opt.disableflags = flags
 
     def _load(self) -> None:
         """A newly compiled model, or what equals one."""
@@ -251,12 +258,18 @@ class RobosuiteCore:
         self._effector_body = model.body_name2id(robot.robot_model.eef_name)
         self._gripper_joints = list(robot._ref_gripper_joint_pos_indexes or [])
 
+        self._windows = {name: getattr(self.data, name) for name in _SCENE}
+        self._windows |= {name: getattr(self.model, name) for name in _COLOURS}
+        self._kept = {name: np.empty_like(window) for name, window in self._windows.items()}
+
     def _take_sample(self) -> None:
-        data, model = self.data, self.model
+        data = self.data
+        for name, window in self._windows.items():
+            np.copyto(self._kept[name], window)
         x, y, z = 1, 2, 3
         self._sample = Sample(
-            scene={name: getattr(data, name).copy() for name in _SCENE},
-            colours={name: getattr(model, name).copy() for name in _COLOURS},
+            scene={name: self._kept[name] for name in _SCENE},
+            colours={name: self._kept[name] for name in _COLOURS},
             effector_position=data.site_xpos[self._effector_site].copy(),
             effector_quaternion=data.xquat[self._effector_body][[x, y, z, 0]],
             gripper_position=data.qpos[self._gripper_joints],

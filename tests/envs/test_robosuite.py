@@ -1,3 +1,9 @@
+import importlib.util
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -8,6 +14,8 @@ from vla_cl.envs.robosuite_tasks import TASKS
 from vla_cl.types import ConfigurationError
 
 FIELDS = ("qpos", "qvel", "ctrl", "act", "qacc", "qacc_warmstart", "mocap_pos", "xfrc_applied", "qfrc_applied")
+FIELDS += ("sensordata", "cfrc_ext", "geom_xpos", "site_xmat", "xquat", "cam_xpos")
+REMEMBERED = ("qpos", "actions", "torques", "ee_forcetorques", "ee_pose", "ee_vel", "ee_acc")
 CONTROLLER = ("goal_pos", "goal_ori", "ee_pos", "ee_ori_mat", "initial_joint", "torques", "joint_pos", "mass_matrix")
 SIZE = 64
 
@@ -39,6 +47,10 @@ def everything(environment):
     found = {name: np.array(getattr(data, name)) for name in FIELDS}
     found |= {name: np.array(getattr(robot.controller, name), dtype=object) for name in CONTROLLER}
     found |= {"gripper": np.array(getattr(robot.gripper, "current_action", 0)), "time": np.array(data.time)}
+    recent = {name: getattr(robot, f"recent_{name}") for name in REMEMBERED}
+    found |= {f"{name} now": buffer.current.copy() for name, buffer in recent.items()}
+    found |= {f"{name} before": np.array(buffer.last) for name, buffer in recent.items()}
+    found |= {"speeds": robot.recent_ee_vel_buffer.buf.copy(), "robot's torques": np.array(robot.torques, dtype=object)}
     model = environment.sim.model._model
     found |= {name: getattr(model, name).copy() for name in ("body_pos", "body_quat", "geom_size", "site_rgba")}
     return found
@@ -111,6 +123,43 @@ def test_what_is_not_a_difference_of_numbers_has_to_be_compiled():
     assert model.geom_size[0, 0] == 2
     with pytest.raises(CannotPatch, match="another number of geoms"):
         patch(model, before, skeleton(text.format(2, '<geom size="1"/>')))
+
+
+def remembered(environment):
+    """What all of robosuite's Python objects that an environment leads to hold: numbers, texts and arrays, by path."""
+    found, seen, waiting = {}, set(), [("environment", environment)]
+    while waiting:
+        path, one = waiting.pop()
+        if isinstance(one, np.ndarray | np.generic | int | float | str | bool | None):
+            found[path] = np.array(one)
+        elif id(one) not in seen:
+            seen.add(id(one))
+            parts = {}
+            if isinstance(one, dict):
+                parts = one
+            elif isinstance(one, list | tuple):
+                parts = dict(enumerate(one))
+            elif type(one).__module__.startswith("robosuite.") and "binding_utils" not in type(one).__module__:
+                parts = vars(one)
+            waiting += [(f"{path}/{name}", part) for name, part in sorted(parts.items(), key=lambda item: str(item[0]))]
+    # drawn when somebody looks; what pictures and states are made of is compared with robosuite's observables below
+    return {path: value for path, value in found.items() if "/_observables/" not in path and "/_obs_cache/" not in path}
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("name", ["PickPlaceCan", "Stack", "Wipe"])
+def test_a_soft_reset_leaves_nothing_of_the_past_in_any_python_object(name):
+    theirs, ours = build_simulation(name), RobosuiteCore(build_simulation(name))
+    ours.reset(11)
+    for action in actions(8, size=theirs.action_dim):
+        ours.step(action)
+    for seed in (12, 13):
+        ours.reset(seed)
+    seeded_reset(theirs, 13)
+    expected, found = remembered(theirs), remembered(ours.environment)
+    assert expected.keys() == found.keys() and len(found) > 400
+    for path, value in expected.items():
+        np.testing.assert_array_equal(value, found[path], err_msg=path)
 
 
 @pytest.mark.sim
@@ -216,6 +265,34 @@ def test_every_task_builds_steps_and_renders(name):
     assert observation.state.shape == (8,)
     assert all(image.shape == (64, 64, 3) and image.std() > 5 for image in observation.images.values())
     assert environment.film().shape == (256, 256, 3)
+    environment.close()
+
+
+def test_importing_robosuite_says_nothing_even_when_it_is_compiled_for_the_first_time():
+    code = "from vla_cl.envs.robosuite import require_robosuite; require_robosuite()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
+    package = Path(importlib.util.find_spec("robosuite").origin).parent
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with quiet():
+            for source in package.rglob("*.py"):
+                compile(source.read_text(), source.name, "exec")
+
+
+@pytest.mark.sim
+def test_steps_print_nothing(capfd):
+    suite = Robosuite()
+    environment = suite.make_environment(suite.task("wipe"))
+    environment.reset(1000)
+    robot = environment.core.environment.robots[0]
+    limits = environment.core.model.jnt_range
+    limits[robot._ref_joint_indexes[0]] = environment.core.data.qpos[robot._ref_joint_pos_indexes[0]]
+    limits[robot._ref_joint_indexes[0]][1] += 0.01  # so that this joint is near its limit
+    environment.step(np.zeros(7, np.float32))
+    assert robot.check_q_limits() and "Joint limit" in capfd.readouterr().out
+    environment.step(np.zeros(7, np.float32))
+    assert capfd.readouterr().out == ""
     environment.close()
 
 
