@@ -25,8 +25,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_cl.envs.metaworld_fast import FastSimulation
 from vla_cl.envs.metaworld_tasks import INSTRUCTIONS
-from vla_cl.envs.rendering import OffscreenRenderer, check_render_profile, choose_gl_backend, rendering_error
+from vla_cl.envs.rendering import (
+    OffscreenRenderer,
+    check_render_profile,
+    choose_gl_backend,
+    look_fingerprint,
+    rendering_error,
+)
 from vla_cl.interfaces import Environment, Expert, Suite
 from vla_cl.types import ConfigurationError, Observation, Split, SuiteSpec, Task, Transition
 
@@ -91,6 +98,8 @@ class MetaWorld(Suite):
             state_size=STATE_SIZE,
             action_size=ACTION_SIZE,
             render_profile=self.render_profile,
+            control_mode="relative_position",
+            image_orientation="upright",
             fps=FPS,
             action_low=(-1.0,) * ACTION_SIZE,
             action_high=(1.0,) * ACTION_SIZE,
@@ -152,6 +161,7 @@ class MetaWorld(Suite):
         """Adds the camera, the time limit and the versions of the simulator."""
         return {
             **super().fingerprint(),
+            **look_fingerprint(self.render_profile),
             "camera": [CAMERA, *CAMERA_POSITION],
             "max_steps": self.max_steps,
             "metaworld": importlib.metadata.version("metaworld"),
@@ -175,6 +185,7 @@ class MetaWorldEnvironment(Environment):
         self._steps = 0
         self._simulation = _build_simulation(f"{task.name}-v3")
         self._fresh = _Snapshot(self._simulation)
+        self._fast = FastSimulation(self._simulation)
 
     @property
     def raw_observation(self) -> NDArray[np.float64]:
@@ -209,18 +220,32 @@ class MetaWorldEnvironment(Environment):
 
         Raises:
             ValueError: The action has another shape or is not finite.
+            RuntimeError: The time limit is over, or the environment was never reset.
         """
-        if action.shape != (ACTION_SIZE,) or not np.isfinite(action).all():
-            raise ValueError(f"{self._task.id}: an action is {ACTION_SIZE} finite numbers, got {action!r}")
-        if self._steps >= self._task.max_steps:
-            raise RuntimeError(
-                f"{self._task.id}: the time limit of {self._task.max_steps} env steps is over; call reset"
-            )
+        return self.execute(action[np.newaxis])[0]
+
+    def execute(self, actions: NDArray[np.float32]) -> Sequence[Transition]:
+        """Execute actions, shape (K, 4), until they are used up or the episode has ended; one transition each.
+
+        Raises:
+            ValueError: The actions have another shape, or one of them is not finite; none was executed.
+            RuntimeError: The time limit is over, or the environment was never reset.
+        """
+        if actions.ndim != 2 or actions.shape[1] != ACTION_SIZE or not np.isfinite(actions).all():
+            raise ValueError(f"{self._task.id}: an action is {ACTION_SIZE} finite numbers, got {actions!r}")
         self.raw_observation  # noqa: B018 - raises if reset is due
-        self._raw, reward, _, _, info = self._simulation.step(action)
-        self._steps += 1
-        success = bool(info["success"])
-        return Transition(float(reward), success, ended=success or self._steps >= self._task.max_steps)
+        transitions: list[Transition] = []
+        for action, displacement in zip(actions, self._fast.displacements(actions), strict=True):
+            if self._steps >= self._task.max_steps:
+                raise RuntimeError(
+                    f"{self._task.id}: the time limit of {self._task.max_steps} env steps is over; call reset"
+                )
+            self._raw, reward, success = self._fast.step(action, displacement, follows_a_step=bool(transitions))
+            self._steps += 1
+            transitions.append(Transition(reward, success, success or self._steps >= self._task.max_steps))
+            if transitions[-1].ended:
+                break
+        return transitions
 
     def observe(self) -> Observation:
         """Render the camera and read the state."""
@@ -240,6 +265,7 @@ class MetaWorldEnvironment(Environment):
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+        self._fast.close()
         self._simulation.close()
 
     def _picture(self, size: int) -> NDArray[np.uint8]:
@@ -264,9 +290,10 @@ class MetaWorldExpert(Expert):
         """The script's action, clipped to [-1, 1] as Meta-World clips it, float32 (4,)."""
         if not isinstance(environment, MetaWorldEnvironment):
             raise TypeError(f"a Meta-World expert needs a MetaWorldEnvironment, got {type(environment).__name__}")
+        observation = environment.raw_observation.copy()  # some scripts write into what they are given
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Constant")  # the scripts exceed the range on purpose
-            action: NDArray[np.float32] = self._policy.get_action(environment.raw_observation)
+            action: NDArray[np.float32] = self._policy.get_action(observation)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
 

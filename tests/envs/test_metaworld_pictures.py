@@ -74,6 +74,20 @@ def test_every_task_used_again_is_the_same_world_as_a_new_stock_one(name, blind_
             break
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(INSTRUCTIONS))
+def test_every_task_renders_and_moves(name):
+    suite = MetaWorld(64, "fast")
+    environment = suite.make_environment(suite.task(name))
+    environment.reset(1000)
+    first = environment.observe().images["observation.image"]
+    environment.execute(np.tile(np.array([0.5, 0.5, 0.5, 1], np.float32), (20, 1)))
+    later = environment.observe().images["observation.image"]
+    assert first.shape == (64, 64, 3) and first.std() > 20
+    assert (np.abs(first.astype(int) - later) > 20).any(axis=-1).sum() > 20
+    environment.close()
+
+
 def test_the_same_success_at_the_same_step_as_stock_lerobot(blind_stock):
     suite = MetaWorld()
     task = suite.task("drawer-open")
