@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from vla_cl.envs.libero_catalog import SUITES, initial_states_file, instruction, problem_file, task_names, task_orders
 from vla_cl.envs.libero_initial_states import read_initial_states
 from vla_cl.envs.libero_package import import_libero
-from vla_cl.envs.rendering import check_render_profile
+from vla_cl.envs.rendering import check_render_profile, look_fingerprint
 from vla_cl.envs.robosuite_core import RobosuiteCore, global_seed
 from vla_cl.envs.robosuite_pictures import SampledPictures
 from vla_cl.interfaces import Environment, Suite
@@ -213,6 +213,7 @@ class Libero(Suite):
         packages = ("hf-libero", "robosuite", "mujoco")
         return {
             **super().fingerprint(),
+            **look_fingerprint(self.render_profile),
             "control_mode": self.control_mode,
             "protocol": self.protocol,
             "max_steps": self.max_steps,

@@ -7,17 +7,19 @@ call `choose_gl_backend` first.
 from __future__ import annotations
 
 import atexit
+import copy
 import difflib
 import os
 import sys
 import weakref
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_cl.envs.simplified_meshes import simplify_meshes
 from vla_cl.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -26,10 +28,21 @@ if TYPE_CHECKING:
 
 RENDER_PROFILES = ("reference", "fast")
 """``reference``: MuJoCo's defaults, which published data were recorded with. ``fast``: no shadow, no reflection, no
-multisampling, several times faster where there is no GPU. A policy trained on one look fails on another."""
+multisampling, lighter meshes, an order of magnitude faster where there is no GPU. A policy trained on one look fails on
+another."""
+
+RENDER_PROFILE_VERSIONS: Mapping[str, int] = {"reference": 1, "fast": 2}
+"""Raised whenever a profile's pictures change, so that pictures of two looks are not mixed unnoticed. ``fast`` had full
+meshes in version 1."""
 
 DEBIAN_PACKAGES = "libegl1 libgl1-mesa-dri"
 """What software rendering needs on Debian and Ubuntu: EGL, which brings Mesa's implementation, and Mesa's drivers."""
+
+FAST_SLICES, FAST_STACKS = 20, 6
+"""How finely cylinders, capsules and spheres are cut, around and along; MuJoCo's defaults are 28 and 16."""
+
+OUTLINE_MARGIN = 1.05
+"""Bounding spheres are taken this much larger: lighter meshes bulge a little."""
 
 _renderers: weakref.WeakSet[OffscreenRenderer] = weakref.WeakSet()
 
@@ -45,6 +58,12 @@ def check_render_profile(profile: str) -> str:
     near = difflib.get_close_matches(str(profile), RENDER_PROFILES, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ConfigurationError(f"render_profile is one of {', '.join(RENDER_PROFILES)}, got {profile!r}{hint}")
+
+
+def look_fingerprint(profile: str) -> Mapping[str, object]:
+    """What a suite's fingerprint adds for its render profile; nothing for a first version, so that old keys stay."""
+    version = RENDER_PROFILE_VERSIONS[check_render_profile(profile)]
+    return {"render_profile_version": version} if version > 1 else {}
 
 
 def choose_gl_backend(worker: bool = False) -> None:
@@ -96,7 +115,8 @@ class OffscreenRenderer:
         """Make the context.
 
         Args:
-            model: A ``mujoco.MjModel``; its ``vis`` part is set to the profile and the size.
+            model: A ``mujoco.MjModel``, which stays as it is. Moving things is seen, another look of meshes or
+                textures is not: those are read now.
             profile: One of `RENDER_PROFILES`.
             height: Height of the largest picture, in pixels.
             width: Width of the largest picture, in pixels.
@@ -109,21 +129,19 @@ class OffscreenRenderer:
 
         self._fast = check_render_profile(profile) == "fast"
         self._model = model
-        model.vis.global_.offheight, model.vis.global_.offwidth = height, width
-        if self._fast:
-            model.vis.quality.offsamples = 0  # the frame buffer is made with the context
-            model.vis.quality.shadowsize = 0  # spares a shadow map of 64 MiB
+        self._options = mujoco.MjvOption()
+        for group in hidden_geom_groups:
+            self._options.geomgroup[group] = 0
+        look = _look(model, self._fast, self._options)
+        look.vis.global_.offheight, look.vis.global_.offwidth = height, width
         self._gl: GLContext | None = _make_gl_context(height, width)
         try:
-            self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
+            self._context = mujoco.MjrContext(look, mujoco.mjtFontScale.mjFONTSCALE_50)  # no picture has letters
         except (RuntimeError, mujoco.FatalError) as error:
             raise rendering_error(error) from error
         _renderers.add(self)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._scene = mujoco.MjvScene(model, 1000)
-        self._options = mujoco.MjvOption()
-        for group in hidden_geom_groups:
-            self._options.geomgroup[group] = 0
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
 
@@ -150,11 +168,35 @@ class OffscreenRenderer:
         if self._fast:
             self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
             self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+            self._drop_what_is_out_of_view(data, width / height)
         viewport = mujoco.MjrRect(0, 0, width, height)
         pixels = np.empty((height, width, 3), dtype=np.uint8)
         mujoco.mjr_render(viewport, self._scene, self._context)
         mujoco.mjr_readPixels(pixels, None, viewport, self._context)
         return pixels[::-1]
+
+    def _drop_what_is_out_of_view(self, data: mujoco.MjData, aspect: float) -> None:
+        """Take geoms out of the scene whose bounding sphere the camera does not see: a wrist camera's own arm, mostly.
+
+        Only without shadows and reflections, in which such geoms could be seen.
+        """
+        import mujoco
+
+        rotation = data.cam_xmat[self._camera.fixedcamid].reshape(3, 3)
+        seen = self._scene.camera[0]
+        top, bottom = seen.frustum_top, seen.frustum_bottom
+        half_width = seen.frustum_width or (top - bottom) / 2 * aspect
+        left, right = seen.frustum_center - half_width, seen.frustum_center + half_width
+        near = seen.frustum_near
+        inward = np.array([[near, 0, left], [-near, 0, -right], [0, near, bottom], [0, -near, -top], [0, 0, -1]])
+        inward /= np.linalg.norm(inward, axis=1, keepdims=True)
+        places = (data.geom_xpos - data.cam_xpos[self._camera.fixedcamid]) @ rotation
+        bounds = self._model.geom_rbound
+        radius = np.where(bounds == 0, np.inf, bounds * OUTLINE_MARGIN)  # 0: a plane, which has no end
+        outside = (places @ inward.T < -radius[:, None]).any(axis=1).tolist()
+        for geom in self._scene.geoms[: self._scene.ngeom]:
+            if geom.objtype == mujoco.mjtObj.mjOBJ_GEOM and outside[geom.objid]:
+                geom.type = mujoco.mjtGeom.mjGEOM_NONE
 
     def close(self) -> None:
         """Free the context; a second call does nothing."""
@@ -164,6 +206,25 @@ class OffscreenRenderer:
         gl.make_current()
         self._context.free()
         gl.free()
+
+
+def _look(model: mujoco.MjModel, fast: bool, options: mujoco.MjvOption) -> mujoco.MjModel:
+    """A copy of the model to upload from: what is never shown costs nothing, and fast pictures get lighter shapes."""
+    import mujoco
+
+    look = copy.copy(model)
+    uses_mesh = look.geom_type == mujoco.mjtGeom.mjGEOM_MESH
+    visible = np.asarray(options.geomgroup, dtype=bool)[look.geom_group]
+    shown = set(look.geom_dataid[uses_mesh & visible].tolist())
+    look.mesh_graphadr[:] = -1  # convex hulls, which no picture shows
+    look.mesh_facenum[[index for index in range(look.nmesh) if index not in shown]] = 0
+    if fast:
+        quality = look.vis.quality
+        quality.offsamples = 0  # the frame buffer is made with the context
+        quality.shadowsize = 0  # spares a shadow map of 64 MiB
+        quality.numslices, quality.numstacks = FAST_SLICES, FAST_STACKS
+        simplify_meshes(look, shown)
+    return look
 
 
 def _make_gl_context(height: int, width: int) -> GLContext:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_cl.envs.rendering import check_render_profile, choose_gl_backend, rendering_error
+from vla_cl.envs.rendering import check_render_profile, choose_gl_backend, look_fingerprint, rendering_error
 from vla_cl.envs.robosuite_core import RobosuiteCore, global_seed
 from vla_cl.envs.robosuite_pictures import SampledPictures
 from vla_cl.envs.robosuite_tasks import TASKS
@@ -134,6 +134,7 @@ class Robosuite(Suite):
         """Adds the time limit and the versions of the simulator."""
         return {
             **super().fingerprint(),
+            **look_fingerprint(self.render_profile),
             "max_steps": self.max_steps,
             "robosuite": importlib.metadata.version("robosuite"),
             "mujoco": importlib.metadata.version("mujoco"),

@@ -39,7 +39,8 @@ def test_every_suite_yaml_builds(suite):
 def test_every_stream_yaml_names_tasks_that_exist(stream):
     from vla_cl.run import sources
 
-    found = sources(compose([f"stream={stream}"]))
+    suite = compose([f"stream={stream}"])["stream"].get("suite", "metaworld")
+    found = sources(compose([f"stream={stream}", f"suite={suite}"]))
     assert len(found.stream) == len({experience.name for experience in found.stream})
 
 

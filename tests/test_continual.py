@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from vla_cl import run
 from vla_cl.cli import main
 from vla_cl.compose import compose
+from vla_cl.evaluate import evaluate
 from vla_cl.metrics import SuccessMatrix
 from vla_cl.types import ConfigurationError, InterfaceSpec
 
@@ -131,7 +132,7 @@ def test_recorded_datasets_are_a_stream(point_datasets, cache, tmp_path):
 
 def test_evaluate_repeats_the_run(finished, tmp_path, capsys):
     settings = compose([*POINT, f"output_dir={tmp_path / 'e'}"], root="evaluate", folders=[CONF])
-    folder = run.evaluate(str(finished), settings)
+    folder = evaluate(str(finished), settings)
     summary = json.loads((folder / "summary.json").read_text())
     matrix = SuccessMatrix.from_json(finished / "matrix.json")
     assert [summary["tasks"][task]["success"] for task in matrix.tasks] == matrix.success[-1].tolist()
@@ -142,7 +143,7 @@ def test_another_look_is_refused_by_name(finished, tmp_path):
     overrides = [*POINT, "suite.render_profile=glossy", f"output_dir={tmp_path / 'e'}"]
     settings = compose(overrides, root="evaluate", folders=[CONF])
     with pytest.raises(ConfigurationError, match=r"'plain'.*'glossy'"):
-        run.evaluate(str(finished), settings)
+        evaluate(str(finished), settings)
     assert not (tmp_path / "e").exists()
 
 

@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = add(
         "evaluate", _evaluate, "roll a policy out on tasks", "vla-cl evaluate outputs/run tasks=[reach,push]"
     )
-    evaluate.add_argument("policy", help="a run's folder, a checkpoint, a LeRobot policy folder or hub name")
+    evaluate.add_argument("policy", help="a run's folder, a checkpoint, a LeRobot policy (folder, hub name), or random")
     add_overrides(evaluate)
     report = add(
         "report", _report, "write an HTML report of one or more runs", "vla-cl report outputs/run-a outputs/run-b"
@@ -81,8 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     metrics.add_argument("--reference", type=Path, help="single-task runs' matrix.json, for forward transfer")
     doctor = add("doctor", _doctor, "check this machine: renderer, codec, disk, versions", "vla-cl doctor")
     doctor.add_argument("--json", action="store_true", help="for machines")
-    bench = add("bench", _bench, "measure against the bounds in the README", "vla-cl bench training")
-    bench.add_argument("what", choices=("startup", "training", "learning"), help="what to measure")
+    bench = add("bench", _bench, "measure against the bounds in the README", "vla-cl bench rollout rows=[metaworld]")
+    bench.add_argument("what", choices=("startup", "training", "learning", "rollout"), help="what to measure")
     add_overrides(bench)
     demo = add("demo", _demo, "the first continual run, with and without replay, and its report", "vla-cl demo")
     add_overrides(demo)
@@ -125,9 +125,13 @@ def _evaluate(options: argparse.Namespace) -> int:
     from vla_cl.compose import compose
 
     settings = compose(options.overrides, root="evaluate", folders=options.conf)
-    from vla_cl import run
+    from vla_cl.evaluate import evaluate
 
-    print(run.evaluate(options.policy, settings))
+    try:
+        print(evaluate(options.policy, settings))
+    except KeyboardInterrupt:
+        print("vla-cl: stopped; finished episodes are kept, and the same command rolls out the rest", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -92,6 +92,8 @@ def build[Part](
     """
     kind = part_class(str(settings.get("class", "")), interface, plugins)
     arguments = {key: value for key, value in settings.items() if key not in ("class", "name")} | extra
+    if "plugins" in inspect.signature(kind).parameters:  # it imports by name too; only the user's own list counts
+        arguments["plugins"] = list(plugins)
     part: Part = kind(**checked_arguments(kind, arguments))
     if "name" in settings:
         part.name = str(settings["name"])  # type: ignore[attr-defined]  # Suite and Method both have one

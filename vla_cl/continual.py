@@ -19,11 +19,10 @@ from vla_cl.data.frames import Frames
 from vla_cl.data.normalisation import frozen_statistics
 from vla_cl.data.source import Source
 from vla_cl.interfaces import Method, Suite
-from vla_cl.models.vla import VlaModel, horizon, policy_config
+from vla_cl.models.vla import CONVENTIONS, VlaModel, horizon, policy_config
 from vla_cl.rollout.compatibility import check_interface
 from vla_cl.rollout.engine import Engine
-from vla_cl.rollout.evaluation import EvaluationSettings, requests, save_videos
-from vla_cl.rollout.table import EpisodeTable
+from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, requests, save_videos
 from vla_cl.run_folder import RunFolder, machine, versions
 from vla_cl.tracking import Tracker
 from vla_cl.train import TrainingSettings, learn
@@ -168,6 +167,7 @@ class ContinualRun:
         if self._policy.warm_start is not None:
             model = VlaModel.load(self._policy.warm_start, self._policy.device)
             require_fit(model.spec, spec, f"checkpoint {self._policy.warm_start}")
+            model.complete_conventions(spec)
             if self._policy.normalisation == "checkpoint":
                 return model
             model.normalise_with(frozen_statistics(self._data(first, model)))
@@ -178,7 +178,8 @@ class ContinualRun:
         window = horizon(config)
         frames = Frames(self._sources_of(first), self._frame_cache, window.actions, window.observations)
         self._loaded[first.index] = frames
-        return VlaModel.new(config, frozen_statistics(frames), self._train_seed, spec.render_profile)
+        conventions = {name: getattr(spec, name) for name in CONVENTIONS}
+        return VlaModel.new(config, frozen_statistics(frames), self._train_seed, **conventions)
 
     def _learn(
         self, engine: Engine, model: VlaModel, experience: Experience, progress: Progress, tracker: Tracker
@@ -299,6 +300,8 @@ class ContinualRun:
 def require_fit(policy: InterfaceSpec, data: InterfaceSpec, who: str) -> None:
     """Refuse data whose cameras, state or actions are not what the policy expects.
 
+    What actions mean and how pictures are turned is compared where both sides know.
+
     Raises:
         ConfigurationError: They differ; the message names both sides.
     """
@@ -306,8 +309,10 @@ def require_fit(policy: InterfaceSpec, data: InterfaceSpec, who: str) -> None:
         ("cameras", sorted(policy.cameras), sorted(data.cameras)),
         ("state size", policy.state_size, data.state_size),
         ("action size", policy.action_size, data.action_size),
+        ("control mode", policy.control_mode, data.control_mode),
+        ("image orientation", policy.image_orientation, data.image_orientation),
     ):
-        if expected != came:
+        if None not in (expected, came) and expected != came:
             raise ConfigurationError(
                 f"{who} expects {what} {expected}, the data have {came}; use data of this kind, or another policy"
             )
@@ -340,27 +345,3 @@ def choose_device(name: str) -> str:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigurationError(f"device={name} was asked for, but torch sees no GPU; use device=cpu or device=auto")
     return name
-
-
-def evaluate_policy(
-    model: VlaModel, suite: Suite, tasks: Sequence[Task], settings: EvaluationSettings, split: Split, folder: Path
-) -> EpisodeTable:
-    """Roll a policy out on tasks; its episodes, as experience -1. Videos go to ``folder/videos``."""
-    check_interface(model.spec, suite.spec, settings.replan_every, model.chunk_size, settings.check_render_profile)
-    table = EpisodeTable()
-    with make_engine(suite, settings) as engine, one_thread():
-        episodes = engine.run(model, requests(suite, tasks, settings, split))
-        videos = save_videos(episodes, folder, -1, engine.film_fps)
-    table.extend(episodes, experience=-1, step=0, render_profile=suite.spec.render_profile, videos=videos)
-    return table
-
-
-def make_engine(suite: Suite, settings: EvaluationSettings) -> Engine:
-    """The rollout engine that the settings ask for."""
-    return Engine(
-        suite,
-        workers=settings.workers,
-        slots_per_worker=settings.slots_per_worker,
-        replan_every=settings.replan_every,
-        check_render_profile=settings.check_render_profile,
-    )

@@ -6,22 +6,18 @@ checkpoint. Every other command of `vla_cl.cli` has its entry here too.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from vla_cl.compose import Settings, build, checked_arguments, nearest
 from vla_cl.data.source import Source
-from vla_cl.data.streams import dataset_stream, named_tasks, suite_stream
-from vla_cl.files import write_json
+from vla_cl.data.streams import dataset_stream, suite_stream
 from vla_cl.interfaces import Method, Suite
-from vla_cl.metrics import wilson_interval
 from vla_cl.rollout.evaluation import EvaluationSettings
-from vla_cl.run_folder import RunFolder, versions
+from vla_cl.run_folder import RunFolder
 from vla_cl.tracking import Tracker, check_trackers
-from vla_cl.types import ConfigurationError, Split, Stream, Task
+from vla_cl.types import ConfigurationError, Stream, Task
 
 NORMALISATIONS = ("first_task", "checkpoint")
 
@@ -51,9 +47,10 @@ def sources(settings: Settings) -> Sources:
             f"stream {stream['name']!r} is made of tasks of suite {stream['suite']!r}, "
             f"but suite={settings['suite']['name']} was given; add suite={stream['suite']}"
         )
-    found = suite_stream(
-        stream["name"], suite.tasks(), stream.get("tasks") or (), stream.get("experiences") or (), arrangement
-    )
+    available = suite.tasks()
+    listed = stream.get("tasks") or ()
+    names = [task.id for task in available] if listed == "all" else listed  # all: in the suite's own order
+    found = suite_stream(stream["name"], available, names, stream.get("experiences") or (), arrangement)
     return Sources(suite, found, None)
 
 
@@ -101,6 +98,10 @@ def train(settings: Settings) -> Path:
     training = TrainingSettings(**checked_arguments(TrainingSettings, settings["training"]))
     method = build(settings["method"], Method, settings["plugins"])
     check_trackers(settings["tracking"]["trackers"])
+    if found.recorded is not None and settings["stream"].get("check_orientation", True):
+        from vla_cl.rollout.orientation import check_orientation
+
+        check_orientation(found.suite, found.stream.tasks, found.recorded)
     folder = RunFolder(Path(settings["output_dir"] or Path("outputs") / run_name(settings)))
     folder.open(settings)
     recorded = found.recorded or demonstrations(settings, found.suite, found.stream.tasks)
@@ -149,75 +150,3 @@ def use_threads(count: int) -> None:
         import torch
 
         torch.set_num_threads(count)
-
-
-def evaluate(location: str, settings: Settings) -> Path:
-    """Roll a policy out and write the episode table, a summary and videos.
-
-    Args:
-        location: A run's folder (its newest checkpoint), a checkpoint, a LeRobot policy folder, or a name on the hub.
-        settings: Composed from ``conf/evaluate.yaml``.
-
-    Returns:
-        The folder with the results.
-
-    Raises:
-        ConfigurationError: The policy cannot be loaded or does not fit the suite.
-    """
-    suite = build(settings["suite"], Suite, settings["plugins"])
-    evaluation = EvaluationSettings(**checked_arguments(EvaluationSettings, settings["evaluation"]))
-    tasks = named_tasks(settings["tasks"] or _tasks_of_run(Path(location)), suite.tasks()) or suite.tasks()
-    if settings["split"] not in get_args(Split):
-        raise ConfigurationError(f"unknown split {settings['split']!r}; {nearest(settings['split'], get_args(Split))}")
-    folder = Path(settings["output_dir"] or Path("outputs") / f"evaluate-{settings['suite']['name']}")
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigurationError(f"{folder} is not empty; give output_dir=<a new folder>")
-    use_threads(settings["threads"])
-
-    from vla_cl.continual import choose_device, evaluate_policy
-    from vla_cl.models.vla import VlaModel
-
-    model = VlaModel.load(policy_folder(location), choose_device(settings["device"]))
-    table = evaluate_policy(model, suite, tasks, evaluation, settings["split"], folder)
-    table.write(folder / "episodes.parquet")
-    cells = table.success_cells(-1, settings["split"])
-    for task in tasks:
-        cell = cells[task.id]
-        low, high = wilson_interval(round(cell.success * cell.episodes), cell.episodes)
-        errors = f", {cell.errors} errors" if cell.errors else ""
-        print(f"{task.id:40s} {cell.success:6.1%}  [{low:.1%}, {high:.1%}]  {cell.episodes} episodes{errors}")
-    mean = sum(cell.success for cell in cells.values()) / len(cells)
-    print(f"{'mean':40s} {mean:6.1%}")
-    summary = {"policy": location, "mean_success": mean, "versions": versions()}
-    write_json(folder / "summary.json", summary | {"tasks": {task: asdict(cell) for task, cell in cells.items()}})
-    return folder
-
-
-def policy_folder(location: str) -> str:
-    """The folder that LeRobot loads: of a run the newest checkpoint's, of a checkpoint its ``pretrained_model``.
-
-    Raises:
-        ConfigurationError: The run has no checkpoint yet, or a local path holds no policy.
-    """
-    path = Path(location)
-    if (path / "pretrained_model").is_dir():
-        return str(path / "pretrained_model")
-    if (path / "config.yaml").is_file() or (path / "checkpoints").is_dir():
-        from vla_cl import checkpoint
-
-        newest = checkpoint.newest(path / "checkpoints")
-        if newest is None:
-            raise ConfigurationError(f"the run {path} has no whole checkpoint yet; let it learn its first task")
-        return str(newest / "pretrained_model")
-    if path.exists() and not (path / "config.json").is_file():
-        raise ConfigurationError(f"{path} holds no policy: expected a run, a checkpoint, or a folder with config.json")
-    if not path.exists() and location.count("/") != 1:
-        raise ConfigurationError(f"{location!r} is neither a folder here nor a hub name like user/policy")
-    return location
-
-
-def _tasks_of_run(folder: Path) -> list[str]:
-    for candidate in (folder, *folder.parents[:3]):
-        if (candidate / "run.json").is_file():
-            return [task["id"] for task in json.loads((candidate / "run.json").read_text())["tasks"]]
-    return []

@@ -94,9 +94,14 @@ class InterfaceSpec:
         state_size: Length of ``observation.state``; 0 if there is none.
         action_size: Length of one action.
         render_profile: Look of the pictures (``reference``, ``fast``); None where it does not apply or is unknown.
-        control_mode: What an action means, for example ``relative`` or ``absolute`` poses; None if unknown.
+        control_mode: What the part of an action means that moves the arm: ``relative``, by how much the hand's pose
+            (position and rotation) shall change; ``absolute``, the hand's pose itself; ``relative_position`` and
+            ``absolute_position``, the same without rotation. A suite that is driven otherwise uses a word of its own
+            (``absolute_joints``, say). None if unknown.
         image_orientation: ``upright`` or ``upright_mirrored`` (left and right swapped, LIBERO's convention in
             LeRobot); None if unknown.
+
+    The last three are compared where both sides know theirs.
     """
 
     cameras: Mapping[str, tuple[int, int]]

@@ -5,17 +5,19 @@ import pytest
 from vla_cl.rollout.compatibility import check_interface
 from vla_cl.types import ConfigurationError, InterfaceSpec, SuiteSpec
 
-SUITE = SuiteSpec({"observation.image": (96, 96)}, 4, 4, "fast", fps=80)
-POLICY = InterfaceSpec({"observation.image": (64, 64)}, 4, 4, "fast")
+SUITE = SuiteSpec({"observation.image": (96, 96)}, 4, 4, "fast", "relative", "upright", fps=80)
+POLICY = InterfaceSpec({"observation.image": (64, 64)}, 4, 4, "fast", "relative", "upright")
+UNKNOWN = {"render_profile": None, "control_mode": None, "image_orientation": None}
 
 
 @pytest.mark.parametrize(
     "policy",
-    [POLICY, replace(POLICY, state_size=0), replace(POLICY, render_profile=None)],
-    ids=["size", "state", "profile"],
+    [POLICY, replace(POLICY, state_size=0), replace(POLICY, **UNKNOWN)],
+    ids=["size", "state", "conventions"],
 )
 def test_fits(policy):
     check_interface(policy, SUITE, replan_every=8, chunk_size=8)
+    check_interface(policy, replace(SUITE, **UNKNOWN), replan_every=8, chunk_size=8)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +26,11 @@ def test_fits(policy):
         ({"cameras": {"observation.images.wrist": (96, 96)}}, ["observation.images.wrist", "observation.image'"]),
         ({"state_size": 39}, ["39 numbers", "gives 4"]),
         ({"action_size": 7}, ["7 numbers", "takes 4"]),
+        ({"control_mode": "absolute"}, ["'absolute'", "has 'relative'", "set the suite's control_mode to 'absolute'"]),
+        (
+            {"image_orientation": "upright_mirrored"},
+            ["'upright_mirrored'", "has 'upright'", "set the suite's image_orientation"],
+        ),
         ({"render_profile": "reference"}, ["'reference'", "'fast'", "check_render_profile=false"]),
     ],
 )

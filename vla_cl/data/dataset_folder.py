@@ -8,6 +8,7 @@ back and leaves random access to `vla_cl.data.frames`. Importing LeRobot would a
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ class DatasetFolder:
     def spec(self) -> InterfaceSpec:
         """What the dataset holds, to be compared with a policy and a suite."""
         state = self.features.get("observation.state", {"shape": [0]})
+        recorded = self.recording.get("spec", {})
         if "action" not in self.features:
             found = sorted(self.features)
             raise ConfigurationError(f"the dataset at {self.root} has no feature 'action'; it has {found}")
@@ -87,7 +89,9 @@ class DatasetFolder:
             cameras=self.cameras,
             state_size=int(state["shape"][0]),
             action_size=int(self.features["action"]["shape"][0]),
-            render_profile=self.recording.get("spec", {}).get("render_profile"),
+            render_profile=recorded.get("render_profile"),
+            control_mode=recorded.get("control_mode"),
+            image_orientation=recorded.get("image_orientation"),
         )
 
     @property
@@ -138,6 +142,21 @@ class DatasetFolder:
         else:
             yield from self._stored_pictures(key)
 
+    def image(self, key: str, row: int) -> NDArray[np.uint8]:
+        """One frame of a camera, uint8 (H, W, 3), by its global frame index."""
+        if self.features[key]["dtype"] != "video":
+            return next(itertools.islice(self._stored_pictures(key), row, None))
+        ends = self.episodes["length"].to_numpy().cumsum()
+        number = int(np.searchsorted(ends, row, side="right"))
+        episode = self.episodes.iloc[number]
+        row_in_episode = row - int(ends[number]) + int(episode["length"])
+        path = self._video_path(
+            key, int(episode[f"videos/{key}/chunk_index"]), int(episode[f"videos/{key}/file_index"])
+        )
+        fps = float(self.info["fps"])
+        seconds = float(episode[f"videos/{key}/from_timestamp"]) + row_in_episode / fps
+        return _decode_one(path, seconds, tolerance=0.5 / fps)
+
     @property
     def _data_files(self) -> list[Path]:
         return sorted((self.root / "data").glob("*/*.parquet"))
@@ -147,9 +166,7 @@ class DatasetFolder:
         chunk, file = f"videos/{key}/chunk_index", f"videos/{key}/file_index"
         start = f"videos/{key}/from_timestamp"
         for _, group in self.episodes.groupby([chunk, file], sort=True):
-            path = self.root / self.info["video_path"].format(
-                video_key=key, chunk_index=int(group[chunk].iloc[0]), file_index=int(group[file].iloc[0])
-            )
+            path = self._video_path(key, int(group[chunk].iloc[0]), int(group[file].iloc[0]))
             # Episodes lie one behind the other in a file; their order there is that of their start.
             wanted = group.sort_values(start)
             first = (wanted[start] * fps).round().astype(int)
@@ -157,6 +174,12 @@ class DatasetFolder:
                 [np.arange(begin, begin + length) for begin, length in zip(first, wanted["length"], strict=True)]
             )
             yield from _decode(path, keep)
+
+    def _video_path(self, key: str, chunk: int, file: int) -> Path:
+        path: Path = self.root / self.info["video_path"].format(video_key=key, chunk_index=chunk, file_index=file)
+        if not path.is_file():
+            raise ConfigurationError(f"the dataset is not complete: {path} is missing; copy or download it again")
+        return path
 
     def _stored_pictures(self, key: str) -> Iterator[NDArray[np.uint8]]:
         from PIL import Image
@@ -186,8 +209,6 @@ def _to_numpy(column: Any) -> NDArray[Any]:  # noqa: ANN401 - a pyarrow ChunkedA
 
 def _decode(path: Path, keep: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
     """The frames numbered ``keep`` (ascending) of a video, decoded front to back."""
-    if not path.is_file():
-        raise ConfigurationError(f"the dataset is not complete: {path} is missing; copy or download it again")
     wanted = iter(keep.tolist())
     target = next(wanted, None)
     with av.open(str(path)) as container:
@@ -201,3 +222,15 @@ def _decode(path: Path, keep: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
                 target = next(wanted, None)
     if target is not None:
         raise ConfigurationError(f"the video {path} ends before frame {target}; copy or download the dataset again")
+
+
+def _decode_one(path: Path, seconds: float, tolerance: float) -> NDArray[np.uint8]:
+    """The frame at a time of a video, decoded from the key frame before it."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        container.seek(int(seconds * av.time_base), backward=True)
+        for frame in container.decode(stream):
+            if frame.time is not None and frame.time >= seconds - tolerance:
+                picture: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+                return picture
+    raise ConfigurationError(f"the video {path} ends before {seconds:.2f} s; copy or download the dataset again")

@@ -27,7 +27,10 @@ from vla_cl.interfaces import Distillable, Policy
 from vla_cl.types import Batch, ConfigurationError, Draw, InterfaceSpec, Observation
 
 NOTE = "vla_cl.json"
-"""Beside the policy's own files: what LeRobot's format has no place for (the look of the pictures of training)."""
+"""Beside the policy's own files: what LeRobot's format has no place for, the conventions of the training data."""
+
+CONVENTIONS = ("render_profile", "control_mode", "image_orientation")
+"""The fields of an `InterfaceSpec` that `NOTE` keeps."""
 
 DETERMINISTIC_POLICIES = frozenset({"nano_vla", "act"})
 """Policies whose chunk is a function of the observation. The others draw noise for the whole batch at once, so they are
@@ -93,6 +96,8 @@ class VlaModel(Policy, Distillable):
         preprocessor: Normalises a batch (LeRobot's pipeline).
         postprocessor: Turns normalised actions into the suite's units.
         render_profile: Look of the pictures that it was trained on, if known.
+        control_mode: What the actions meant that it was trained on, if known.
+        image_orientation: How the pictures were turned that it was trained on, if known.
     """
 
     def __init__(
@@ -101,11 +106,15 @@ class VlaModel(Policy, Distillable):
         preprocessor: Any,  # noqa: ANN401 - LeRobot's pipelines are generic over untyped dictionaries
         postprocessor: Any,  # noqa: ANN401
         render_profile: str | None = None,
+        control_mode: str | None = None,
+        image_orientation: str | None = None,
     ) -> None:
         self.policy = policy
         self.preprocessor = preprocessor
         self.postprocessor = postprocessor
         self.render_profile = render_profile
+        self.control_mode = control_mode
+        self.image_orientation = image_orientation
         self.per_sample_losses = "reduction" in inspect.signature(policy.forward).parameters
         self._deterministic = policy.config.type in DETERMINISTIC_POLICIES
 
@@ -116,6 +125,8 @@ class VlaModel(Policy, Distillable):
         statistics: Mapping[str, Mapping[str, NDArray[Any]]],
         init_seed: int,
         render_profile: str | None = None,
+        control_mode: str | None = None,
+        image_orientation: str | None = None,
     ) -> VlaModel:
         """A policy with fresh weights, or those of ``config.pretrained_path``, and frozen normalisation."""
         with seeded(init_seed, torch.device(config.device)):
@@ -126,7 +137,7 @@ class VlaModel(Policy, Distillable):
         policy.to(config.device)
         tensors = {key: {name: torch.as_tensor(v) for name, v in item.items()} for key, item in statistics.items()}
         preprocessor, postprocessor = make_pre_post_processors(config, dataset_stats=tensors)
-        return cls(policy, preprocessor, postprocessor, render_profile)
+        return cls(policy, preprocessor, postprocessor, render_profile, control_mode, image_orientation)
 
     @classmethod
     def load(cls, folder: Path | str, device: str) -> VlaModel:
@@ -152,8 +163,8 @@ class VlaModel(Policy, Distillable):
             config, pretrained_path=str(folder), preprocessor_overrides=overrides
         )
         note = Path(folder) / NOTE
-        profile = json.loads(note.read_text()).get("render_profile") if note.is_file() else None
-        return cls(policy, preprocessor, postprocessor, profile)
+        noted = json.loads(note.read_text()) if note.is_file() else {}
+        return cls(policy, preprocessor, postprocessor, **{name: noted.get(name) for name in CONVENTIONS})
 
     @property
     def module(self) -> nn.Module:
@@ -176,7 +187,15 @@ class VlaModel(Policy, Distillable):
             state_size=state.shape[0] if state else 0,
             action_size=self.policy.config.action_feature.shape[0],
             render_profile=self.render_profile,
+            control_mode=self.control_mode,
+            image_orientation=self.image_orientation,
         )
+
+    def complete_conventions(self, data: InterfaceSpec) -> None:
+        """Take over from the data what a checkpoint from elsewhere does not say: it is what the policy learns now."""
+        for name in CONVENTIONS:
+            if getattr(self, name) is None:
+                setattr(self, name, getattr(data, name))
 
     @property
     def chunk_size(self) -> int:
@@ -253,13 +272,14 @@ class VlaModel(Policy, Distillable):
         self.policy.save_pretrained(folder)
         self.preprocessor.save_pretrained(folder)
         self.postprocessor.save_pretrained(folder)
-        (folder / NOTE).write_text(json.dumps({"render_profile": self.render_profile}, indent=1) + "\n")
+        noted = {name: getattr(self, name) for name in CONVENTIONS}
+        (folder / NOTE).write_text(json.dumps(noted, indent=1) + "\n")
 
     def _predict(self, observations: Sequence[Observation]) -> NDArray[np.float32]:
         batch: Batch = {"task": [observation.instruction for observation in observations]}
         for camera in self.spec.cameras:
             pictures = np.stack([observation.images[camera] for observation in observations])
-            batch[camera] = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+            batch[camera] = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
         if self.spec.state_size:
             batch["observation.state"] = torch.from_numpy(np.stack([o.state for o in observations]))
         if horizon(self.policy.config).observations is not None:

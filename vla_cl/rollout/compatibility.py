@@ -15,11 +15,11 @@ def check_interface(
     """Refuse a policy that cannot act in a suite.
 
     Picture sizes may differ, because policies resize. A policy that declares no state (``state_size`` 0) ignores
-    the suite's. Render profiles are compared where both are known.
+    the suite's. Control modes, image orientations and render profiles are compared where both are known.
 
     Raises:
-        ConfigurationError: Camera keys, state size, action size or render profile differ, or ``replan_every`` is not
-            between 1 and ``chunk_size``.
+        ConfigurationError: Camera keys, state size, action size, control mode, image orientation or render profile
+            differ, or ``replan_every`` is not between 1 and ``chunk_size``.
     """
     if not 1 <= replan_every <= chunk_size:
         raise ConfigurationError(
@@ -42,6 +42,7 @@ def check_interface(
             f"the policy gives actions of {policy_spec.action_size} numbers, the suite takes {suite_spec.action_size}; "
             "use the suite that the policy was trained on, or train a policy for this one"
         )
+    _check_conventions(policy_spec, suite_spec)
     known = policy_spec.render_profile is not None and suite_spec.render_profile is not None
     if check_render_profile and known and policy_spec.render_profile != suite_spec.render_profile:
         raise ConfigurationError(
@@ -49,3 +50,17 @@ def check_interface(
             f"{suite_spec.render_profile!r}; set the suite's render_profile to {policy_spec.render_profile!r}, "
             "or check_render_profile=false to roll out all the same"
         )
+
+
+def _check_conventions(policy: InterfaceSpec, suite: SuiteSpec) -> None:
+    """What cannot be seen from sizes: the same numbers that mean something else, the same camera turned."""
+    for what, expected, offered, setting in (
+        ("actions of the control mode", policy.control_mode, suite.control_mode, "control_mode"),
+        ("pictures of the orientation", policy.image_orientation, suite.image_orientation, "image_orientation"),
+    ):
+        if None not in (expected, offered) and expected != offered:
+            raise ConfigurationError(
+                f"the policy was trained on {what} {expected!r}, the suite has {offered!r}; set the suite's {setting} "
+                f"to {expected!r} if it has this setting, use the suite that the policy was trained on, or train a "
+                "policy for this one"
+            )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vla_cl.interfaces import Suite
+from vla_cl.rollout.engine import Engine
 from vla_cl.rollout.video import write_video
 from vla_cl.types import ConfigurationError, Episode, EpisodeRequest, Split, Task
 
@@ -26,6 +27,10 @@ class EvaluationSettings:
         workers: Simulator processes.
         slots_per_worker: Episodes that a worker runs at the same time.
         check_render_profile: Refuse a policy that learnt from pictures of another look.
+        batch_size: Observations to collect before the policy is asked; None: half of the slots, so that the others
+            are simulated meanwhile. No result depends on it.
+        deadline: Seconds of silence after which a worker counts as hanging and is replaced.
+        max_attempts: How often an episode whose simulator fails is tried before it is an error.
 
     Raises:
         ConfigurationError: A number is out of range.
@@ -41,11 +46,18 @@ class EvaluationSettings:
     workers: int = 2
     slots_per_worker: int = 4
     check_render_profile: bool = True
+    batch_size: int | None = None
+    deadline: float = 300.0
+    max_attempts: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "replan_every", "curve_episodes", "workers", "slots_per_worker"):
+        for name in ("episodes", "replan_every", "curve_episodes", "workers", "slots_per_worker", "max_attempts"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"evaluation.{name} must be at least 1; got {getattr(self, name)}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ConfigurationError(f"evaluation.batch_size must be null or at least 1; got {self.batch_size}")
+        if not 0 < self.deadline < float("inf"):
+            raise ConfigurationError(f"evaluation.deadline is a number of seconds above 0; got {self.deadline}")
         for name in ("curve_points", "videos"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"evaluation.{name} must not be negative; got {getattr(self, name)}")
@@ -63,14 +75,35 @@ def requests(
     ]
 
 
+def make_engine(suite: Suite, settings: EvaluationSettings) -> Engine:
+    """The rollout engine that the settings ask for."""
+    return Engine(
+        suite,
+        workers=settings.workers,
+        slots_per_worker=settings.slots_per_worker,
+        replan_every=settings.replan_every,
+        batch_size=settings.batch_size,
+        max_attempts=settings.max_attempts,
+        deadline=settings.deadline,
+        check_render_profile=settings.check_render_profile,
+    )
+
+
 def save_videos(episodes: Sequence[Episode], folder: Path, experience: int, fps: float) -> dict[int, str]:
     """Write what was filmed to ``folder/videos``; position in ``episodes`` to path relative to ``folder``."""
     saved = {}
     for position, episode in enumerate(episodes):
-        if episode.frames is None or not len(episode.frames):
-            continue
-        task = episode.task.split("/", 1)[1]
-        name = f"videos/{experience}-{task}-{episode.initial_state}-{episode.outcome.value}.mp4"
-        write_video(folder / name, episode.frames, fps)
-        saved[position] = name
+        path = save_video(episode, folder, fps, prefix=f"{experience}-")
+        if path is not None:
+            saved[position] = path
     return saved
+
+
+def save_video(episode: Episode, folder: Path, fps: float, prefix: str = "") -> str | None:
+    """Write an episode's film to ``folder/videos``; its path relative to ``folder``, or None if it was not filmed."""
+    if episode.frames is None or not len(episode.frames):
+        return None
+    task = episode.task.split("/", 1)[1]
+    name = f"videos/{prefix}{task}-{episode.initial_state}-{episode.outcome.value}.mp4"
+    write_video(folder / name, episode.frames, fps)
+    return name

@@ -1,15 +1,8 @@
-"""Measurements against the bounds in the README; ratios are interleaved runs on one machine, after an equality gate.
-
-``startup``: time until ``vla-cl --help`` has printed. ``training``: samples per second against ``lerobot-train``'s own
-loop with the same policy, data, batch size and threads. ``learning``: success of joint training on six tasks.
-"""
+"""Samples per second against ``lerobot-train``'s own loop with the same policy, data, batch size and threads."""
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,60 +11,11 @@ from typing import Any
 import numpy as np
 
 from vla_cl.compose import Settings, compose
-from vla_cl.files import write_json
-from vla_cl.run_folder import machine, versions
 
-STARTUP_LIMIT = 0.5  # seconds
 TRAINING_GOAL = 1.5  # times lerobot-train
-LEARNING_GOAL = (0.88, 0.5)  # mean success, and success of the worst task
 LOSS_TOLERANCE = 1e-6
 REPEATS, WARM_UP, STEPS = 10, 3, 10
 SLOW_PEER_EVERY = 4  # turns
-
-
-def main(what: str, overrides: Sequence[str], folders: Sequence[Path] = ()) -> int:
-    """Measure, print, and store ``outputs/bench/<what>.json``; 0 if the bound holds, else 1."""
-    measure = {"startup": startup, "training": training, "learning": learning}[what]
-    result = measure(overrides, folders)
-    result |= {"machine": machine("cpu"), "versions": versions()}
-    path = Path("outputs") / "bench" / f"{what}.json"
-    write_json(path, result)
-    for key, value in result.items():
-        if key not in ("versions", "machine"):
-            print(f"{key:28s} {value}")
-    print(f"stored in {path}")
-    return 0 if result["holds"] else 1
-
-
-def startup(overrides: Sequence[str], folders: Sequence[Path]) -> dict[str, Any]:
-    """Seconds for ``vla-cl --help`` in a new process, median of ten."""
-    seconds = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "vla_cl.cli", "--help"], check=True, capture_output=True)
-        seconds.append(time.perf_counter() - began)
-    median = statistics.median(seconds)
-    return {"median_seconds": round(median, 3), "limit_seconds": STARTUP_LIMIT, "holds": median < STARTUP_LIMIT}
-
-
-def learning(overrides: Sequence[str], folders: Sequence[Path]) -> dict[str, Any]:
-    """Success of joint training on six Meta-World tasks, over the reporting states."""
-    from vla_cl.metrics import SuccessMatrix
-    from vla_cl.run import train
-
-    folder = train(compose(["experiment=metaworld_joint", *overrides], folders=folders))
-    matrix = SuccessMatrix.from_json(folder / "matrix.json")
-    success = dict(zip(matrix.tasks, matrix.success[-1].tolist(), strict=True))
-    mean, worst = statistics.fmean(success.values()), min(success.values())
-    seconds = json.loads((folder / "run.json").read_text())["seconds"]["train"]
-    return {
-        "mean_success": round(mean, 3),
-        "worst_task": round(worst, 3),
-        **success,
-        "train_minutes": round(seconds / 60, 1),
-        "goal": f"mean {LEARNING_GOAL[0]}, worst {LEARNING_GOAL[1]}, 20 minutes",
-        "holds": mean >= LEARNING_GOAL[0] and worst >= LEARNING_GOAL[1] and seconds <= 1200,
-    }
 
 
 def training(overrides: Sequence[str], folders: Sequence[Path]) -> dict[str, Any]:

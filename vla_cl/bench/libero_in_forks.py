@@ -1,0 +1,11 @@
+"""Tells LIBERO where its assets are, in processes that fork from a server which imports this module first.
+
+LeRobot's asynchronous environments are made in such processes. hf-libero has no setting for the folder; elsewhere
+`vla_cl.envs.libero_package` tells it. Imports neither MuJoCo nor a GL back end, which do not survive a fork.
+"""
+
+import os
+
+import libero.libero
+
+libero.libero._assets_path_cache = os.environ["LIBERO_ASSETS"]

@@ -1,0 +1,209 @@
+"""Finished episodes, written down at once, so that an evaluation that is killed loses none of them.
+
+The folder of an evaluation holds ``evaluation.json``, which says what is evaluated, and ``episodes.jsonl``, one JSON
+object per finished episode in the order in which they finished. A kill can only tear the last line; it is dropped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self, cast
+
+from vla_cl.files import flush, write_json
+from vla_cl.types import ConfigurationError, Episode, EpisodeRequest, Outcome
+
+IDENTITY = "evaluation.json"
+EPISODES = "episodes.jsonl"
+
+_EPISODE_FIELDS = tuple(item.name for item in fields(Episode) if item.name != "frames")
+_DIFFERENCES_SHOWN = 3
+_CHARACTERS_SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished episode.
+
+    Attributes:
+        episode: Without its frames.
+        video: Path of its film, relative to the evaluation's folder.
+        session: Counts the processes that worked on the evaluation, from 0.
+        elapsed: Seconds from the start of the session's rollouts to the end of this episode.
+    """
+
+    episode: Episode
+    video: str | None
+    session: int
+    elapsed: float
+
+
+class Journal:
+    """The finished episodes of one evaluation; a context manager that keeps other processes out.
+
+    Args:
+        folder: Of the evaluation; made when the journal is opened.
+        identity: All that decides the episodes, as plain data; see `check_same_evaluation`.
+
+    Raises:
+        ConfigurationError: When opened: the folder holds another evaluation, another process works on this one, or a
+            line that is not the last is damaged.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, object]) -> None:
+        self.folder = folder
+        self._identity = identity
+        self._entries: dict[tuple[str, str, int], Entry] = {}
+        self._file: BinaryIO | None = None
+        self._session = 0
+
+    def __enter__(self) -> Self:
+        """Lock the folder, read what is there, and drop a torn last line."""
+        check_same_evaluation(self.folder, self._identity)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / EPISODES
+        file = cast(BinaryIO, path.open("a+b", buffering=0))  # unbuffered: an episode is one write of the system
+        try:
+            _lock(file, self.folder)
+            write_json(self.folder / IDENTITY, self._identity)
+            whole = _whole_lines(path)
+            file.truncate(len(whole))
+            self._entries = {_key(entry.episode): entry for entry in _entries(path, whole)}
+        except BaseException:
+            file.close()
+            raise
+        flush(self.folder)
+        self._file = file
+        self._session = 1 + max((entry.session for entry in self._entries.values()), default=-1)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Unlock the folder."""
+        if self._file is not None:
+            self._file.close()
+
+    def __len__(self) -> int:
+        """Number of finished episodes."""
+        return len(self._entries)
+
+    def find(self, request: EpisodeRequest) -> Entry | None:
+        """The finished episode that was asked for, if there is one."""
+        return self._entries.get((request.task.id, request.split, request.initial_state))
+
+    def append(self, episode: Episode, video: str | None, elapsed: float) -> None:
+        """Write an episode down; it is on the disk when this returns. A later entry of an episode replaces an earlier.
+
+        Raises:
+            RuntimeError: The journal is not open.
+        """
+        if self._file is None or self._file.closed:
+            raise RuntimeError(f"{self.folder / EPISODES} is not open")
+        entry = Entry(episode, video, self._session, round(elapsed, 3))
+        _write_all(self._file, _line(entry))
+        os.fsync(self._file.fileno())
+        self._entries[_key(episode)] = entry
+
+
+def check_same_evaluation(folder: Path, identity: Mapping[str, object]) -> None:
+    """Refuse a folder that holds something else than this evaluation or the beginning of it.
+
+    An evaluation of which no episode has finished leaves nothing to lose, so another one may take its folder.
+
+    Raises:
+        ConfigurationError: The message says what differs.
+    """
+    path = folder / IDENTITY
+    if not path.is_file():
+        if _foreign(folder):
+            raise ConfigurationError(
+                f"{folder} is not empty and holds no evaluation (it has no {IDENTITY}); give output_dir=<a new folder>"
+            )
+        return
+    found = list(differences(json.loads(path.read_text()), json.loads(json.dumps(identity))))
+    if found and _whole_lines(folder / EPISODES):
+        more = f"; and {len(found) - _DIFFERENCES_SHOWN} more" if len(found) > _DIFFERENCES_SHOWN else ""
+        raise ConfigurationError(
+            f"{folder} holds another evaluation: {'; '.join(found[:_DIFFERENCES_SHOWN])}{more}; give "
+            "output_dir=<a new folder>, or the same policy and settings to continue it"
+        )
+
+
+def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:  # noqa: ANN401 - nested plain data
+    """Where two nested dictionaries differ: ``split was report, is now select``."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*before, *(key for key in now if key not in before)]:
+            yield from differences(before.get(key), now.get(key), f"{name}.{key}" if name else str(key))
+    elif before != now:
+        yield f"{name} was {_shown(before)}, is now {_shown(now)}"
+
+
+def _shown(value: object) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= _CHARACTERS_SHOWN else f"{text[: _CHARACTERS_SHOWN - 4]} ..."
+
+
+def _foreign(folder: Path) -> bool:
+    """Whether something lies there that a kill right after the folder was made does not explain."""
+    if not folder.exists():
+        return False
+    files = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    return any(path.name != EPISODES or path.stat().st_size for path in files)
+
+
+def _lock(file: BinaryIO, folder: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it however the process ends
+    except BlockingIOError as error:
+        raise ConfigurationError(
+            f"another process is evaluating into {folder}; wait for it, or give output_dir=<another folder>"
+        ) from error
+
+
+def _write_all(file: BinaryIO, content: bytes) -> None:
+    """An unbuffered write may take only a part, as when the disk fills up; the next one then says why."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _whole_lines(path: Path) -> bytes:
+    """The file up to the end of its last whole line."""
+    content = b""
+    with suppress(FileNotFoundError):
+        content = path.read_bytes()
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _entries(path: Path, lines: bytes) -> Iterator[Entry]:
+    for number, line in enumerate(lines.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            row |= {"outcome": Outcome(row["outcome"]), "total_reward": float(row["total_reward"])}
+            episode = Episode(**{name: row[name] for name in _EPISODE_FIELDS})
+            yield Entry(episode, row["video"], row["session"], row["elapsed"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigurationError(
+                f"line {number} of {path} is damaged ({error}); delete the line, and its episode is rolled out again"
+            ) from error
+
+
+def _line(entry: Entry) -> bytes:
+    episode = entry.episode
+    row = {name: getattr(episode, name) for name in _EPISODE_FIELDS}
+    if not math.isfinite(episode.total_reward):
+        row["total_reward"] = str(episode.total_reward)  # JSON has no NaN; float() reads it back
+    row |= {"video": entry.video, "session": entry.session, "elapsed": entry.elapsed}
+    return json.dumps(row, allow_nan=False).encode() + b"\n"
+
+
+def _key(episode: Episode) -> tuple[str, str, int]:
+    return episode.task, episode.split, episode.initial_state

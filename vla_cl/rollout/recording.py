@@ -1,0 +1,235 @@
+"""Recording rollouts: every env step of every evaluated episode, as a LeRobotDataset v3.
+
+A suite is wrapped; its environments then write each finished episode to a file of its own, in the worker process. When
+all are there, they become a dataset in the order of the episode table.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_cl.files import replacing
+from vla_cl.interfaces import Environment, Expert, Suite
+from vla_cl.rollout.demonstrations import FORMAT, versions, write_dataset
+from vla_cl.types import Episode, Observation, Outcome, Split, SuiteSpec, Task, Trajectory, Transition
+
+
+class RecordingSuite(Suite):
+    """A suite whose environments record; in everything else it is the suite that it wraps.
+
+    Args:
+        suite: The suite to record.
+        folder: Where finished episodes go (see `piece_path`); absolute, because worker processes write them.
+    """
+
+    def __init__(self, suite: Suite, folder: Path) -> None:
+        self.name = suite.name
+        self._suite = suite
+        self._folder = folder.absolute()
+
+    @property
+    def spec(self) -> SuiteSpec:
+        """The suite's."""
+        return self._suite.spec
+
+    def tasks(self) -> Sequence[Task]:
+        """The suite's."""
+        return self._suite.tasks()
+
+    def initial_states(self, split: Split, count: int) -> Sequence[int]:
+        """The suite's."""
+        return self._suite.initial_states(split, count)
+
+    def make_environment(self, task: Task) -> RecordingEnvironment:
+        """The suite's, recording."""
+        return RecordingEnvironment(self._suite.make_environment(task), task, self._folder)
+
+    def make_expert(self, task: Task) -> Expert:
+        """The suite's."""
+        return self._suite.make_expert(task)
+
+    def fingerprint(self) -> Mapping[str, object]:
+        """The suite's: recording changes no episode."""
+        return self._suite.fingerprint()
+
+
+class RecordingEnvironment(Environment):
+    """Observes before every env step and writes the episode down when it ends, whole or not at all.
+
+    `execute` stays the interface's own: it takes one `step` after another, which is what recording needs.
+
+    Args:
+        environment: What is recorded.
+        task: Its task.
+        folder: Where the file of an episode goes.
+    """
+
+    def __init__(self, environment: Environment, task: Task, folder: Path) -> None:
+        self._environment = environment
+        self._task = task
+        self._folder = folder
+        self._recording: _Recording | None = None
+        self._seen: Observation | None = None  # of the present state, so that a decision's picture is not drawn twice
+
+    def reset(self, initial_state: int) -> None:
+        """Start an episode; what was recorded of an unfinished one is forgotten."""
+        self._recording, self._seen = None, None
+        self._environment.reset(initial_state)
+        self._recording = _Recording(initial_state)
+
+    def step(self, action: NDArray[np.float32]) -> Transition:
+        """Execute one action, shape (A,); if that ends the episode, its file is written."""
+        recording = self._recording
+        if recording is not None:
+            recording.add(self.observe(), action)
+        self._seen = None
+        transition = self._environment.step(action)
+        over = transition.ended or transition.success
+        if recording is not None and (over or len(recording) >= self._task.max_steps):
+            recording.write(piece_path(self._folder, self._task.id, recording.initial_state), transition.success)
+            self._recording = None
+        return transition
+
+    def observe(self) -> Observation:
+        """Render every camera and read the state."""
+        if self._seen is None:
+            self._seen = self._environment.observe()
+        return self._seen
+
+    def state(self) -> NDArray[np.float32]:
+        """Proprioception, shape (S,)."""
+        return self._environment.state()
+
+    def film(self) -> NDArray[np.uint8]:
+        """A picture for people."""
+        return self._environment.film()
+
+    def close(self) -> None:
+        """Free the simulator and its renderer."""
+        self._environment.close()
+
+
+class _Recording:
+    """The steps of an episode so far. Pictures are kept compressed: a raw episode can take hundreds of megabytes."""
+
+    def __init__(self, initial_state: int) -> None:
+        self.initial_state = initial_state
+        self._images: dict[str, list[bytes]] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._states: list[NDArray[np.float32]] = []
+        self._actions: list[NDArray[np.float32]] = []
+
+    def __len__(self) -> int:
+        return len(self._actions)
+
+    def add(self, observation: Observation, action: NDArray[np.float32]) -> None:
+        for key, image in observation.images.items():
+            self._shapes[key] = image.shape
+            self._images.setdefault(key, []).append(zlib.compress(np.ascontiguousarray(image), 1))
+        self._states.append(np.array(observation.state, np.float32))
+        self._actions.append(np.array(action, np.float32))
+
+    def write(self, path: Path, success: bool) -> None:
+        arrays: dict[str, NDArray[Any]] = {
+            "states": np.stack(self._states),
+            "actions": np.stack(self._actions),
+            "success": np.asarray(success),
+        }
+        for key, pictures in self._images.items():
+            arrays[f"image/{key}"] = np.frombuffer(b"".join(pictures), np.uint8)
+            arrays[f"ends/{key}"] = np.cumsum([len(picture) for picture in pictures])
+            arrays[f"shape/{key}"] = np.asarray(self._shapes[key])
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+
+def piece_path(folder: Path, task_id: str, initial_state: int) -> Path:
+    """The file of a recorded episode."""
+    return folder / f"{task_id.split('/', 1)[1]}-{initial_state}.npz"
+
+
+def read_piece(path: Path, task: Task, initial_state: int) -> Trajectory:
+    """Read the file of a recorded episode."""
+    with np.load(path, allow_pickle=False) as arrays:
+        keys = [name.removeprefix("image/") for name in arrays.files if name.startswith("image/")]
+        images = {
+            key: _decompress(arrays[f"image/{key}"], arrays[f"ends/{key}"], arrays[f"shape/{key}"]) for key in keys
+        }
+        return Trajectory(
+            task, initial_state, images, arrays["states"], arrays["actions"], success=bool(arrays["success"])
+        )
+
+
+def _decompress(content: NDArray[np.uint8], ends: NDArray[np.int64], shape: NDArray[np.int64]) -> NDArray[np.uint8]:
+    pictures = np.empty((len(ends), *shape), np.uint8)
+    for index, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+        pictures[index] = np.frombuffer(zlib.decompress(content[start:end]), np.uint8).reshape(shape)
+    return pictures
+
+
+def write_recorded(
+    target: Path, suite: Suite, tasks: Sequence[Task], episodes: Sequence[Episode], pieces: Path, policy: str
+) -> None:
+    """Turn recorded episodes into a LeRobotDataset v3.
+
+    ``meta/vla_cl.json`` says of each of the dataset's episodes its task, initial state and outcome, and lists those
+    left out: the crashed ones, and those of a single env step, for which LeRobot's writer has no statistics of the
+    pictures. If nothing remains, there is no dataset.
+
+    Args:
+        target: The dataset's folder; it appears when it is complete.
+        suite: Where the episodes were rolled out.
+        tasks: Theirs.
+        episodes: In the order that the dataset gets.
+        pieces: Folder of the recorded files.
+        policy: What the dataset says about who acted.
+
+    Raises:
+        ConfigurationError: The disk is full.
+    """
+    by_id = {task.id: task for task in tasks}
+    kept = [episode for episode in episodes if _is_kept(episode)]
+    if not kept:
+        return
+
+    def recorded() -> Iterator[Trajectory]:
+        for episode in kept:
+            path = piece_path(pieces, episode.task, episode.initial_state)
+            yield read_piece(path, by_id[episode.task], episode.initial_state)
+
+    about = {
+        "format": FORMAT,
+        "recorded": "rollouts",
+        "policy": policy,
+        "suite": suite.fingerprint(),
+        "spec": asdict(suite.spec),
+        "episodes": [{"episode_index": index, **_noted(episode)} for index, episode in enumerate(kept)],
+        "successful_episodes": [i for i, episode in enumerate(kept) if episode.outcome is Outcome.SUCCESS],
+        "left_out": [_noted(episode) for episode in episodes if not _is_kept(episode)],
+        "versions": versions(),
+    }
+    plain: dict[str, object] = json.loads(json.dumps(about))
+    write_dataset(target, suite.spec, recorded(), plain)
+
+
+def remove_pieces(pieces: Path) -> None:
+    """Remove the files of recorded episodes, and what a killed worker left half written."""
+    shutil.rmtree(pieces, ignore_errors=True)
+
+
+def _is_kept(episode: Episode) -> bool:
+    return episode.outcome is not Outcome.ERROR and episode.env_steps > 1
+
+
+def _noted(episode: Episode) -> dict[str, object]:
+    names = ("task", "split", "initial_state", "env_steps")
+    return {**{name: getattr(episode, name) for name in names}, "outcome": episode.outcome.value}
