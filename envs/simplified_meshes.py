@@ -30,7 +30,7 @@ SMALLEST = 256  # triangles; meshes with fewer are left alone
 WORTHWHILE = 0.75  # so are meshes that would keep more than this share of their triangles
 ERROR = 1 / 96  # of the mesh's own size: below a pixel unless the mesh is larger than a picture of 96 pixels
 WELD = ERROR / 4  # closer vertices become one: many meshes are torn along every edge
-CREASE_COSINE = 0.7  # faces that meet at more than about 45 degrees keep their edge
+CREASE_COSINE = 0.8  # faces that meet at more than about 37 degrees keep their edge, as MuJoCo has it
 
 OPPOSED = 0.5  # length of the sum of two unit normals below which a surface folds back on itself
 

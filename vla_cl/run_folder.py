@@ -22,7 +22,8 @@ PACKAGES = (
     "peft", "accelerate", "av",
 )  # fmt: skip
 
-MAY_DIFFER = ("output_dir", "name", "device", "threads", "cache_dir", "tracking", "evaluation.workers")
+_SPEED = tuple(f"evaluation.{name}" for name in ("workers", "slots_per_worker", "batch_size", "deadline"))
+MAY_DIFFER = ("output_dir", "name", "device", "threads", "cache_dir", "tracking", *_SPEED)
 """Settings that a resumed run may change: they decide where and how fast, not what."""
 
 

@@ -27,6 +27,7 @@ FAULTS = ("kill", "stop", "segfault", "memory")
 PLACES = ("reset", "step", "observe")
 _SIZE = 16
 _PRIME = 1009
+_SHORTEST = 11  # env steps; every episode is observed again, so that each fault finds its place
 _SPARE_BYTES = 1 << 24  # address space that a process keeps beyond what it has when its memory is limited
 
 
@@ -99,7 +100,7 @@ class CountingEnvironment(Environment):
         if self._steps == 1 + self._state % 7:
             self._suite.fall(self._task, self._state, "step")
         self._position = np.clip(self._position + 0.1 * action.astype(np.float64), -1, 1)
-        last = 5 + self._state * _PRIME % (MAX_STEPS - 10)
+        last = _SHORTEST + self._state * _PRIME % (MAX_STEPS - _SHORTEST - 5)
         success = self._state % 2 == 1 and self._steps >= last
         return Transition(float(self._position.sum()), success, success or self._steps >= self._task.max_steps)
 

@@ -198,8 +198,8 @@ def libero_10(settings: RowSettings) -> Result:
 
 HANDLE_PRESS_MEAN: Mapping[int, tuple[float, ...]] = {
     10: (-0.25, 0.0, -0.25, 0.0),
-    50: (-0.15, 0.0, -0.15, 0.0),
-    1: (-0.6, 0.0, -0.6, 0.0),
+    50: (-0.13, 0.0, -0.13, 0.0),
+    1: (-0.8, 0.0, -0.8, 0.0),
 }
 HANDLE_PRESS_SPREAD = 0.1
 

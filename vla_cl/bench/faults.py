@@ -26,7 +26,7 @@ WORKERS = 4
 
 def faults(settings: RowSettings) -> Result:
     """Half of the episodes break their worker, each in one of four ways at one of three places."""
-    count = 8 if settings.quick else 200
+    count = 4 if settings.quick else 200
     plain = CountingSuite(_made(settings.workspace / "plain"))
     tasks = plain.tasks()
     requests = [EpisodeRequest(tasks[number % len(tasks)], "report", number) for number in range(2 * count)]

@@ -51,10 +51,9 @@ def main(measure: str, inbox: Path, outbox: Path) -> None:
         content[key] = None if content[key] is None else Path(content[key])
     module, function = measure.split(":")
     choose_gl_backend()  # for the peers as well, before any of them imports MuJoCo
-    name = module if "." in module else f"vla_cl.bench.{module}"
     answer: dict[str, Any]
     try:
-        result: Result = getattr(importlib.import_module(name), function)(RowSettings(**content))
+        result: Result = getattr(importlib.import_module(module), function)(RowSettings(**content))
         answer = result.as_json()
     except (CannotRunError, ConfigurationError) as error:
         answer = {"cannot_run": str(error)}

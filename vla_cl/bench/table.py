@@ -45,7 +45,7 @@ def _cells(name: str, result: Mapping[str, Any], row: Row) -> tuple[str, str, st
     if "cannot_run" in result:
         return label, "-", row.goal, "not run", str(result["cannot_run"])
     gate = result["gate"]
-    verdict = "none" if gate is None else "passed" if gate["passed"] else "FAILED, ratio void"
+    verdict = "none" if gate is None else "passed" if gate["passed"] else "FAILED: void"
     ratio = "-" if result["ratio"] is None else _ratio(result["ratio"])
     reached = {True: "\nreached", False: "\nnot reached", None: ""}[result["holds"]]
     figures = "\n".join(f"{figure['who']}: {_number(figure['value'])} {figure['unit']}" for figure in result["figures"])

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
@@ -29,7 +29,7 @@ from vla_cl.rollout.worker import Begin, DecisionDue, Execute, Finished, Refused
 from vla_cl.types import ConfigurationError, Episode, EpisodeRequest, Observation, Outcome
 
 Progress = bool | Callable[[Episode], None]
-"""True shows a bar; a function is called with every episode that ends."""
+"""True shows a bar; a function is called with every episode that ends, and only it is given the film."""
 
 CALL_SIZE = 4
 """Observations in one call of the policy, always: matrix products of another size may differ in their last bits, and
@@ -143,7 +143,7 @@ class Engine:
         with ProgressBar(len(requests), shown=progress is True) as bar:
             report = progress if callable(progress) else bar.advance
             try:
-                return _Run(self, self._processes, policy, requests, report).episodes()
+                return _Run(self, self._processes, policy, requests, report, not callable(progress)).episodes()
             except BaseException:  # Ctrl-C as well: half-done episodes must not meet the next run
                 self._processes.kill()
                 raise
@@ -181,8 +181,10 @@ class _Run:
         policy: Policy,
         requests: Sequence[EpisodeRequest],
         report: Callable[[Episode], None],
+        keep_films: bool,
     ) -> None:
         self._engine = engine
+        self._keep_films = keep_films  # films of a long evaluation would fill the memory
         self._processes = processes
         self._policy = policy
         self._requests = requests
@@ -316,5 +318,5 @@ class _Run:
             error=error,
             frames=message.frames if message is not None else None,
         )
-        self._results[attempt.index] = episode
         self._report(episode)
+        self._results[attempt.index] = episode if self._keep_films else replace(episode, frames=None)
