@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_cl.envs.reduced_textures import reduce_textures
 from vla_cl.envs.simplified_meshes import simplify_meshes
 from vla_cl.types import ConfigurationError
 
@@ -28,12 +29,12 @@ if TYPE_CHECKING:
 
 RENDER_PROFILES = ("reference", "fast")
 """``reference``: MuJoCo's defaults, which published data were recorded with. ``fast``: no shadow, no reflection, no
-multisampling, lighter meshes, an order of magnitude faster where there is no GPU. A policy trained on one look fails on
-another."""
+multisampling, lighter meshes and textures, an order of magnitude faster where there is no GPU. A policy trained on one
+look fails on another."""
 
 RENDER_PROFILE_VERSIONS: Mapping[str, int] = {"reference": 1, "fast": 2}
 """Raised whenever a profile's pictures change, so that pictures of two looks are not mixed unnoticed. ``fast`` had full
-meshes in version 1."""
+meshes and textures in version 1."""
 
 DEBIAN_PACKAGES = "libegl1 libgl1-mesa-dri"
 """What software rendering needs on Debian and Ubuntu: EGL, which brings Mesa's implementation, and Mesa's drivers."""
@@ -224,6 +225,7 @@ def _look(model: mujoco.MjModel, fast: bool, options: mujoco.MjvOption) -> mujoc
         quality.shadowsize = 0  # spares a shadow map of 64 MiB
         quality.numslices, quality.numstacks = FAST_SLICES, FAST_STACKS
         simplify_meshes(look, shown)
+        reduce_textures(look)
     return look
 
 

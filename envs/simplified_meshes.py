@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -301,17 +301,15 @@ def _transferred(mesh: Mesh, textures: Floats, vertices: Floats, faces: Indices)
     At a seam a place has several coordinates. A corner takes those that are most like the old face's under the middle
     of its new face; taking both sides into one triangle would smear the texture.
     """
-    from scipy.spatial import cKDTree
-
     size = float(np.linalg.norm(np.ptp(mesh.vertices, axis=0)))
     old_corners, new_corners = mesh.vertices[mesh.faces], vertices[faces]
     old_normals, new_normals = _face_normals(mesh.vertices, mesh.faces)[0], _face_normals(vertices, faces)[0]
     reach = size * 0.1  # a face that looks elsewhere counts as this far away
     old = np.hstack([old_corners.mean(axis=1), old_normals * reach])
-    below = cKDTree(old).query(np.hstack([new_corners.mean(axis=1), new_normals * reach]))[1]
+    below = _nearest(old, np.hstack([new_corners.mean(axis=1), new_normals * reach]), 1)[1][:, 0]
     expected = textures[below].mean(axis=1).repeat(3, axis=0)
     count = min(CANDIDATES, textures.shape[0] * 3)
-    distances, candidates = cKDTree(old_corners.reshape(-1, 3)).query(new_corners.reshape(-1, 3), k=count)
+    distances, candidates = _nearest(old_corners.reshape(-1, 3), new_corners.reshape(-1, 3), count)
     agreement = np.einsum("ijk,ik->ij", old_normals[candidates // 3], new_normals.repeat(3, axis=0))
     distances[agreement < 0] = size  # the other side of a thin wall
     found = textures.reshape(-1, 2)[candidates]
@@ -319,3 +317,12 @@ def _transferred(mesh: Mesh, textures: Floats, vertices: Floats, faces: Indices)
     unlike[distances > distances.min(axis=1, keepdims=True) + 2 * WELD * size] = np.inf
     result: Floats = found[np.arange(len(found)), unlike.argmin(axis=1)].reshape(-1, 3, 2)
     return result
+
+
+def _nearest(known: NDArray[np.floating], asked: NDArray[np.floating], count: int) -> tuple[Doubles, NDArray[np.int64]]:
+    """Distances to the ``count`` nearest of the known points, and which they are; (N, count) each."""
+    from scipy.spatial import cKDTree
+
+    tree: Any = cKDTree(known)  # its stubs know other shapes of arrays than numpy's
+    distances, numbers = tree.query(asked, k=[*range(1, count + 1)])
+    return distances, numbers

@@ -6,6 +6,7 @@ from PIL import Image, ImageFont
 from toy_world import SIZE, PointSuite
 
 from vla_cl import gallery
+from vla_cl.cli import main
 from vla_cl.types import ConfigurationError
 
 
@@ -79,11 +80,11 @@ def test_a_suite_without_tasks_is_refused(tmp_path, monkeypatch):
 
 
 def test_the_command_composes_the_suite(tmp_path, capsys):
-    arguments = ["--suite", "point", "--conf", "tests/conf", "--output", str(tmp_path), "plugins=[toy_world]"]
-    assert gallery.main(arguments) == 0
+    arguments = ["gallery", "point", "plugins=[toy_world]", "--conf", "tests/conf", "--output", str(tmp_path)]
+    assert main(arguments) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "point.jpg")
-    with pytest.raises(ConfigurationError, match="metaworld"):
-        gallery.main(["--suite", "metawold"])
+    assert main(["gallery", "metawold"]) == 2
+    assert "metaworld" in capsys.readouterr().err
 
 
 def test_texts_are_wrapped_and_cut(font):

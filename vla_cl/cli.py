@@ -84,6 +84,14 @@ def _parser() -> argparse.ArgumentParser:
     bench = add("bench", _bench, "measure against the bounds in the README", "vla-cl bench rollout rows=[metaworld]")
     bench.add_argument("what", choices=("startup", "training", "learning", "rollout"), help="what to measure")
     add_overrides(bench)
+    gallery = add(
+        "gallery", _gallery, "pictures of every task of a suite", "vla-cl gallery metaworld --output outputs/gallery"
+    )
+    gallery.add_argument("suite", help="a yaml of conf/suite")
+    gallery.add_argument("--output", type=Path, default=Path("outputs/gallery"), help="folder of the picture")
+    gallery.add_argument("--cameras", action="store_true", help="every camera as a policy sees it")
+    gallery.add_argument("--profiles", metavar="TASK", help="instead: this task in every render profile")
+    add_overrides(gallery)
     demo = add("demo", _demo, "the first continual run, with and without replay, and its report", "vla-cl demo")
     add_overrides(demo)
     return parser
@@ -159,6 +167,14 @@ def _bench(options: argparse.Namespace) -> int:
     from vla_cl import bench
 
     return bench.main(options.what, options.overrides, options.conf)
+
+
+def _gallery(options: argparse.Namespace) -> int:
+    from vla_cl import gallery
+
+    more = options.overrides, options.conf
+    print(gallery.write(options.suite, options.output, options.cameras, options.profiles, *more))
+    return 0
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -1,13 +1,11 @@
 """Pictures of a suite for people: a contact sheet of every task, and one task in both render profiles.
 
-``python -m vla_cl.gallery --suite metaworld --output docs/tasks`` writes ``docs/tasks/metaworld.jpg``, each task as its
+``vla-cl gallery metaworld --output docs/tasks`` writes ``docs/tasks/metaworld.jpg``, each task as its
 first reported episode starts; with ``--profiles drawer-open`` it writes ``docs/tasks/metaworld-profiles.png``.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -168,29 +166,36 @@ def _scaled(picture: NDArray[np.uint8], width: int) -> Image.Image:
     return Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Compose a suite and write its sheet; prints where it lies."""
-    parser = argparse.ArgumentParser(prog="vla-cl gallery", description="A contact sheet of every task of a suite.")
-    parser.add_argument("--suite", required=True, help="a yaml of conf/suite, for example metaworld")
-    parser.add_argument("--output", type=Path, default=Path("outputs/gallery"), help="folder of the sheet")
-    parser.add_argument("--cameras", action="store_true", help="every camera as a policy sees it")
-    parser.add_argument("--profiles", metavar="TASK", help="instead of the sheet: one task in every render profile")
-    parser.add_argument("--conf", type=Path, action="append", default=[], metavar="DIR", help="a folder like conf")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for example suite.render_profile=fast")
-    options = parser.parse_args(arguments)
+def write(
+    suite_name: str,
+    folder: Path,
+    cameras: bool = False,
+    profiles: str | None = None,
+    overrides: Sequence[str] = (),
+    folders: Sequence[Path] = (),
+) -> Path:
+    """``vla-cl gallery``: the sheet of a suite, or one of its tasks in every render profile.
+
+    Args:
+        suite_name: A yaml of ``conf/suite``.
+        folder: Where the picture goes.
+        cameras: Every camera as a policy sees it.
+        profiles: Name of the task to show in every render profile instead.
+        overrides: Hydra overrides.
+        folders: Further folders of yaml files.
+
+    Returns:
+        The picture.
+
+    Raises:
+        ConfigurationError: There is no such suite or task, or it cannot be simulated here.
+    """
 
     def suite(*more: str) -> Suite:
-        given = [f"suite={options.suite}", *options.overrides, *more]
-        settings = compose(given, root="evaluate", folders=options.conf)
+        settings = compose([f"suite={suite_name}", *overrides, *more], root="evaluate", folders=folders)
         return build(settings["suite"], Suite, settings["plugins"])
 
-    if options.profiles is None:
-        print(write_gallery(suite(), options.output, options.cameras))
-    else:
-        looks = {profile: suite(f"suite.render_profile={profile}") for profile in RENDER_PROFILES}
-        print(write_profiles(looks, options.profiles, options.output))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    if profiles is None:
+        return write_gallery(suite(), folder, cameras)
+    looks = {profile: suite(f"suite.render_profile={profile}") for profile in RENDER_PROFILES}
+    return write_profiles(looks, profiles, folder)

@@ -248,7 +248,7 @@ def test_meta_world_demonstrations(tmp_path, lerobot_dataset):
     environment.reset(100_000)
     seen, sample = environment.observe(), data[0]
     error = sample["observation.image"].numpy().transpose(1, 2, 0) * 255 - seen.images["observation.image"]
-    assert 10 * np.log10(255**2 / np.mean(error**2)) > 50
+    assert 10 * np.log10(255**2 / np.mean(error**2)) > 48  # what rounding to YUV leaves; half the colours leave 32
     assert np.array_equal(sample["observation.state"].numpy(), seen.state)
     assert (sample["task"], data.fps, data.num_episodes) == (task.instruction, 80, 2)
     assert about(folder)["suite"]["mujoco"] and about(folder)["initial_states"] == [100_000, 100_001]

@@ -6,6 +6,10 @@ LeRobot's asynchronous environments are made in such processes. hf-libero has no
 
 import os
 
-import libero.libero
+VARIABLE = "VLA_CL_BENCH_LIBERO_ASSETS"
+"""Holds the folder; where it is not set, nothing is imported."""
 
-libero.libero._assets_path_cache = os.environ["LIBERO_ASSETS"]
+if VARIABLE in os.environ:
+    import libero.libero
+
+    libero.libero._assets_path_cache = os.environ[VARIABLE]

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from typing import Any
 from vla_cl.bench.rows import CannotRunError, Result, Row, RowSettings
 from vla_cl.envs.rendering import choose_gl_backend
 from vla_cl.types import ConfigurationError
+
+_MOMENTS = 60  # of 50 ms
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1")
 
@@ -64,8 +67,16 @@ def main(measure: str, inbox: Path, outbox: Path) -> None:
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill whatever a row left running: its process group is its own."""
+    """Kill whatever a row left running: its process group is its own.
+
+    Python's resource tracker is in it and gets a moment, or semaphores would stay behind.
+    """
+    process.kill()
     with contextlib.suppress(ProcessLookupError):
+        for _ in range(_MOMENTS):
+            time.sleep(0.05)
+            process.poll()
+            os.killpg(process.pid, 0)  # raises once nobody is left
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 

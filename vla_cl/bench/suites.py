@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from pathlib import Path
 
+from vla_cl.bench import libero_in_forks
 from vla_cl.bench.rows import CannotRunError, RowSettings
 from vla_cl.interfaces import Suite
 from vla_cl.types import ConfigurationError
@@ -43,8 +44,8 @@ def libero_suite(suite: str, settings: RowSettings, image_size: int, render_prof
     for folder in map(str, places):
         if all(os.path.isdir(os.path.join(folder, part)) for part in PARTS):  # noqa: PTH112, PTH118
             import_libero(Path(folder))  # for the peers as well: by itself, LIBERO would ask a question
-            os.environ[ASSETS_VARIABLE] = folder
+            os.environ[libero_in_forks.VARIABLE] = folder
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(["__main__", "vla_cl.bench.libero_in_forks"])
+            context.set_forkserver_preload(["__main__", libero_in_forks.__name__])
             return Libero(suite, image_size=image_size, render_profile=render_profile, assets=folder)
     raise CannotRunError(f"LIBERO's assets are not here; set libero_assets or {ASSETS_VARIABLE} to their folder")
