@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.types import (
+    Ability,
     Batch,
     ConfigurationError,
     Draw,
@@ -29,6 +32,7 @@ from vla_cl.types import (
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+    from torch.optim import Optimizer
 
 
 class Environment(ABC):
@@ -123,9 +127,6 @@ class Suite(ABC):
 class Model(ABC):
     """Anything with a loss: a policy, a language model, a diffusion model. Wraps a `torch.nn.Module`."""
 
-    per_sample_losses: bool = True
-    """False where the wrapped library only gives the mean of a batch; `loss` then repeats it for every sample."""
-
     @property
     @abstractmethod
     def module(self) -> nn.Module:
@@ -148,17 +149,75 @@ class Model(ABC):
     def device(self) -> torch.device:
         """Where the parameters live."""
 
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """What this model can give beyond its loss; must not change during a run."""
+        return frozenset({Ability.PER_SAMPLE_LOSSES, Ability.FEATURES})
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
+
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """Optimizer groups of what is trainable; a group may set its own ``lr``."""
         return [{"params": [p for p in self.module.parameters() if p.requires_grad], "lr": learning_rate}]
+
+    def independent_samples(self) -> AbstractContextManager[None]:
+        """Inside, no computation is shared between samples, so that each layer's batch dimension is the samples'.
+
+        For gradients per sample; a model that computes something once for several samples (an instruction that they
+        share) overrides this.
+        """
+        return nullcontext()
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """What one forward pass of a `Distillable` model gives, with gradient.
+
+    Attributes:
+        losses: One value per sample, shape (B,).
+        outputs: What distillation compares (logits, noise, velocity, actions), shape (B, ...).
+        modalities: Inner features by what is perceived (``vision``, ``text``, ``state``), each (B, D); empty for models
+            without `Ability.MODALITIES`.
+    """
+
+    losses: Tensor
+    outputs: Tensor
+    modalities: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Distillable(Model):
     """A model whose outputs can be compared with a teacher's."""
 
     @abstractmethod
+    def forward_pass(self, batch: Batch, draw: Draw) -> ForwardPass:
+        """Losses, outputs and inner features from one forward pass."""
+
+    @abstractmethod
+    def distance(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float = 2.0) -> Tensor:
+        """How far a student's outputs are from a teacher's, one value per sample, shape (B,); zero where they agree.
+
+        The mean squared difference of actions, velocities or noise, over what is not padding. For tokens T^2 times the
+        Kullback-Leibler divergence from teacher to student at ``temperature`` T (Hinton et al. 2015, arXiv 1503.02531),
+        averaged over the tokens that are learnt from.
+        """
+
     def outputs(self, batch: Batch, draw: Draw) -> Tensor:
-        """What distillation compares (logits, noise, velocity, actions), shape (B, ...)."""
+        """What distillation compares, shape (B, ...)."""
+        return self.forward_pass(batch, draw).outputs
+
+
+class Generator(Model):
+    """A model that can make up samples of what it has learnt."""
+
+    @abstractmethod
+    def generate(self, tasks: Sequence[str], seed: int) -> Batch:
+        """One new sample for each entry of ``tasks`` (the ``task`` of the samples to imitate), as a `Batch`.
+
+        A pure function of the weights, the tasks and the seed.
+        """
 
 
 class Policy(Model):
@@ -184,8 +243,6 @@ class Policy(Model):
 
 class Data(ABC):
     """The data of one experience: random access to samples by row number."""
-
-    spec: InterfaceSpec
 
     @abstractmethod
     def __len__(self) -> int:
@@ -216,8 +273,23 @@ class Method:
 
     name: str = "method"
 
+    needs: frozenset[Ability] = frozenset()
+    """What the model must be able to give."""
+
+    task_id_at_test: bool = False
+    """Whether the model must be told which task it is evaluated on (`select_task`)."""
+
     def attach(self, model: Model, train_seed: int) -> None:
-        """Meet the model, once, before the first task."""
+        """Meet the model, once, before the first task.
+
+        Raises:
+            ConfigurationError: The model lacks what the method needs.
+        """
+        if missing := sorted(self.needs - model.abilities):
+            raise ConfigurationError(
+                f"method {self.name!r} needs a model with {' and '.join(missing)}, which {model.name} has not (it has "
+                f"{', '.join(sorted(model.abilities)) or 'none'}); docs/methods.md lists what works with it"
+            )
         self.model = model
         self.train_seed = train_seed
 
@@ -231,8 +303,24 @@ class Method:
     def begin_phase(self, name: str) -> None:
         """Before the first step of a phase."""
 
+    def make_optimizer(self, groups: list[dict[str, Any]], learning_rate: float, weight_decay: float) -> Optimizer:
+        """The optimizer of a phase; the loop sets its learning rates by the schedule and calls it.
+
+        Args:
+            groups: Of what is trainable, `Model.parameter_groups`.
+            learning_rate: The schedule's peak.
+            weight_decay: Decoupled, as AdamW's.
+        """
+        from torch.optim import AdamW
+
+        return AdamW(groups, lr=learning_rate, weight_decay=weight_decay)
+
     def compose(self, batch: Batch, step: int) -> Batch:
-        """What to learn from: replay mixes the memory in. ``step`` counts from the start of the stream."""
+        """What to learn from: replay mixes the memory in. ``step`` counts from the start of the stream.
+
+        All that `loss` shall know of a sample is put into the batch, under a key of its own
+        (`vla_cl.types.METHOD_KEY`): with several processes each takes its share of the samples.
+        """
         return batch
 
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
@@ -247,6 +335,12 @@ class Method:
 
     def end_task(self, experience: Experience, data: Data) -> None:
         """After the last step: importances, memory, pruning, merging, a new skill."""
+
+    def select_task(self, task: Task | None) -> None:
+        """Make the model serve one task of the past; None: what is being learnt, all of it.
+
+        Called around evaluations if `task_id_at_test`; learning always happens after ``select_task(None)``.
+        """
 
     def memory_bytes(self) -> int:
         """Bytes kept of the past beyond the model itself."""

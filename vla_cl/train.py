@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vla_cl.interfaces import Data, Method, Model
-from vla_cl.types import ConfigurationError, Draw, Experience
+from vla_cl.types import Batch, ConfigurationError, Draw, Experience
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class TrainingSettings:
 
     Attributes:
         steps: Optimizer steps per experience. An experience of several tasks gets as many per task.
-        batch_size: Samples of the present experience in each step.
+        batch_size: Samples of the present experience in each step, over all processes.
         learning_rate: Peak of the schedule: linear warm-up, then a cosine down to ``final_share`` of it. Each
             experience starts its own.
         warmup_share: Share of an experience's steps spent warming up.
@@ -83,6 +84,59 @@ class StepReport:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Processes:
+    """The processes that learn together, if torch.distributed was started (``accelerate launch``, torchrun).
+
+    Every process composes the same whole batch and learns from its share of it; gradients are averaged before the
+    method edits them. So whatever a method computes from weights, memory and edited gradients is the same everywhere.
+    """
+
+    rank: int
+    count: int
+
+    @classmethod
+    def now(cls) -> Processes:
+        """Those of this moment; one if torch.distributed was not started."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return cls(torch.distributed.get_rank(), torch.distributed.get_world_size())
+        return cls(0, 1)
+
+    def share(self, batch: Batch) -> Batch:
+        """Every ``count``-th sample, from this process's own rank on.
+
+        Raises:
+            ConfigurationError: The batch cannot be split evenly, so the mean of means would not be the mean.
+        """
+        if self.count == 1:
+            return batch
+        total = len(batch["task"])
+        if total % self.count:
+            raise ConfigurationError(
+                f"{total} samples per step cannot be shared evenly by {self.count} processes; make training.batch_size "
+                f"(with what replay adds to it) a multiple of {self.count}"
+            )
+        return {key: value[self.rank :: self.count] for key, value in batch.items()}
+
+    def average(self, loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+        """Average the gradients in place; the average of the losses."""
+        loss = loss.detach()
+        if self.count == 1:
+            return loss
+        gradients = []
+        for parameter in parameters:
+            if parameter.grad is None:  # the same collective calls in every process
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+        flat = torch.cat([loss.reshape(1).float(), *(gradient.flatten().float() for gradient in gradients)])
+        torch.distributed.all_reduce(flat)
+        flat /= self.count
+        parts = torch.split(flat[1:], [gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+        return flat[0]
+
+
 def learn(
     model: Model,
     method: Method,
@@ -110,15 +164,14 @@ def learn(
         FloatingPointError: The loss or the gradient is not finite; the weights are those of the step before.
     """
     started = time.perf_counter()
+    processes = Processes.now()
     method.begin_task(experience)
     total = settings.steps * len(experience.tasks)
     done = 0
     for phase, steps in method.phases(total):
         method.begin_phase(phase)
-        optimizer = torch.optim.AdamW(
-            model.parameter_groups(settings.learning_rate),
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
+        optimizer = method.make_optimizer(
+            model.parameter_groups(settings.learning_rate), settings.learning_rate, settings.weight_decay
         )
         share = partial(_learning_rate_share, steps=steps, settings=settings)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
@@ -126,10 +179,12 @@ def learn(
         model.module.train()
         for _ in range(steps):
             rows = sample_rows(len(data), settings.batch_size, done, train_seed, experience.index)
-            batch = method.compose(data.batch(rows), first_step + done)
-            draw = Draw(seed=_seed(train_seed, experience.index, done))
+            composed = method.compose(data.batch(rows), first_step + done)
+            batch = processes.share(composed)
+            draw = Draw(seed=_seed(train_seed, experience.index, done) ^ processes.rank)
             loss = method.loss(batch, draw).mean()
             loss.backward()  # type: ignore[no-untyped-call]
+            loss = processes.average(loss, parameters)
             method.edit_gradients()
             norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm or math.inf)
             report = StepReport(
@@ -139,7 +194,7 @@ def learn(
                 loss=loss.item(),
                 learning_rate=float(schedule.get_last_lr()[0]),
                 gradient_norm=norm.item(),
-                samples=len(batch["task"]),
+                samples=len(composed["task"]),
                 seconds=time.perf_counter() - started,
             )
             _require_finite(report, experience)

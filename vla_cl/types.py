@@ -23,7 +23,13 @@ Batch = dict[str, Any]
 ``observation.image`` or ``observation.images.<camera>``: uint8 (B, 3, H, W) tensor; ``observation.state``: float32
 (B, S); ``action``: float32 (B, chunk_size, A), the actions from this frame on; ``action_is_pad``: bool (B, chunk_size),
 True after the episode's end; ``task``: list of B instructions; ``index``: int64 (B,), the row in the experience's data.
+Language and diffusion models have other features (see `vla_cl.models`); ``task`` and ``index`` are always there. Keys
+that begin with ``method.`` are a method's own notes on each sample, from its `compose` to its `loss`; models pass over
+them.
 """
+
+METHOD_KEY = "method."
+"""How the keys of a `Batch` begin that only methods read."""
 
 Split = Literal["train", "select", "report"]
 """Three disjoint sets of initial states: for demonstrations, for choosing checkpoints, for the reported numbers."""
@@ -218,12 +224,42 @@ class Stream:
         return len(self.experiences)
 
 
+class Ability(StrEnum):
+    """What a model can give beyond its loss. A method says what it needs; where that lacks, a run does not start.
+
+    * ``per_sample_losses``: its losses are one value per sample, not the batch's mean repeated;
+    * ``outputs``: what it predicts can be compared with a teacher's (`Distillable`);
+    * ``fixed_outputs``: its training outputs depend on the sample alone, neither on noise nor on augmentation, so a
+      teacher's can be computed once and kept;
+    * ``keyed_draws``: the noise of each sample can be chosen (`Draw.sample_seeds`), so that an output that was stored
+      can be compared under the noise that it was computed with;
+    * ``features``: an embedding of each sample;
+    * ``modalities``: its inner features, by what is perceived (`ForwardPass.modalities`);
+    * ``generation``: it can make up samples of a task that it has learnt (`Generator`).
+    """
+
+    PER_SAMPLE_LOSSES = "per_sample_losses"
+    OUTPUTS = "outputs"
+    FIXED_OUTPUTS = "fixed_outputs"
+    KEYED_DRAWS = "keyed_draws"
+    FEATURES = "features"
+    MODALITIES = "modalities"
+    GENERATION = "generation"
+
+
 @dataclass(frozen=True)
 class Draw:
     """The randomness of one stochastic loss: augmentation, noise, time, dropout.
 
     A model evaluates its loss with its random state seeded from ``seed`` and puts the previous state back, so a teacher
     and a student of one architecture that get the same draw see the same noise, whatever policy it is.
+
+    Attributes:
+        seed: Of the whole batch.
+        sample_seeds: One non-negative number per sample, int64 (B,), or None. If given, the noise and the time (not the
+            augmentation) of a sample follow from its own number alone, whatever batch it is in; only models with
+            `Ability.KEYED_DRAWS` can do that, and others refuse it.
     """
 
     seed: int
+    sample_seeds: NDArray[np.int64] | None = None

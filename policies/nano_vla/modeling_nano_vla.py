@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -23,10 +24,11 @@ STATE_EMBEDDING_SIZE = 64
 class NanoVLAPolicy(PreTrainedPolicy):  # type: ignore[misc]
     """Images, proprioception and an instruction to a chunk of actions.
 
-    Non-obvious behaviour: in training mode images are augmented and, where it pays, computed in bfloat16; `outputs` and
-    `features` follow the same mode, so a teacher that shall see a student's augmentation has to be in training mode too
-    (there is no dropout and no running statistic). All randomness comes from torch's global generator. In evaluation
-    mode predictions are not random, and a sample's result does not depend on the rest of its batch.
+    Non-obvious behaviour: in training mode images are augmented and, where it pays, computed in bfloat16;
+    `forward_pass` and `features` follow the same mode, so a teacher that shall see a student's augmentation has to be
+    in training mode too (there is no dropout and no running statistic). All randomness that is not given comes from
+    torch's global generator. In evaluation mode predictions are not random, and a sample's result does not depend on
+    the rest of its batch.
     """
 
     config_class = NanoVLAConfig
@@ -67,6 +69,7 @@ class NanoVLAPolicy(PreTrainedPolicy):  # type: ignore[misc]
             nn.Linear(joined, hidden), nn.LayerNorm(hidden), nn.ReLU(),
             nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.ReLU(),
         )  # fmt: skip
+        self.share_instructions = True  # False: each sample has its own pass through the encoder, for its own gradient
         self.head: nn.Module
         if config.objective == "regression":
             self.head = nn.Linear(hidden, config.chunk_size * self.action_size)
@@ -83,7 +86,11 @@ class NanoVLAPolicy(PreTrainedPolicy):  # type: ignore[misc]
         self._queue: deque[Tensor] = deque()
 
     def forward(
-        self, batch: dict[str, Any], reduction: Literal["mean", "none"] = "mean"
+        self,
+        batch: dict[str, Any],
+        reduction: Literal["mean", "none"] = "mean",
+        noise: Tensor | None = None,
+        time: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, float]]:
         """Compute the training loss.
 
@@ -91,44 +98,81 @@ class NanoVLAPolicy(PreTrainedPolicy):  # type: ignore[misc]
             batch: LeRobot's flat dictionary after the pre-processor, with ``action`` (B, chunk_size, A) and, if the
                 chunk may reach beyond the episode, ``action_is_pad`` (B, chunk_size).
             reduction: ``none`` gives one value per sample, the mean over its actions that are not padding.
+            noise: As in `forward_pass`.
+            time: As in `forward_pass`.
 
         Returns:
             A scalar or (B,), and values to log.
         """
-        output, target = self._output_and_target(batch)
+        losses = self.forward_pass(batch, noise, time)["losses"]
+        mean = losses.mean()
+        return (losses if reduction == "none" else mean), {"loss": mean.item()}
+
+    def forward_pass(
+        self, batch: dict[str, Any], noise: Tensor | None = None, time: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """All that methods of continual learning compare, from one pass.
+
+        Args:
+            batch: As in `forward`.
+            noise: Where flow matching starts, (B, chunk_size, A); drawn from torch's generator if not given.
+            time: Where on the way from noise to actions the velocity is asked for, (B,) in 0..1; drawn if not given.
+
+        Returns:
+            ``losses`` (B,); ``outputs`` (B, chunk_size, A): normalised actions, or the velocity at that noise and time;
+            and what was perceived before it was joined: ``text``, ``vision`` (cameras behind each other) and ``state``.
+        """
+        perceived = self._perceive(batch)
+        context: Tensor = self.trunk(torch.cat([*perceived.values()], dim=1))
+        actions: Tensor = batch[ACTION]
+        if self.config.objective == "regression":
+            output, target = self._regress(context), actions
+        else:
+            noise = torch.randn_like(actions) if noise is None else noise
+            time = torch.rand(len(actions), device=actions.device, dtype=actions.dtype) if time is None else time
+            between = torch.lerp(noise, actions, time[:, None, None])
+            output, target = self.head(context, between, time), actions - noise
         error = output - target
         errors = (error.abs() if self.config.objective == "regression" else error.square()).mean(-1)
         padding = batch.get("action_is_pad")
         valid = torch.ones_like(errors) if padding is None else (~padding).to(errors.dtype)
         losses = (errors * valid).sum(1) / valid.sum(1).clamp(min=1)
-        mean = losses.mean()
-        return (losses if reduction == "none" else mean), {"loss": mean.item()}
+        return {"losses": losses, "outputs": output, **perceived}
 
-    def outputs(self, batch: dict[str, Any]) -> Tensor:
-        """What distillation compares, (B, chunk_size, A): normalised actions, or a velocity at random noise and time.
+    @property
+    def fixed_outputs(self) -> bool:
+        """Whether training outputs depend on the sample alone: no noise, no augmentation."""
+        config = self.config
+        augmented = (config.state_noise, config.shift_pixels, config.brightness, config.contrast, config.color)
+        return config.objective == "regression" and not any((*augmented, config.shade))
 
-        For flow matching ``batch`` must hold the actions, and two policies that start from the same state of torch's
-        generator are asked for the velocity at the same point.
-        """
+    def draw(self, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        """``noise`` and ``time`` for `forward`, each sample's from its own generator (of the CPU)."""
         if self.config.objective == "regression":
-            return self._regress(self.features(batch))
-        return self._output_and_target(batch)[0]
+            return {}
+        shape = (self.config.chunk_size, self.action_size)
+        noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+        return {"noise": noise, "time": torch.cat([torch.rand(1, generator=generator) for generator in generators])}
 
     def features(self, batch: dict[str, Any]) -> Tensor:
         """Join all that is perceived, (B, hidden_size), non-negative."""
+        features: Tensor = self.trunk(torch.cat([*self._perceive(batch).values()], dim=1))
+        return features
+
+    def _perceive(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Embeddings of instruction, pictures and state, each (B, size), in the order in which they are joined."""
         condition = self._encode_instructions(batch)
-        parts = [condition]
         device = condition.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self._use_bfloat16(device)):
-            parts += [self.vision_encoder(self._image(batch, camera), condition) for camera in self.cameras]
+            seen = [self.vision_encoder(self._image(batch, camera), condition) for camera in self.cameras]
+        perceived = {"text": condition, "vision": torch.cat(seen, dim=1)}
         if self.state_encoder is not None:
             # The logarithm tames values far outside of what the statistics have seen, as another task's may be.
             state = torch.asinh(batch[OBS_STATE])
             if self.training and self.config.state_noise > 0:
                 state = state + self.config.state_noise * torch.randn_like(state)
-            parts.append(self.state_encoder(state))
-        features: Tensor = self.trunk(torch.cat(parts, dim=1))
-        return features
+            perceived["state"] = self.state_encoder(state)
+        return perceived
 
     @torch.no_grad()
     def predict_action_chunk(self, batch: dict[str, Any], noise: Tensor | None = None, **_: object) -> Tensor:
@@ -163,17 +207,6 @@ class NanoVLAPolicy(PreTrainedPolicy):  # type: ignore[misc]
         actions: Tensor = self.head(context).unflatten(1, (self.config.chunk_size, self.action_size))
         return actions
 
-    def _output_and_target(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """What the head gives and what it should give, both (B, chunk_size, A)."""
-        context = self.features(batch)
-        actions: Tensor = batch[ACTION]
-        if self.config.objective == "regression":
-            return self._regress(context), actions
-        noise = torch.randn_like(actions)
-        time = torch.rand(len(actions), device=actions.device, dtype=actions.dtype)
-        between = torch.lerp(noise, actions, time[:, None, None])
-        return self.head(context, between, time), actions - noise
-
     def _encode_instructions(self, batch: dict[str, Any]) -> Tensor:
         """Encode each different instruction once, then hand it to its samples: (B, condition_size)."""
         if "task" not in batch:
@@ -182,6 +215,10 @@ class NanoVLAPolicy(PreTrainedPolicy):  # type: ignore[misc]
                 f"but the batch has {sorted(batch)}; add a list of sentences"
             )
         device = next(self.parameters()).device
+        if not self.share_instructions:
+            tokens = tokenize(batch["task"], self.config.max_instruction_bytes).to(device)
+            own: Tensor = self.instruction_encoder(tokens)
+            return own
         instructions, rows = distinct(batch["task"])
         tokens = tokenize(instructions, self.config.max_instruction_bytes).to(device)
         embeddings: Tensor = self.instruction_encoder(tokens)

@@ -66,6 +66,36 @@ class ModulatedConvolution(nn.Module):
         return functional.relu(torch.addcmul(offset, features, 1 + gain))
 
 
+class Keypoints(nn.Module):
+    """Where each keypoint is and what is seen there (spatial softmax, Levine et al. 2016)."""
+
+    def __init__(self, count: int, channels: int, side: int) -> None:
+        super().__init__()
+        self.sharpness = nn.Parameter(torch.zeros(count))
+        self.appearance = nn.Parameter(torch.randn(count, channels, APPEARANCE_SIZE) / channels**0.5)
+        axis = torch.linspace(-1, 1, side)
+        grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).reshape(-1, 2)
+        self.register_buffer("grid", grid, persistent=False)
+        self.grid: Tensor
+
+    def forward(
+        self, scores: Float[Tensor, "batch keypoints places"], features: Float[Tensor, "batch channels places"]
+    ) -> Float[Tensor, "batch features"]:
+        """Attend.
+
+        Args:
+            scores: How well each place fits each keypoint, (B, count, places).
+            features: What is at each place, (B, channels, places).
+
+        Returns:
+            (B, count * (2 + APPEARANCE_SIZE)).
+        """
+        attention = (scores * self.sharpness.exp()[:, None]).softmax(-1)
+        positions = attention @ self.grid
+        seen = torch.einsum("bkc,kcn->bkn", attention @ features.transpose(1, 2), self.appearance)
+        return torch.cat([positions.flatten(1), seen.flatten(1)], dim=1)
+
+
 class VisionEncoder(nn.Module):
     """Picture and instruction to a vector that holds both positions and appearance.
 
@@ -82,17 +112,12 @@ class VisionEncoder(nn.Module):
         self.residual = ModulatedConvolution(high, high, 1, condition_size)
         self.fine_scores = nn.Conv2d(middle, num_keypoints, kernel_size=1)
         self.coarse_scores = nn.Conv2d(high, num_keypoints, kernel_size=1)
-        self.sharpness = nn.Parameter(torch.zeros(num_keypoints))
-        self.appearance = nn.Parameter(torch.randn(num_keypoints, middle, APPEARANCE_SIZE) / middle**0.5)
-        squeezed = high // 4
-        self.squeeze = nn.Conv2d(high, squeezed, kernel_size=1)
         half = -(-image_size // 2)
         fine_size = -(-half // 2)
         coarse_size = -(-fine_size // 2)
-        axis = torch.linspace(-1, 1, fine_size)
-        grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).reshape(-1, 2)
-        self.register_buffer("grid", grid, persistent=False)
-        self.grid: Tensor
+        self.keypoints = Keypoints(num_keypoints, middle, fine_size)
+        squeezed = high // 4
+        self.squeeze = nn.Conv2d(high, squeezed, kernel_size=1)
         self.output_size = (2 + APPEARANCE_SIZE) * num_keypoints + high + squeezed * coarse_size**2
 
     def forward(
@@ -124,23 +149,6 @@ class VisionEncoder(nn.Module):
         context = functional.interpolate(self.coarse_scores(coarse), fine.shape[-2:], mode="nearest")
         scores: Tensor = (self.fine_scores(fine) + context).flatten(2)
         return scores
-
-    def keypoints(
-        self, scores: Float[Tensor, "batch keypoints places"], features: Float[Tensor, "batch channels places"]
-    ) -> Float[Tensor, "batch features"]:
-        """Where each keypoint is and what is seen there.
-
-        Args:
-            scores: (B, num_keypoints, places).
-            features: The fine map, (B, channels, places).
-
-        Returns:
-            (B, num_keypoints * (2 + APPEARANCE_SIZE)).
-        """
-        attention = (scores * self.sharpness.exp()[:, None]).softmax(-1)
-        positions = attention @ self.grid
-        seen = torch.einsum("bkc,kcn->bkn", attention @ features.transpose(1, 2), self.appearance)
-        return torch.cat([positions.flatten(1), seen.flatten(1)], dim=1)
 
 
 class VelocityHead(nn.Module):

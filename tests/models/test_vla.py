@@ -11,7 +11,7 @@ from vla_cl.data.source import Source
 from vla_cl.interfaces import Method
 from vla_cl.models.vla import VlaModel, horizon, policy_config
 from vla_cl.train import TrainingSettings, learn
-from vla_cl.types import ConfigurationError, Draw, Experience, InterfaceSpec, Observation
+from vla_cl.types import Ability, ConfigurationError, Draw, Experience, InterfaceSpec, Observation
 
 SPEC = InterfaceSpec({"observation.image": (16, 16)}, state_size=2, action_size=2)
 POLICIES = {
@@ -73,7 +73,7 @@ def test_losses_per_sample_average_to_the_policys_own(learnt):
     mean, _ = model.policy.forward(model._inputs(batch))
     losses = model.loss(batch, Draw(7))
     assert torch.allclose(losses.mean(), mean, atol=1e-6)
-    assert model.per_sample_losses == (len(set(losses.tolist())) > 1)
+    assert (Ability.PER_SAMPLE_LOSSES in model.abilities) == (len(set(losses.tolist())) > 1)
 
 
 def test_a_chunk_does_not_depend_on_the_rest_of_the_batch(learnt):
@@ -114,8 +114,14 @@ def test_outputs_and_features_are_declared_by_the_policy(learnt):
     if model.policy.config.type == "nano_vla":
         assert model.outputs(batch, Draw(0)).shape == (3, model.chunk_size, 2)
         assert model.features(batch).shape[0] == 3
+        given = model.forward_pass(batch, Draw(0))
+        assert set(given.modalities) == {"text", "vision", "state"}
+        assert torch.equal(given.losses, model.loss(batch, Draw(0)))
+        assert (model.distance(given.outputs, given.outputs + 2, batch) == 4).all()
+        assert {Ability.OUTPUTS, Ability.FEATURES, Ability.MODALITIES, Ability.KEYED_DRAWS} <= model.abilities
     else:
-        with pytest.raises(ConfigurationError, match="has no method 'outputs'"):
+        assert Ability.OUTPUTS not in model.abilities
+        with pytest.raises(ConfigurationError, match="has no method 'forward_pass'"):
             model.outputs(batch, Draw(0))
 
 

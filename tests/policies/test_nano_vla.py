@@ -198,7 +198,7 @@ def test_padding_has_no_influence():
     values["action"][:, 2:] = 1e6
     changed, _ = made.forward(values, reduction="none")
     assert torch.equal(losses, changed)
-    expected = (made.outputs(values) - values["action"])[:, :2].abs().mean((1, 2))
+    expected = (made.forward_pass(values)["outputs"] - values["action"])[:, :2].abs().mean((1, 2))
     torch.testing.assert_close(losses, expected)
 
 
@@ -218,10 +218,35 @@ def test_flow_matching_outputs_are_the_velocities_of_the_loss():
     torch.manual_seed(5)
     loss, _ = made.forward(values)
     torch.manual_seed(5)
-    velocity = made.outputs(values)
+    velocity = made.forward_pass(values)["outputs"]
     torch.manual_seed(5)
     noise = torch.randn_like(values["action"])
     torch.testing.assert_close((velocity - (values["action"] - noise)).square().mean(), loss)
+
+
+def test_noise_that_is_chosen_per_sample_does_not_depend_on_the_batch():
+    made = policy(objective="flow_matching", **UNCHANGED)
+    values = batch()
+    chosen = made.draw([torch.Generator().manual_seed(seed) for seed in range(6)])
+    together = made.forward_pass(values, **chosen)
+    row = {key: value[4:5] for key, value in values.items()}
+    alone = made.forward_pass(row, **made.draw([torch.Generator().manual_seed(4)]))
+    torch.testing.assert_close(together["outputs"][4:5], alone["outputs"])
+    torch.testing.assert_close(together["losses"][4:5], alone["losses"])
+
+
+def test_outputs_are_fixed_without_noise_and_augmentation():
+    plain = {**UNCHANGED, "state_noise": 0.0}
+    assert policy(**plain).fixed_outputs
+    assert not policy(**{**plain, "shift_pixels": 1}).fixed_outputs
+    assert not policy(objective="flow_matching", **plain).fixed_outputs
+
+
+def test_instructions_encoded_once_or_for_each_sample_give_the_same():
+    made = policy(**UNCHANGED).eval()
+    shared = made.features(batch())
+    made.share_instructions = False
+    torch.testing.assert_close(made.features(batch()), shared)
 
 
 @pytest.mark.parametrize("objective", ["regression", "flow_matching"])

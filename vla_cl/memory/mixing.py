@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vla_cl.types import Batch
 
@@ -29,6 +31,17 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
 def take(batch: Batch, count: int) -> Batch:
     """The first ``count`` samples of a batch."""
     return {key: value[:count] for key, value in batch.items()}
+
+
+def select(batch: Batch, rows: NDArray[np.int64]) -> Batch:
+    """The samples at these positions of a batch, in this order."""
+    chosen = torch.from_numpy(np.asarray(rows, dtype=np.int64))
+    return {
+        key: value[chosen.to(value.device)]
+        if isinstance(value, torch.Tensor)
+        else [value[row] for row in chosen.tolist()]
+        for key, value in batch.items()
+    }
 
 
 def added(current: Batch, remembered: Batch) -> Batch:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.interfaces import Data
-from vla_cl.memory.mixing import concatenate
+from vla_cl.memory.mixing import concatenate, select
 from vla_cl.types import Batch, Experience
 
 Selection = Literal["first", "uniform"]
@@ -19,6 +19,7 @@ SELECTIONS: tuple[Selection, ...] = ("first", "uniform")
 
 @dataclass(frozen=True)
 class _Entry:
+    experience: int
     data: Data
     rows: NDArray[np.int64]
 
@@ -49,26 +50,41 @@ class SampleMemory:
         else:
             generator = np.random.default_rng([seed, experience.index])
             rows = np.sort(generator.choice(len(data), size=count, replace=False))
-        self._entries[experience.name] = _Entry(data, rows)
+        self._entries[experience.name] = _Entry(experience.index, data, rows)
 
-    def sample(self, count: int, seed: int, step: int) -> Batch:
-        """Draw ``count`` remembered samples uniformly, with replacement; a pure function of seed and step.
+    def everything(self) -> NDArray[np.int64]:
+        """All that is remembered, as rows of (index of the experience, row in its data), shape (len(self), 2)."""
+        parts = [np.column_stack([np.full(len(e.rows), e.experience), e.rows]) for e in self._entries.values()]
+        return np.concatenate(parts) if parts else np.empty((0, 2), dtype=np.int64)
+
+    def pick(self, count: int, seed: int, step: int) -> NDArray[np.int64]:
+        """Choose ``count`` remembered samples uniformly, with replacement; a pure function of seed and step.
+
+        Returns:
+            As `everything`, in its order, shape (count, 2).
 
         Raises:
             ValueError: Nothing is remembered yet.
         """
-        if not self._entries:
+        if not len(self):
             raise ValueError("the memory is empty: nothing has been learnt before")
         generator = np.random.default_rng([seed, step])
-        picks = np.sort(generator.integers(len(self), size=count))
+        picks: NDArray[np.int64] = self.everything()[np.sort(generator.integers(len(self), size=count))]
+        return picks
+
+    def fetch(self, picks: NDArray[np.int64]) -> Batch:
+        """The samples that `pick` or `everything` named, in this order."""
         batches = []
-        start = 0
-        for entry in self._entries.values():
-            here = picks[(picks >= start) & (picks < start + len(entry.rows))] - start
-            if len(here):
-                batches.append(entry.data.batch(entry.rows[here]))
-            start += len(entry.rows)
-        return concatenate(batches)
+        for experience in dict.fromkeys(picks[:, 0].tolist()):
+            data = next(entry.data for entry in self._entries.values() if entry.experience == experience)
+            batches.append(data.batch(picks[picks[:, 0] == experience, 1]))
+        found = concatenate(batches)
+        order = np.concatenate([np.flatnonzero(picks[:, 0] == e) for e in dict.fromkeys(picks[:, 0].tolist())])
+        return found if (np.diff(order) > 0).all() else select(found, np.argsort(order))
+
+    def sample(self, count: int, seed: int, step: int) -> Batch:
+        """`fetch` what `pick` chooses."""
+        return self.fetch(self.pick(count, seed, step))
 
     def memory_bytes(self) -> int:
         """What the remembered samples would take as raw pictures, states and actions."""
@@ -84,12 +100,11 @@ class SampleMemory:
         Raises:
             ValueError: The stream does not hold an experience of the index, or it is shorter than a row number.
         """
-        found = {experience.name: data for experience, data in past}
+        found = {experience.name: (experience.index, data) for experience, data in past}
         for name, rows in index.items():
             if name not in found:
                 raise ValueError(f"the checkpoint remembers experience {name!r}, which is not among {sorted(found)}")
-            if rows and max(rows) >= len(found[name]):
-                raise ValueError(
-                    f"the checkpoint remembers row {max(rows)} of {name!r}, which has {len(found[name])} rows"
-                )
-            self._entries[name] = _Entry(found[name], np.asarray(rows, dtype=np.int64))
+            number, data = found[name]
+            if rows and max(rows) >= len(data):
+                raise ValueError(f"the checkpoint remembers row {max(rows)} of {name!r}, which has {len(data)} rows")
+            self._entries[name] = _Entry(number, data, np.asarray(rows, dtype=np.int64))

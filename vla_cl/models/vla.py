@@ -20,11 +20,12 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies.factory import get_policy_class, make_policy_config, make_pre_post_processors
 from lerobot.policies.pretrained import PreTrainedPolicy
 from numpy.typing import NDArray
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from vla_cl.interfaces import Distillable, Policy
-from vla_cl.types import Batch, ConfigurationError, Draw, InterfaceSpec, Observation
+from vla_cl.interfaces import Distillable, ForwardPass, Policy
+from vla_cl.models.randomness import keyed, seeded
+from vla_cl.models.stored_weights import check_weights
+from vla_cl.types import METHOD_KEY, Ability, Batch, ConfigurationError, Draw, InterfaceSpec, Observation
 
 NOTE = "vla_cl.json"
 """Beside the policy's own files: what LeRobot's format has no place for, the conventions of the training data."""
@@ -115,7 +116,7 @@ class VlaModel(Policy, Distillable):
         self.render_profile = render_profile
         self.control_mode = control_mode
         self.image_orientation = image_orientation
-        self.per_sample_losses = "reduction" in inspect.signature(policy.forward).parameters
+        self._per_sample_losses = "reduction" in inspect.signature(policy.forward).parameters
         self._deterministic = policy.config.type in DETERMINISTIC_POLICIES
 
     @classmethod
@@ -157,7 +158,7 @@ class VlaModel(Policy, Distillable):
         config.device = device
         policy = get_policy_class(config.type).from_pretrained(str(folder), config=config)
         policy.to(device)
-        _check_weights(policy, Path(folder))
+        check_weights(policy, Path(folder))
         overrides = {"device_processor": {"device": device}}
         preprocessor, postprocessor = make_pre_post_processors(
             config, pretrained_path=str(folder), preprocessor_overrides=overrides
@@ -221,24 +222,67 @@ class VlaModel(Policy, Distillable):
         kept = [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
         return [{"lr": learning_rate, **group} for group in kept if group["params"]]
 
-    def loss(self, batch: Batch, draw: Draw) -> Tensor:
-        """One value per sample, shape (B,)."""
-        inputs = self._inputs(batch)
-        with seeded(draw.seed, self.device):
-            options = {"reduction": "none"} if self.per_sample_losses else {}
-            losses: Tensor = self.policy.forward(inputs, **options)[0]
-        return losses if self.per_sample_losses else losses.expand(len(batch["task"]))
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """What the policy's class offers beyond LeRobot's interface; see docs/design.md for how to add it to one."""
+        found = set()
+        if self._per_sample_losses:
+            found.add(Ability.PER_SAMPLE_LOSSES)
+        if hasattr(self.policy, "features"):
+            found.add(Ability.FEATURES)
+        if hasattr(self.policy, "forward_pass"):
+            found |= {Ability.OUTPUTS, Ability.MODALITIES}
+        if hasattr(self.policy, "draw"):
+            found.add(Ability.KEYED_DRAWS)
+        if getattr(self.policy, "fixed_outputs", False):
+            found.add(Ability.FIXED_OUTPUTS)
+        return frozenset(found)
 
-    def outputs(self, batch: Batch, draw: Draw) -> Tensor:
-        """What the policy's ``outputs`` gives: predicted actions or velocities, shape (B, chunk_size, A).
+    @property
+    def name(self) -> str:
+        """LeRobot's name of the policy."""
+        return f"policy {self.policy.config.type!r}"
+
+    def loss(self, batch: Batch, draw: Draw) -> Tensor:
+        """One value per sample, shape (B,); for policies that only give the mean, that, repeated."""
+        inputs = self._inputs(batch)
+        chosen = self._chosen(draw)
+        with seeded(draw.seed, self.device):
+            options = {"reduction": "none"} if self._per_sample_losses else {}
+            losses: Tensor = self.policy.forward(inputs, **options, **chosen)[0]
+        return losses if self._per_sample_losses else losses.expand(len(batch["task"]))
+
+    def forward_pass(self, batch: Batch, draw: Draw) -> ForwardPass:
+        """What the policy's ``forward_pass`` gives; its outputs are normalised, shape (B, chunk_size, A).
 
         Raises:
-            ConfigurationError: The policy does not define ``outputs``.
+            ConfigurationError: The policy does not define ``forward_pass``.
         """
-        outputs = self._own_method("outputs", "distillation")
+        forward = self._own_method("forward_pass", "distillation")
+        inputs = self._inputs(batch)
+        chosen = self._chosen(draw)
         with seeded(draw.seed, self.device):
-            result: Tensor = outputs(self._inputs(batch))
-        return result
+            given: dict[str, Tensor] = forward(inputs, **chosen)
+        return ForwardPass(given.pop("losses"), given.pop("outputs"), given)
+
+    def distance(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float = 2.0) -> Tensor:
+        """Mean squared difference over the actions that are not padding, shape (B,); there is no temperature."""
+        squares = (student - teacher).square().mean(2)
+        valid: Tensor = (~batch["action_is_pad"]).to(squares)
+        return (squares * valid).sum(1) / valid.sum(1).clamp(min=1)
+
+    @contextlib.contextmanager
+    def independent_samples(self) -> Iterator[None]:
+        """NanoVLA encodes an instruction once for all samples that have it; inside, once for each."""
+        before = getattr(self.policy, "share_instructions", None)
+        if before is None:
+            yield
+            return
+        self.policy.share_instructions = False
+        try:
+            yield
+        finally:
+            self.policy.share_instructions = before
 
     def features(self, batch: Batch) -> Tensor:
         """The policy's embedding of what it sees and is told, shape (B, D).
@@ -294,11 +338,22 @@ class VlaModel(Policy, Distillable):
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         """Pictures as floats in 0..1 on the device, everything normalised."""
-        ready = {key: value for key, value in batch.items() if key != "index"}
+        ready = {key: value for key, value in batch.items() if key != "index" and not key.startswith(METHOD_KEY)}
         for camera in self.spec.cameras:
             ready[camera] = ready[camera].to(self.device, non_blocking=True).float().div_(255)
         inputs: dict[str, Any] = self.preprocessor(ready)
         return inputs
+
+    def _chosen(self, draw: Draw) -> dict[str, Tensor]:
+        """The noise of each sample, if its seed is given; from the CPU's generator, so that it is the same everywhere.
+
+        Raises:
+            ConfigurationError: The policy's noise cannot be chosen.
+        """
+        if draw.sample_seeds is None:
+            return {}
+        chosen: dict[str, Tensor] = self._own_method("draw", "noise chosen per sample")(keyed(draw.sample_seeds))
+        return {name: value.to(self.device) for name, value in chosen.items()}
 
     def _own_method(self, name: str, purpose: str) -> Any:  # noqa: ANN401 - a bound method of a LeRobot policy
         method = getattr(self.policy, name, None)
@@ -308,17 +363,6 @@ class VlaModel(Policy, Distillable):
                 f"policy=nano_vla, or add {name}(batch) to the policy"
             )
         return method
-
-
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's random state seeded inside, the previous one put back after."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-        yield
 
 
 @contextlib.contextmanager
@@ -337,27 +381,3 @@ def _register_own_policies() -> None:
     package = importlib.import_module("vla_cl.policies")
     for folder in pkgutil.iter_modules(package.__path__, "vla_cl.policies."):
         importlib.import_module(folder.name)
-
-
-def _check_weights(policy: PreTrainedPolicy, folder: Path) -> None:
-    """LeRobot only warns of missing keys; a policy loaded in part would pass for one that has forgotten."""
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        return
-    with safe_open(weights, framework="pt") as file:
-        stored = set(file.keys())
-    expected = set(policy.state_dict())
-    shared = {name for name in expected - stored if _is_shared(policy, name, stored)}
-    if missing := expected - stored - shared:
-        raise ConfigurationError(f"{weights} lacks {len(missing)} tensors, among them {sorted(missing)[:3]}")
-    if extra := stored - expected:
-        raise ConfigurationError(
-            f"{weights} holds {len(extra)} tensors the policy lacks, among them {sorted(extra)[:3]}"
-        )
-
-
-def _is_shared(policy: PreTrainedPolicy, name: str, stored: set[str]) -> bool:
-    """Safetensors stores tied weights once, under one of their names."""
-    state = policy.state_dict()
-    pointer = state[name].data_ptr()
-    return any(other in state and state[other].data_ptr() == pointer for other in stored)

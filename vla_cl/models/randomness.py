@@ -1,0 +1,26 @@
+"""Random numbers of a model that follow from a `Draw` and from nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's random state seeded inside, the previous one put back after."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        yield
+
+
+def keyed(sample_seeds: NDArray[np.int64]) -> list[torch.Generator]:
+    """A generator of the CPU for each sample, seeded with the sample's own number."""
+    return [torch.Generator().manual_seed(seed) for seed in sample_seeds.tolist()]
