@@ -10,7 +10,9 @@ from vla_cl.types import EpisodeRequest
 
 @pytest.fixture
 def settings(tmp_path):
-    return RowSettings(quick=True, checkpoint=None, libero_assets=None, workspace=tmp_path)
+    return RowSettings(
+        name="row", quick=True, checkpoint=None, libero_assets=None, peer_python=None, workspace=tmp_path
+    )
 
 
 def figure(result, who):

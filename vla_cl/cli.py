@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = add("doctor", _doctor, "check this machine: renderer, codec, disk, versions", "vla-cl doctor")
     doctor.add_argument("--json", action="store_true", help="for machines")
     bench = add("bench", _bench, "measure against the bounds in the README", "vla-cl bench rollout rows=[metaworld]")
-    bench.add_argument("what", choices=("startup", "training", "learning", "rollout"), help="what to measure")
+    bench.add_argument("what", choices=("startup", "training", "learning", "rollout", "methods"), help="what to measure")
     add_overrides(bench)
     gallery = add(
         "gallery", _gallery, "pictures of every task of a suite", "vla-cl gallery metaworld --output outputs/gallery"

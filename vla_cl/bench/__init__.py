@@ -2,7 +2,8 @@
 
 ``startup``: time until ``vla-cl --help`` has printed. ``training``: samples per second against ``lerobot-train``'s own
 loop. ``learning``: success of joint training on six tasks. ``rollout``: simulation and evaluation against
-``lerobot-eval`` and against the suites' own steps and resets.
+``lerobot-eval`` and against the suites' own steps and resets. ``methods``: what each continual-learning method costs
+against what theory says, and against avalanche-lib.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-WHAT = ("startup", "training", "learning", "rollout")
+WHAT = ("startup", "training", "learning", "rollout", "methods")
 
 
 def main(what: str, overrides: Sequence[str], folders: Sequence[Path] = ()) -> int:
@@ -24,6 +25,11 @@ def main(what: str, overrides: Sequence[str], folders: Sequence[Path] = ()) -> i
     Returns:
         0 if the goals are reached, else 1.
     """
+    if what == "methods":
+        from vla_cl.bench import rollout
+        from vla_cl.bench.method_rows import rows
+
+        return rollout.main(overrides, folders, rows(), what)
     if what == "rollout":
         from vla_cl.bench import rollout
 

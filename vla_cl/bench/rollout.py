@@ -1,6 +1,6 @@
-"""``vla-cl bench rollout``: measure the chosen rows, one after another, keep what was measured before, show the table.
+"""``vla-cl bench rollout|methods``: measure the chosen rows one after another, keep what was measured, show the table.
 
-``outputs/bench/rollout.json`` maps row to result; a row that is measured again replaces its own entry only, and is
+``outputs/bench/<rollout|methods>.json`` maps row to result; a row that is measured again replaces its own entry only, and is
 stored as soon as it is done.
 """
 
@@ -24,13 +24,19 @@ from vla_cl.run_folder import machine, versions
 from vla_cl.types import ConfigurationError
 
 
-def main(overrides: Sequence[str], folders: Sequence[Path] = (), rows: Mapping[str, Row] = ROWS) -> int:
+def main(
+    overrides: Sequence[str],
+    folders: Sequence[Path] = (),
+    rows: Mapping[str, Row] = ROWS,
+    what: str = "rollout",
+) -> int:
     """Measure, store, print.
 
     Args:
         overrides: Hydra overrides of ``conf/bench.yaml``.
         folders: Further folders of yaml files.
         rows: The rows there are.
+        what: Name of the table, and of the file unless the settings name one.
 
     Returns:
         0 if every row that was measured now reached its goal, else 1.
@@ -40,12 +46,14 @@ def main(overrides: Sequence[str], folders: Sequence[Path] = (), rows: Mapping[s
     """
     settings = compose(overrides, root="bench", folders=folders)
     names = chosen(settings["rows"], rows)
-    path = Path(settings["output"])
+    path = Path(settings["output"] or f"outputs/bench/{what}.json")
     stored = _stored(path)
     base = RowSettings(
+        name="",
         quick=bool(settings["quick"]),
         checkpoint=_folder(settings["checkpoint"], "checkpoint"),
         libero_assets=_folder(settings["libero_assets"], "libero_assets"),
+        peer_python=Path(settings["peer_python"]) if settings["peer_python"] else None,
         workspace=Path(),
     )
     for number, name in enumerate(names, start=1):
@@ -54,7 +62,7 @@ def main(overrides: Sequence[str], folders: Sequence[Path] = (), rows: Mapping[s
         print(f"row {number} of {len(names)}: {name}{expected}", file=sys.stderr, flush=True)
         stored[name] = _measure(name, row, base, float(settings["row_minutes"]))
         write_json(path, stored)
-    show(stored, rows, names)
+    show(stored, rows, names, f"vla-cl bench {what}")
     print(f"stored in {path}")
     return (
         0 if all(stored[name].get("holds") is not False and "cannot_run" not in stored[name] for name in names) else 1
@@ -64,7 +72,7 @@ def main(overrides: Sequence[str], folders: Sequence[Path] = (), rows: Mapping[s
 def _measure(name: str, row: Row, base: RowSettings, minutes: float) -> dict[str, Any]:
     began = time.time()
     with tempfile.TemporaryDirectory(prefix="vla-cl-bench-") as folder:
-        result = measured(name, row, replace(base, workspace=Path(folder)), minutes)
+        result = measured(name, row, replace(base, name=name, workspace=Path(folder)), minutes)
     circumstances = {
         "goal": row.goal,
         "quick": base.quick,

@@ -50,7 +50,7 @@ def measured(name: str, row: Row, settings: RowSettings, minutes: float) -> dict
 def main(measure: str, inbox: Path, outbox: Path) -> None:
     """Import the row's function, call it, write what it gives."""
     content = json.loads(inbox.read_text())
-    for key in ("checkpoint", "libero_assets", "workspace"):
+    for key in ("checkpoint", "libero_assets", "peer_python", "workspace"):
         content[key] = None if content[key] is None else Path(content[key])
     module, function = measure.split(":")
     choose_gl_backend()  # for the peers as well, before any of them imports MuJoCo

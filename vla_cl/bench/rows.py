@@ -1,4 +1,4 @@
-"""The rows of ``vla-cl bench rollout``: what a result is made of, which rows there are, which ones a user means."""
+"""Rows of ``vla-cl bench``: what a result is made of, which rows of ``rollout`` there are, which ones a user means."""
 
 from __future__ import annotations
 
@@ -92,15 +92,19 @@ class RowSettings:
     """What a row may be told.
 
     Attributes:
+        name: Of the row.
         quick: Tiny size, to test the machinery.
         checkpoint: A LeRobot policy folder, or None for one made on the spot.
         libero_assets: Folder of LIBERO's assets, or None for what hf-libero finds.
+        peer_python: A Python that has avalanche-lib, or None where there is none.
         workspace: A folder that the row may fill.
     """
 
+    name: str
     quick: bool
     checkpoint: Path | None
     libero_assets: Path | None
+    peer_python: Path | None
     workspace: Path
 
 
@@ -155,6 +159,6 @@ def chosen(names: Sequence[str] | str | None, rows: Mapping[str, Row] = ROWS) ->
     for name in wanted:
         matches = {name} if name in rows else {row for row in rows if row.startswith(name)}
         if not matches or not name:
-            raise ConfigurationError(f"bench rollout has no row {name!r}; there are {', '.join(rows)}")
+            raise ConfigurationError(f"bench has no row {name!r}; there are {', '.join(rows)}")
         found |= matches
     return [row for row in rows if row in found]

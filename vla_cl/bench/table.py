@@ -13,18 +13,19 @@ from vla_cl.bench.rows import Row
 _NARROWEST = 110  # columns; narrower, the table is unreadable and long lines are the lesser evil
 
 
-def show(stored: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Row], names: Sequence[str]) -> None:
+def show(stored: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Row], names: Sequence[str], title: str) -> None:
     """Print every stored row of ``rows``, those of ``names`` with their details below.
 
     Args:
         stored: Row to result.
         rows: The rows there are; gives the order.
         names: The rows that were measured now.
+        title: Of the table.
     """
     console = Console()
     if console.width < _NARROWEST:
         console = Console(width=_NARROWEST)
-    table = Table(show_lines=True, title="vla-cl bench rollout")
+    table = Table(show_lines=True, title=title)
     table.add_column("row", no_wrap=True)
     table.add_column("ratio, 95 % interval", no_wrap=True, justify="right")
     table.add_column("goal")
