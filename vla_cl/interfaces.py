@@ -22,6 +22,7 @@ from vla_cl.types import (
     Draw,
     Experience,
     InterfaceSpec,
+    MethodCard,
     Observation,
     Split,
     SuiteSpec,
@@ -272,6 +273,9 @@ class Method:
     """
 
     name: str = "method"
+
+    card: MethodCard | None = None
+    """For the documentation."""
 
     needs: frozenset[Ability] = frozenset()
     """What the model must be able to give."""

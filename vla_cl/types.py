@@ -248,6 +248,27 @@ class Ability(StrEnum):
 
 
 @dataclass(frozen=True)
+class MethodCard:
+    """What docs/methods.md says of a method.
+
+    Attributes:
+        title: Its name in full.
+        family: Of the three of the survey arXiv 2506.13045, or a reference.
+        equation: In LaTeX, without delimiters.
+        source: Authors, year, arXiv number or venue.
+        step: What a training step costs beyond a plain one, in theory.
+        memory: What is kept of the past, in theory.
+    """
+
+    title: str
+    family: Literal["reference", "regularisation", "replay", "architecture"]
+    equation: str
+    source: str
+    step: str
+    memory: str
+
+
+@dataclass(frozen=True)
 class Draw:
     """The randomness of one stochastic loss: augmentation, noise, time, dropout.
 

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from vla_cl.interfaces import Method
+from vla_cl.types import MethodCard
 
 
 class Sequential(Method):
     """The training loop, unedited."""
 
     name = "sequential"
+    card = MethodCard(
+        title="Sequential fine-tuning",
+        family="reference",
+        equation=r"\ell_t(\theta)",
+        source="the lower reference of every study",
+        step="1",
+        memory="0",
+    )

@@ -1,4 +1,4 @@
-"""Random numbers of a model that follow from a `Draw` and from nothing else."""
+"""Random numbers of a model that follow from a `Draw` and from nothing else, and the mode it is asked in."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 
 @contextlib.contextmanager
@@ -24,3 +25,19 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 def keyed(sample_seeds: NDArray[np.int64]) -> list[torch.Generator]:
     """A generator of the CPU for each sample, seeded with the sample's own number."""
     return [torch.Generator().manual_seed(seed) for seed in sample_seeds.tolist()]
+
+
+def sample_seeds(seed: int, count: int) -> NDArray[np.int64]:
+    """Numbers for `keyed` that follow from one seed; the first ones are the same however many are asked for."""
+    return np.random.default_rng(seed).integers(2**62, size=count)
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, the previous mode after."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)

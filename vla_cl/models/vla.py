@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vla_cl.interfaces import Distillable, ForwardPass, Policy
-from vla_cl.models.randomness import keyed, seeded
+from vla_cl.models.randomness import evaluating, keyed, seeded
 from vla_cl.models.stored_weights import check_weights
 from vla_cl.types import METHOD_KEY, Ability, Batch, ConfigurationError, Draw, InterfaceSpec, Observation
 
@@ -363,17 +363,6 @@ class VlaModel(Policy, Distillable):
                 f"policy=nano_vla, or add {name}(batch) to the policy"
             )
         return method
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, the previous mode after."""
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)
 
 
 def _register_own_policies() -> None:

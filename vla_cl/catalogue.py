@@ -1,0 +1,181 @@
+"""``vla-cl methods``: every method of ``conf/method``, what it works with and costs; also writes docs/methods.md."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vla_cl.compose import choices, compose, part_class
+from vla_cl.interfaces import Method
+from vla_cl.types import Ability, ConfigurationError
+
+_FAMILIES = ("reference", "regularisation", "replay", "architecture")
+_STEP_ROW = "step-"
+
+_HEAD = """# Methods
+
+Written by `vla-cl methods --write docs/methods.md`; a test compares the tables with the code. Notation: tasks
+$t = 1..T$, loss $\\ell_t$, weights $\\theta$, weights after the last task $\\theta^*$, memory $M$, $P$ parameters.
+Each is chosen by `method=<name>`; its settings and their published values are in [conf/method](../conf/method). What a
+method needs of a model is checked before a run starts.
+"""
+
+_MEASURED = """
+## What a step costs
+
+`vla-cl bench methods` on {machine}: the time of a training step over a plain one after {past} tasks, what theory says
+for the same step (passes and memory traffic measured on the same machine), the ratio of both, and what is kept of the
+past.
+
+| method | step over plain | theory | measured over theory | kept | theory |
+|---|---|---|---|---|---|
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A yaml of ``conf/method``: its name, its settings, its class."""
+
+    name: str
+    settings: Mapping[str, Any]
+    kind: type[Method]
+
+
+def entries() -> list[Entry]:
+    """Every method that ships, by family, then by class, the yaml with the fewest words first."""
+    found = []
+    for name in choices("method"):
+        settings = compose([f"method={name}"])["method"]
+        found.append(Entry(name, settings, part_class(settings["class"], Method)))
+    return sorted(
+        found, key=lambda entry: (_family(entry.kind), entry.kind.__name__, entry.name.count("_"), entry.name)
+    )
+
+
+def text(measured: Path | None = None) -> str:
+    """The page, as Markdown.
+
+    Args:
+        measured: What ``vla-cl bench methods`` stored, or None for a page without figures.
+
+    Raises:
+        ConfigurationError: The file is not what the bench writes.
+    """
+    listed = entries()
+    parts = [_HEAD, *_matrix(listed)]
+    if measured is not None:
+        parts += _costs(listed, measured)
+    for kind in dict.fromkeys(entry.kind for entry in listed):
+        parts += _section(kind, [entry for entry in listed if entry.kind is kind])
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def table() -> str:
+    """The methods in lines, for a terminal."""
+    rows = [
+        (
+            entry.name,
+            _FAMILIES[_family(entry.kind)] if entry.kind.card else "",
+            entry.kind.card.title if entry.kind.card else "",
+        )
+        for entry in entries()
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return "\n".join(f"{name:{widths[0]}}  {family:{widths[1]}}  {title}" for name, family, title in rows)
+
+
+def _matrix(listed: Sequence[Entry]) -> Iterator[str]:
+    """Method x test bed, from what each declares."""
+    from vla_cl.testbeds import BEDS
+
+    abilities = {name: bed().make_model(0).abilities for name, bed in BEDS.items()}
+    yield "## What works with what\n"
+    yield (
+        "Test beds: NanoVLA with regression and with flow matching (any LeRobot policy with the same abilities), a "
+        "causal language model, a diffusion model. Every pair with *yes* is run by the contract tests.\n"
+    )
+    yield "| method | " + " | ".join(name.replace("_", " ") for name in abilities) + " |"
+    yield "|---|" + "---|" * len(abilities)
+    for entry in listed:
+        cells = [_support(entry.kind, of_bed) for of_bed in abilities.values()]
+        yield f"| `{entry.name}` | " + " | ".join(cells) + " |"
+    yield ""
+
+
+def _support(kind: type[Method], abilities: frozenset[Ability]) -> str:
+    missing = sorted(kind.needs - abilities)
+    return "no: lacks " + ", ".join(f"`{ability}`" for ability in missing) if missing else "yes"
+
+
+def _costs(listed: Sequence[Entry], path: Path) -> Iterator[str]:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        rows = {name: stored[_STEP_ROW + name] for name in (e.name for e in listed) if _STEP_ROW + name in stored}
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigurationError(f"{path} is not what vla-cl bench methods stores ({error})") from error
+    if not rows:
+        raise ConfigurationError(f"{path} holds no row step-<method>; run vla-cl bench methods rows=[step]")
+    first = next(iter(rows.values()))
+    yield _MEASURED.format(machine=first["machine"].get("cpu", "one machine"), past=first.get("past", 3)).rstrip()
+    for name, row in rows.items():
+        if "cannot_run" in row:
+            yield f"| `{name}` | - | - | - | - | {row['cannot_run']} |"
+            continue
+        figures = {figure["who"]: figure["value"] for figure in row["figures"]}
+        ratio, excess = row["ratio"], row["others"].get("measured over theory")
+        over = f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" if ratio else "void"
+        cells = [
+            over,
+            f"{figures['theory over plain']:.2f}",
+            f"{excess['median']:.2f} [{excess['low']:.2f}, {excess['high']:.2f}]" if excess else "void",
+            _bytes(figures["kept"]),
+            _bytes(figures["kept in theory"]),
+        ]
+        yield f"| `{name}` | " + " | ".join(cells) + " |"
+    yield ""
+
+
+def _section(kind: type[Method], presets: Sequence[Entry]) -> Iterator[str]:
+    card = kind.card
+    if card is None:
+        raise ConfigurationError(f"{kind.__module__}:{kind.__qualname__} has no card; give it a MethodCard")
+    yield f"## {card.title}\n"
+    yield f"$$ {card.equation} $$\n"
+    yield f"{_summary(kind)}\n"
+    yield f"- source: {card.source}"
+    yield f"- a step, in theory: {card.step}"
+    yield f"- kept of the past, in theory: {card.memory}"
+    if kind.needs:
+        yield "- needs of the model: " + ", ".join(f"`{ability}`" for ability in sorted(kind.needs))
+    if kind.task_id_at_test:
+        yield "- must be told at test time which task it is (`task_id_at_test`)"
+    for preset in presets:
+        given = {key: value for key, value in preset.settings.items() if key not in ("name", "class")}
+        words = ", ".join(f"`{key}={_plain(value)}`" for key, value in given.items()) or "no settings"
+        yield f"- `method={preset.name}`: {words}"
+    yield ""
+
+
+def _summary(kind: type[Method]) -> str:
+    documentation = inspect.getdoc(kind) or ""
+    first = documentation.split("\n\nArgs:")[0].split("\n\nRaises:")[0]
+    return " ".join(first.split())
+
+
+def _plain(value: object) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _family(kind: type[Method]) -> int:
+    return _FAMILIES.index(kind.card.family) if kind.card else len(_FAMILIES)
+
+
+def _bytes(value: float) -> str:
+    for limit, unit in ((1e6, "MB"), (1e3, "kB")):
+        if value >= limit:
+            return f"{value / limit:.1f} {unit}"
+    return f"{value:.0f} B"

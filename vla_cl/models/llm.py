@@ -1,0 +1,192 @@
+"""A causal language model of transformers as a `Model`.
+
+A batch has ``input_ids`` int64 (B, L), ``attention_mask`` int64 (B, L), ``labels`` int64 (B, L) with `IGNORED` where a
+token is not learnt from (padding and, as a rule, the prompt), ``task`` and ``index``. Padding is on the right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vla_cl.interfaces import Distillable, ForwardPass, Generator
+from vla_cl.models.randomness import evaluating, keyed, sample_seeds, seeded
+from vla_cl.types import Ability, Batch, ConfigurationError, Draw
+
+IGNORED = -100
+"""The label of a token that is not learnt from."""
+
+
+class LanguageModel(Distillable, Generator):
+    """Next-token prediction.
+
+    Args:
+        model: A transformers causal language model.
+        tokenizer: Its tokenizer, with an end-of-sequence and a padding token.
+        context_weight: Weight of the loss on the prompt's tokens, beside the mean loss on what is learnt from; LAMOL
+            (Sun et al. 2020, arXiv 1909.03329) has 0.25, so that the model can make up whole samples.
+        separator: Stands between the task's name and the prompt; what a sample of a task begins with is
+            ``<task><separator>``.
+        max_new_tokens: Length at which a generated sample is cut.
+        top_k: Generated tokens are drawn from this many likeliest ones (LAMOL: 20).
+
+    Raises:
+        ConfigurationError: A setting is out of range, or the tokenizer lacks a token.
+    """
+
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401 - transformers' models are untyped
+        tokenizer: Any,  # noqa: ANN401
+        context_weight: float = 0.0,
+        separator: str = ": ",
+        max_new_tokens: int = 32,
+        top_k: int = 20,
+    ) -> None:
+        if context_weight < 0:
+            raise ConfigurationError(f"context_weight must be at least 0; got {context_weight}")
+        if max_new_tokens < 1 or top_k < 1:
+            raise ConfigurationError(f"max_new_tokens and top_k must be at least 1; got {max_new_tokens} and {top_k}")
+        if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
+            raise ConfigurationError("the tokenizer needs an end-of-sequence token and a padding token")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.context_weight = context_weight
+        self.separator = separator
+        self.max_new_tokens = max_new_tokens
+        self.top_k = top_k
+
+    @classmethod
+    def load(cls, folder: Path | str, device: str = "cpu", **settings: Any) -> LanguageModel:  # noqa: ANN401
+        """A model and tokenizer that transformers saved: a folder or a hub name.
+
+        Args:
+            folder: Where.
+            device: ``cpu``, ``cuda``, ...
+            settings: Of the constructor.
+
+        Raises:
+            ConfigurationError: There is no such model.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        try:
+            model = AutoModelForCausalLM.from_pretrained(str(folder)).to(device)
+            tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"{folder} is not a causal language model of transformers: {error}") from error
+        return cls(model, tokenizer, **settings)
+
+    @property
+    def module(self) -> nn.Module:
+        """The transformers model."""
+        module: nn.Module = self.model
+        return module
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(self.module.parameters()).device
+
+    @property
+    def name(self) -> str:
+        """The architecture."""
+        return f"language model {self.model.config.model_type!r}"
+
+    @property
+    def abilities(self) -> frozenset[Ability]:
+        """Everything but modalities; fixed outputs only without dropout, which is the only noise there is."""
+        found = {Ability.PER_SAMPLE_LOSSES, Ability.OUTPUTS, Ability.FEATURES, Ability.GENERATION}
+        if not any(isinstance(part, nn.Dropout) and part.p > 0 for part in self.module.modules()) and not any(
+            value for key, value in vars(self.model.config).items() if key.endswith(("dropout", "pdrop"))
+        ):
+            found |= {Ability.FIXED_OUTPUTS, Ability.KEYED_DRAWS}
+        return frozenset(found)
+
+    def loss(self, batch: Batch, draw: Draw) -> Tensor:
+        """Mean cross-entropy of the tokens that are learnt from, shape (B,), in nats."""
+        return self.forward_pass(batch, draw).losses
+
+    def forward_pass(self, batch: Batch, draw: Draw) -> ForwardPass:
+        """Losses, and logits of the next token at every place, shape (B, L, vocabulary)."""
+        ids, labels = batch["input_ids"].to(self.device), batch["labels"].to(self.device)
+        mask = batch["attention_mask"].to(self.device)
+        with seeded(draw.seed, self.device):
+            logits: Tensor = self.model(input_ids=ids, attention_mask=mask).logits
+        places = logits[:, :-1].float().transpose(1, 2)
+        losses = _mean(functional.cross_entropy(places, ids[:, 1:], reduction="none"), labels[:, 1:] != IGNORED)
+        if self.context_weight:
+            context = (labels[:, 1:] == IGNORED) & (mask[:, 1:] > 0)
+            of_context = _mean(functional.cross_entropy(places, ids[:, 1:], reduction="none"), context)
+            losses = losses + self.context_weight * of_context
+        return ForwardPass(losses, logits)
+
+    def distance(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float = 2.0) -> Tensor:
+        """T^2 KL(teacher || student) at temperature T, averaged over the tokens that are learnt from, shape (B,)."""
+        learnt = batch["labels"].to(student.device)[:, 1:] != IGNORED
+        log_student = functional.log_softmax(student[:, :-1].float() / temperature, dim=-1)
+        log_teacher = functional.log_softmax(teacher[:, :-1].float() / temperature, dim=-1)
+        divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(-1)
+        return temperature**2 * _mean(divergence, learnt)
+
+    def features(self, batch: Batch) -> Tensor:
+        """Mean of the last layer's hidden states over the tokens that are no padding, shape (B, hidden size)."""
+        mask = batch["attention_mask"].to(self.device)
+        with torch.no_grad(), evaluating(self.module):
+            states: Tensor = self.model(
+                input_ids=batch["input_ids"].to(self.device), attention_mask=mask, output_hidden_states=True
+            ).hidden_states[-1]
+        weights = mask.unsqueeze(-1).to(states)
+        result: Tensor = (states * weights).sum(1) / weights.sum(1)
+        return result
+
+    def generate(self, tasks: Sequence[str], seed: int) -> Batch:
+        """One whole sample for each entry of ``tasks``, drawn token by token from the ``top_k`` likeliest.
+
+        All but the padding is learnt from, since nobody knows where a made-up prompt ends; what is learnt from a
+        generated sample is therefore the language-model loss (LAMOL's, on both prompt and answer).
+        """
+        starts = [self.tokenizer.encode(task + self.separator, add_special_tokens=False) for task in tasks]
+        generators = keyed(sample_seeds(seed, len(tasks)))
+        with torch.no_grad(), evaluating(self.module):
+            samples = [self._continue(start, generator) for start, generator in zip(starts, generators, strict=True)]
+        length = max(len(sample) for sample in samples)
+        ids = torch.full((len(samples), length), self.tokenizer.pad_token_id)
+        mask = torch.zeros((len(samples), length), dtype=torch.long)
+        for row, sample in enumerate(samples):
+            ids[row, : len(sample)] = torch.tensor(sample)
+            mask[row, : len(sample)] = 1
+        labels = torch.where(mask > 0, ids, IGNORED)
+        index = torch.arange(len(samples))
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels, "task": list(tasks), "index": index}
+
+    def save(self, folder: Path) -> None:
+        """What transformers loads again: weights, configuration and tokenizer."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def _continue(self, start: Sequence[int], generator: torch.Generator) -> list[int]:
+        """One sample, end token included; alone, so that it depends on no other sample's length."""
+        sample = list(start)
+        ids, past = torch.tensor([sample], device=self.device), None
+        for _ in range(self.max_new_tokens):
+            answer = self.model(input_ids=ids, past_key_values=past, use_cache=True)
+            past = answer.past_key_values
+            logits, tokens = answer.logits[0, -1].float().cpu().topk(min(self.top_k, answer.logits.shape[-1]))
+            chosen = int(tokens[torch.multinomial(logits.softmax(0), 1, generator=generator)])
+            sample.append(chosen)
+            if chosen == self.tokenizer.eos_token_id:
+                break
+            ids = torch.tensor([[chosen]], device=self.device)
+        return sample
+
+
+def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+    """Mean over the chosen places of each row; 0 where none is chosen."""
+    weights = chosen.to(values)
+    return (values * weights).sum(1) / weights.sum(1).clamp(min=1)

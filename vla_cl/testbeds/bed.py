@@ -1,0 +1,124 @@
+"""A test bed: a model, three tasks, and how well each is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vla_cl.interfaces import Data, Method, Model
+from vla_cl.models.randomness import evaluating
+from vla_cl.train import TrainingSettings, learn
+from vla_cl.types import Batch, Draw, Experience, Stream, Task
+
+SCORE_DRAWS = 4
+"""Draws of noise that a score is averaged over."""
+
+
+@dataclass(frozen=True)
+class Bed:
+    """Everything that trying a method takes.
+
+    Attributes:
+        name: Of the bed.
+        make_model: From a seed to a model with fresh weights.
+        stream: Three experiences of one task each.
+        data: Of each experience.
+        held_out: Samples of each task that are never learnt from.
+        training: Enough to learn a task.
+        tiny: A few steps, to see that something works.
+    """
+
+    name: str
+    make_model: Callable[[int], Model]
+    stream: Stream
+    data: Sequence[Data]
+    held_out: Sequence[Batch]
+    training: TrainingSettings
+    tiny: TrainingSettings
+
+    def score(self, model: Model, task: int) -> float:
+        """Mean loss on held-out samples of a task, always under the same noise; lower is better."""
+        batch = self.held_out[task]
+        with torch.no_grad(), evaluating(model.module):
+            losses = [model.loss(batch, Draw(seed)).mean().item() for seed in range(SCORE_DRAWS)]
+        return float(np.mean(losses))
+
+    def run(
+        self,
+        method: Method,
+        seed: int = 0,
+        order: Sequence[int] = (0, 1, 2),
+        training: TrainingSettings | None = None,
+        model: Model | None = None,
+    ) -> NDArray[np.float64]:
+        """Learn the tasks in this order.
+
+        Returns:
+            Held-out losses: row i after the i-th task of ``order``, column j of task j.
+        """
+        model = self.make_model(seed) if model is None else model
+        settings = training or self.training
+        method.attach(model, seed)
+        losses = np.empty((len(order), len(self.stream)))
+        for place, task in enumerate(order):
+            experience = self.stream.experiences[task]
+            for _ in learn(model, method, experience, self.data[task], settings, seed, place * settings.steps):
+                pass
+            for column in range(len(self.stream)):
+                losses[place, column] = self._score_with(method, model, column, known=order[: place + 1])
+        return losses
+
+    def _score_with(self, method: Method, model: Model, task: int, known: Sequence[int]) -> float:
+        if not (method.task_id_at_test and task in known):
+            return self.score(model, task)
+        method.select_task(self.stream.tasks[task])
+        try:
+            return self.score(model, task)
+        finally:
+            method.select_task(None)
+
+
+def three_tasks(name: str, instructions: Sequence[str]) -> Stream:
+    """A stream of one experience per instruction."""
+    tasks = [Task(f"{name}/{number}", text, 1) for number, text in enumerate(instructions)]
+    return Stream(name, tuple(Experience(number, task.name, (task,)) for number, task in enumerate(tasks)))
+
+
+class Tensors(Data):
+    """Samples that lie in memory: tensors and lists whose first dimension is the samples.
+
+    Args:
+        columns: Feature to a tensor or list, all of one length; ``task`` among them.
+    """
+
+    def __init__(self, columns: Batch) -> None:
+        self._columns = columns
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self._columns["task"])
+
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """The samples of these rows, in this order."""
+        chosen = torch.from_numpy(np.asarray(rows, dtype=np.int64))
+        result: Batch = {"index": chosen}
+        for key, column in self._columns.items():
+            result[key] = (
+                column[chosen] if isinstance(column, torch.Tensor) else [column[row] for row in chosen.tolist()]
+            )
+        return result
+
+    @property
+    def bytes_per_sample(self) -> int:
+        """Of the tensors; the instruction is not counted."""
+        tensors = [column for column in self._columns.values() if isinstance(column, torch.Tensor)]
+        return sum(tensor[0].numel() * tensor.element_size() for tensor in tensors)
+
+    @property
+    def episode_of_row(self) -> NDArray[np.int64]:
+        """Eight samples to an episode."""
+        return np.arange(len(self)) // 8

@@ -1,0 +1,78 @@
+"""A Llama of two layers that reads bytes, on three secret alphabets: only the task's name says which one is meant."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from vla_cl.interfaces import Model
+from vla_cl.testbeds.bed import Bed, Tensors, three_tasks
+from vla_cl.train import TrainingSettings
+from vla_cl.types import Batch
+
+NAMES = ("code one", "code two", "code six")
+LETTERS, WORD = "abcdefgh", 3
+CONTEXT_WEIGHT = 0.25
+_ROWS, _HELD_OUT = 256, 64
+
+
+def language_bed() -> Bed:
+    """``code one: abc=hge``: each letter is replaced by another one, by a table of the task's."""
+    samples = [_samples(task, _ROWS + _HELD_OUT) for task in range(len(NAMES))]
+    return Bed(
+        name="language",
+        make_model=_model,
+        stream=three_tasks("codes", NAMES),
+        data=[Tensors({key: value[:_ROWS] for key, value in columns.items()}) for columns in samples],
+        held_out=[{key: value[_ROWS:] for key, value in columns.items()} for columns in samples],
+        training=TrainingSettings(steps=150, batch_size=32, learning_rate=5e-3),
+        tiny=TrainingSettings(steps=6, batch_size=8, learning_rate=1e-3),
+    )
+
+
+def _model(seed: int) -> Model:
+    from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
+
+    from vla_cl.models.llm import LanguageModel
+
+    tokenizer = ByT5Tokenizer(extra_ids=0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        attn_implementation="eager",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    return LanguageModel(model, tokenizer, context_weight=CONTEXT_WEIGHT, max_new_tokens=2 * WORD + 2)
+
+
+def _samples(task: int, count: int) -> Batch:
+    from transformers import ByT5Tokenizer
+
+    from vla_cl.models.llm import IGNORED
+
+    tokenizer = ByT5Tokenizer(extra_ids=0)
+    generator = np.random.default_rng(task)
+    table = dict(zip(LETTERS, generator.permutation(list(LETTERS)), strict=True))
+    ids, labels = [], []
+    for _ in range(count):
+        word = "".join(generator.choice(list(LETTERS), WORD))
+        prompt = tokenizer.encode(f"{NAMES[task]}: {word}=", add_special_tokens=False)
+        answer = tokenizer.encode("".join(table[letter] for letter in word))
+        ids.append([*prompt, *answer])
+        labels.append([*[IGNORED] * len(prompt), *answer])
+    tokens = torch.tensor(ids)
+    return {
+        "input_ids": tokens,
+        "attention_mask": torch.ones_like(tokens),
+        "labels": torch.tensor(labels),
+        "task": [NAMES[task]] * count,
+    }
