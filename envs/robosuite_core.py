@@ -189,8 +189,9 @@ class RobosuiteCore:
         return float(reward)
 
     def close(self) -> None:
-        """Free the simulation."""
+        """Free the simulation, and the fresh state kept for hard resets, which is as large."""
         self.environment.close()
+        self._fresh = None
 
     def _simulate(self, action: NDArray[np.float32], count: int) -> None:
         """The substeps of a control step, any controller."""

@@ -219,6 +219,21 @@ def test_crashed_episodes_are_shown_apart(tmp_path, capsys):
     assert len(note["episodes"]) == 6
 
 
+def test_crashed_episodes_are_rolled_out_again_only_if_asked_for(undisturbed, tmp_path, capsys):
+    folder = tmp_path / "e"
+    assert evaluate(folder, "suite.crashes=[[red,20000],[blue,20002]]", "evaluation.max_attempts=1") == 0
+    assert evaluate(folder, "evaluation.max_attempts=1") == 0
+    assert (rows(folder)["outcome"] == "error").sum() == 2
+    capsys.readouterr()
+    assert evaluate(folder, "evaluation.max_attempts=1", "retry_errors=true") == 0
+    assert "continuing: 7 of 9 episodes are done" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(rows(folder), rows(undisturbed))
+    assert summary(folder)["tasks"]["point/red"]["errors"] == 0
+    assert not (folder / "errors.txt").exists()
+    assert evaluate(folder, "evaluation.max_attempts=1", "retry_errors=true") == 0
+    assert "finished; nothing is rolled out again" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["nano_vla", "act", "diffusion"])
 def test_any_lerobot_policy_evaluates(name, tmp_path, capsys):
     policy = save_policy(name, tmp_path / "policy")

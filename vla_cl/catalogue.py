@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vla_cl.compose import choices, compose, part_class
+from vla_cl.compose import build, choices, compose
 from vla_cl.interfaces import Method
 from vla_cl.types import Ability, ConfigurationError
 
@@ -38,11 +38,16 @@ past.
 
 @dataclass(frozen=True)
 class Entry:
-    """A yaml of ``conf/method``: its name, its settings, its class."""
+    """A yaml of ``conf/method``: its name, its settings, and the method that they make."""
 
     name: str
     settings: Mapping[str, Any]
-    kind: type[Method]
+    method: Method
+
+    @property
+    def kind(self) -> type[Method]:
+        """The method's class."""
+        return type(self.method)
 
 
 def entries() -> list[Entry]:
@@ -50,7 +55,7 @@ def entries() -> list[Entry]:
     found = []
     for name in choices("method"):
         settings = compose([f"method={name}"])["method"]
-        found.append(Entry(name, settings, part_class(settings["class"], Method)))
+        found.append(Entry(name, settings, build(settings, Method)))
     return sorted(
         found, key=lambda entry: (_family(entry.kind), entry.kind.__name__, entry.name.count("_"), entry.name)
     )
@@ -101,13 +106,13 @@ def _matrix(listed: Sequence[Entry]) -> Iterator[str]:
     yield "| method | " + " | ".join(name.replace("_", " ") for name in abilities) + " |"
     yield "|---|" + "---|" * len(abilities)
     for entry in listed:
-        cells = [_support(entry.kind, of_bed) for of_bed in abilities.values()]
+        cells = [_support(entry.method, of_bed) for of_bed in abilities.values()]
         yield f"| `{entry.name}` | " + " | ".join(cells) + " |"
     yield ""
 
 
-def _support(kind: type[Method], abilities: frozenset[Ability]) -> str:
-    missing = sorted(kind.needs - abilities)
+def _support(method: Method, abilities: frozenset[Ability]) -> str:
+    missing = sorted(method.needs - abilities)
     return "no: lacks " + ", ".join(f"`{ability}`" for ability in missing) if missing else "yes"
 
 
@@ -149,8 +154,8 @@ def _section(kind: type[Method], presets: Sequence[Entry]) -> Iterator[str]:
     yield f"- source: {card.source}"
     yield f"- a step, in theory: {card.step}"
     yield f"- kept of the past, in theory: {card.memory}"
-    if kind.needs:
-        yield "- needs of the model: " + ", ".join(f"`{ability}`" for ability in sorted(kind.needs))
+    if needs := presets[0].method.needs:
+        yield "- needs of the model: " + ", ".join(f"`{ability}`" for ability in sorted(needs))
     if kind.task_id_at_test:
         yield "- must be told at test time which task it is (`task_id_at_test`)"
     for preset in presets:

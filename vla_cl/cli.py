@@ -79,10 +79,16 @@ def _parser() -> argparse.ArgumentParser:
     metrics.add_argument("file", type=Path, help="a matrix.json, or the folder of a run")
     metrics.add_argument("--json", action="store_true", help="for machines")
     metrics.add_argument("--reference", type=Path, help="single-task runs' matrix.json, for forward transfer")
+    memory = add("memory", _memory, "list what a run remembers", "vla-cl memory outputs/run --export outputs/memory")
+    memory.add_argument("run", type=Path, help="the folder of a run")
+    memory.add_argument("--export", type=Path, metavar="FOLDER", help="also write it as a LeRobotDataset v3")
+    memory.add_argument("--json", action="store_true", help="for machines")
     doctor = add("doctor", _doctor, "check this machine: renderer, codec, disk, versions", "vla-cl doctor")
     doctor.add_argument("--json", action="store_true", help="for machines")
     bench = add("bench", _bench, "measure against the bounds in the README", "vla-cl bench rollout rows=[metaworld]")
-    bench.add_argument("what", choices=("startup", "training", "learning", "rollout", "methods"), help="what to measure")
+    bench.add_argument(
+        "what", choices=("startup", "training", "learning", "rollout", "methods"), help="what to measure"
+    )
     add_overrides(bench)
     gallery = add(
         "gallery", _gallery, "pictures of every task of a suite", "vla-cl gallery metaworld --output outputs/gallery"
@@ -154,6 +160,15 @@ def _metrics(options: argparse.Namespace) -> int:
     from vla_cl.metrics.text import describe
 
     print(describe(options.file, options.json, options.reference))
+    return 0
+
+
+def _memory(options: argparse.Namespace) -> int:
+    from vla_cl import memory_command
+
+    print(memory_command.describe(options.run, options.json))
+    if options.export is not None:
+        print(memory_command.export(options.run, options.export), file=sys.stderr if options.json else sys.stdout)
     return 0
 
 

@@ -6,6 +6,8 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ from vla_cl.checkpoint import Progress
 from vla_cl.data.dataset_folder import DatasetFolder
 from vla_cl.data.frames import Frames
 from vla_cl.data.normalisation import frozen_statistics
+from vla_cl.data.reused_memory import memory_of, reused_memory
 from vla_cl.data.source import Source
-from vla_cl.interfaces import Method, Suite
+from vla_cl.interfaces import Data, Method, Suite
+from vla_cl.memory.replay_memory import COPIES
 from vla_cl.models.vla import CONVENTIONS, VlaModel, horizon, policy_config
 from vla_cl.rollout.compatibility import check_interface
 from vla_cl.rollout.engine import Engine
@@ -26,7 +30,7 @@ from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, requests,
 from vla_cl.run_folder import RunFolder, machine, versions
 from vla_cl.tracking import Tracker
 from vla_cl.train import TrainingSettings, learn
-from vla_cl.types import ConfigurationError, Experience, InterfaceSpec, Split, Stream, Task
+from vla_cl.types import ConfigurationError, Episode, EpisodeRequest, Experience, InterfaceSpec, Split, Stream, Task
 
 LOG_EVERY = 10
 
@@ -115,6 +119,12 @@ class ContinualRun:
             FloatingPointError: Training diverged.
         """
         model, progress = self._start()
+        frames = horizon(model.policy.config).observations or (0,)
+        if frames != (0,) and any(task.id in self._evaluable for task in self._stream.tasks):
+            raise ConfigurationError(
+                f"policy {model.policy.config.type!r} looks at {len(frames)} frames, but rollouts render only when a "
+                "decision is due; set policy.n_obs_steps=1"
+            )
         with make_engine(self._suite, self._evaluation) as engine:
             check_interface(
                 model.spec,
@@ -138,6 +148,8 @@ class ContinualRun:
                     self._table, self._stream, progress.experiences_done, self._evaluation.curve_episodes
                 )
                 checkpoint.save(self._folder.checkpoints, model, self._method, progress)
+                if (memory := memory_of(self._method)) is not None:
+                    memory.settle()
                 self._write_summary(model, progress)
         self._write_summary(model, progress)
 
@@ -148,18 +160,34 @@ class ContinualRun:
             progress = Progress(experiences_done=0, step=0, train_seconds=0.0, evaluate_seconds=0.0)
             model = self._new_model()
             self._method.attach(model, self._train_seed)
+            memory = memory_of(self._method)
+            for earlier, remembered in self._before_the_first(model):
+                assert memory is not None  # whose settings named it
+                memory.adopt(earlier.name, earlier.index, remembered, model)
         else:
             progress = checkpoint.load_progress(found)
             model = VlaModel.load(found / "pretrained_model", self._policy.device)
             self._method.attach(model, self._train_seed)
             past = self._stream.experiences[: progress.experiences_done]
-            data = ((experience, self._data(experience, model)) for experience in past)
-            checkpoint.load_method(found, self._method, data)
+            data: Iterator[tuple[Experience, Data]] = (
+                (experience, self._data(experience, model)) for experience in past
+            )
+            checkpoint.load_method(found, self._method, chain(self._before_the_first(model), data))
             print(
                 f"continuing {self._folder.root} after {progress.experiences_done} of {len(self._stream)} experiences"
             )
         self._write_summary(model, progress)
         return model, progress
+
+    def _before_the_first(self, model: VlaModel) -> list[tuple[Experience, Data]]:
+        """What the method's memory starts with; also tells it where copies go."""
+        if (memory := memory_of(self._method)) is not None:
+            memory.keep_in(self._folder.root / COPIES)
+        window = horizon(model.policy.config)
+        found = reused_memory(self._method, self._frame_cache, window.actions, window.observations)
+        for _, data in found:
+            require_fit(model.spec, data.spec, "the policy")
+        return list(found)
 
     def _new_model(self) -> VlaModel:
         first = self._stream.experiences[0]
@@ -238,7 +266,7 @@ class ContinualRun:
         began = time.perf_counter()
         wanted = requests(self._suite, [task for task in tasks if task.id in self._evaluable], settings, split)
         with one_thread():
-            episodes = engine.run(model, wanted)
+            episodes = self._roll_out(engine, model, wanted)
         videos = save_videos(episodes, self._folder.root, experience, engine.film_fps)
         self._table.extend(
             episodes,
@@ -248,6 +276,19 @@ class ContinualRun:
             videos=videos,
         )
         return replace(progress, evaluate_seconds=progress.evaluate_seconds + time.perf_counter() - began)
+
+    def _roll_out(self, engine: Engine, model: VlaModel, wanted: Sequence[EpisodeRequest]) -> list[Episode]:
+        """The episodes asked for, in this order; task by task where the model must be told which it serves."""
+        if not self._method.task_id_at_test:
+            return engine.run(model, wanted)
+        episodes: list[Episode] = []
+        try:
+            for task, some in groupby(wanted, key=attrgetter("task")):
+                self._method.select_task(task)
+                episodes += engine.run(model, list(some))
+        finally:
+            self._method.select_task(None)
+        return episodes
 
     def _tasks_to_evaluate(self, experience: Experience) -> Sequence[Task]:
         if self._evaluation.future_tasks:

@@ -27,7 +27,7 @@ from vla_cl.rollout.journal import Entry, Journal, check_same_evaluation
 from vla_cl.rollout.progress import ProgressBar
 from vla_cl.rollout.random_policy import RandomPolicy
 from vla_cl.rollout.recording import RecordingSuite, piece_path, remove_pieces, write_recorded
-from vla_cl.rollout.summary import describe, summarise, write_errors
+from vla_cl.rollout.summary import ERRORS, describe, summarise, write_errors
 from vla_cl.rollout.table import EpisodeTable
 from vla_cl.run import use_threads
 from vla_cl.run_folder import machine, versions
@@ -53,6 +53,7 @@ class _Plan:
     split: Split
     settings: EvaluationSettings
     record: bool
+    retry_errors: bool
     folder: Path
 
     @property
@@ -102,7 +103,7 @@ def evaluate(location: str, settings: Settings) -> Path:
     candidate = _candidate(location, settings, plan)
     identity = _identity(plan, candidate)
     check_same_evaluation(plan.folder, identity)
-    if plan.summary.is_file():
+    if plan.summary.is_file() and not _has_errors_to_retry(plan):
         print(f"{plan.folder} holds this evaluation, finished; nothing is rolled out again")
     else:
         policy = candidate.load()
@@ -111,6 +112,7 @@ def evaluate(location: str, settings: Settings) -> Path:
         check_interface(policy.spec, spec, chosen.replan_every, policy.chunk_size, chosen.check_render_profile)
         with Journal(plan.folder, identity) as journal:
             _remove_half_written(plan.folder)
+            plan.summary.unlink(missing_ok=True)  # not finished any more, should this be killed
             _roll_out(plan, policy, journal)
             _write_results(plan, candidate, journal)
     print(describe(json.loads(plan.summary.read_text()), plan.folder))
@@ -125,10 +127,31 @@ def _plan(location: str, settings: Settings) -> _Plan:
     tasks = named_tasks(names, available) or available
     if settings["split"] not in get_args(Split):
         raise ConfigurationError(f"unknown split {settings['split']!r}; {nearest(settings['split'], get_args(Split))}")
-    if not isinstance(settings["record"], bool):
-        raise ConfigurationError(f"record must be true or false; got {settings['record']!r}")
+    for name in ("record", "retry_errors"):
+        if not isinstance(settings[name], bool):
+            raise ConfigurationError(f"{name} must be true or false; got {settings[name]!r}")
     folder = Path(settings["output_dir"] or Path("outputs") / f"evaluate-{settings['suite']['name']}")
-    return _Plan(suite, tuple(dict.fromkeys(tasks)), settings["split"], chosen, settings["record"], folder)
+    chosen_tasks = tuple(dict.fromkeys(tasks))
+    return _Plan(suite, chosen_tasks, settings["split"], chosen, settings["record"], settings["retry_errors"], folder)
+
+
+def _has_errors_to_retry(plan: _Plan) -> bool:
+    """Whether a finished evaluation has crashed episodes that are to be rolled out again.
+
+    Raises:
+        ConfigurationError: Its dataset is written already, and no episode can be added to it.
+    """
+    if not plan.retry_errors:
+        return False
+    tasks = json.loads(plan.summary.read_text())["tasks"].values()
+    if not any(task["errors"] for task in tasks):
+        return False
+    if plan.record:
+        raise ConfigurationError(
+            f"retry_errors=true cannot add episodes to the dataset already written in {plan.dataset}; "
+            "give output_dir=<a new folder>"
+        )
+    return True
 
 
 def _candidate(location: str, settings: Settings, plan: _Plan) -> _Candidate:
@@ -232,6 +255,8 @@ def _is_done(plan: _Plan, entry: Entry | None) -> bool:
     """Whether an episode is in the journal, and its film and recording are still there."""
     if entry is None or (entry.video is not None and not (plan.folder / entry.video).is_file()):
         return False
+    if plan.retry_errors and entry.episode.outcome is Outcome.ERROR and not (plan.record and plan.dataset.exists()):
+        return False
     if not plan.record or plan.dataset.exists() or entry.episode.outcome is Outcome.ERROR:
         return True
     return piece_path(plan.pieces, entry.episode.task, entry.episode.initial_state).is_file()
@@ -241,6 +266,7 @@ def _write_results(plan: _Plan, candidate: _Candidate, journal: Journal) -> None
     """Table, tracebacks, dataset, and last the summary, which says that the evaluation is finished."""
     entries = [entry for request in plan.requests if (entry := journal.find(request)) is not None]
     write_table(plan.folder / "episodes.parquet", entries, plan.suite.spec.render_profile)
+    (plan.folder / ERRORS).unlink(missing_ok=True)  # those of episodes rolled out again since
     write_errors(plan.folder, entries)
     if plan.record and not plan.dataset.exists():
         episodes = [entry.episode for entry in entries]

@@ -105,3 +105,44 @@ def test_mixing_refuses_what_does_not_fit():
 def test_settings_out_of_range_are_refused(options, message):
     with pytest.raises(ConfigurationError, match=message):
         ExperienceReplay(**options)
+
+
+def test_coin_flip_replays_whole_batches_with_the_given_probability():
+    method = attached(samples_per_task=5, mixing="coin_flip", share=0.2)
+    batch = TinyData(seed=2).batch(np.arange(4))
+    assert method.compose(batch, 0) is batch  # nothing is remembered yet
+    method.end_task(experience(0), TinyData(seed=1))
+    flips = 0
+    for step in range(2000):
+        mixed = method.compose(batch, step)
+        if mixed is not batch:
+            flips += 1
+            assert len(mixed["task"]) == 4
+            assert ((mixed["y"] - 2 * mixed["x"][:, :2]).round() == 1).all()
+    assert abs(flips - 400) < 4 * np.sqrt(2000 * 0.2 * 0.8)
+    other = attached(samples_per_task=5, mixing="coin_flip", share=0.2)
+    assert [other.mixture.count(4, 3, step) for step in range(99)] == [
+        method.mixture.count(4, 3, step) for step in range(99)
+    ]
+
+
+def test_a_share_of_zero_replays_nothing_and_one_flips_always():
+    for mixing in ("added", "replaced", "coin_flip"):
+        method = attached(samples_per_task=5, mixing=mixing, share=0.0)
+        method.end_task(experience(0), TinyData(seed=1))
+        batch = TinyData(seed=2).batch(np.arange(4))
+        assert all(method.compose(batch, step) is batch for step in range(20))
+    assert all(attached(mixing="coin_flip", share=1.0).mixture.count(4, 0, step) == 4 for step in range(50))
+
+
+def test_token_sequences_of_different_lengths_are_padded_on_the_right():
+    first = {"input_ids": torch.ones(2, 3, dtype=int), "labels": torch.ones(2, 3, dtype=int), "task": ["a"] * 2}
+    second = {"input_ids": torch.full((1, 5), 2), "labels": torch.full((1, 5), 2), "task": ["b"]}
+    mixed = concatenate([first, second])
+    assert mixed["input_ids"].tolist() == [[1, 1, 1, 0, 0]] * 2 + [[2] * 5]
+    assert mixed["labels"].tolist() == [[1, 1, 1, -100, -100]] * 2 + [[2] * 5]
+
+
+def test_state_of_another_method_is_refused():
+    with pytest.raises(ValueError, match="keeps only its memory"):
+        attached().load_state_dict({}, {"tasks_learnt": 1}, iter([]))

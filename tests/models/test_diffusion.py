@@ -56,6 +56,9 @@ def test_stock_diffusers_loads_what_was_saved(model, batch, tmp_path):
     model.save(tmp_path / "model")
     stock = DDPMPipeline.from_pretrained(tmp_path / "model")
     assert stock.scheduler.config.num_train_timesteps == 100
+    times = torch.full((5,), 30)
+    predicted = stock.unet(batch["image"], times, class_labels=batch["label"]).sample
+    assert torch.equal(predicted, model.unet(batch["image"], times, class_labels=batch["label"]).sample)
     again = DiffusionModel.load(tmp_path / "model", model.class_names, inference_steps=10)
     assert torch.equal(again.loss(batch, Draw(3)), model.loss(batch, Draw(3)))
     for name, value in model.unet.state_dict().items():
@@ -79,6 +82,18 @@ def test_features_and_abilities(model, batch):
     assert model.features(batch).shape == (5, 32)
     assert Ability.FIXED_OUTPUTS not in model.abilities
     assert {Ability.KEYED_DRAWS, Ability.GENERATION} <= model.abilities
+
+
+def test_dropout_takes_keyed_draws_away(model, batch):
+    next(part for part in model.unet.modules() if isinstance(part, torch.nn.Dropout)).p = 0.1
+    assert Ability.KEYED_DRAWS not in model.abilities
+    with pytest.raises(ConfigurationError, match="has dropout"):
+        model.loss(batch, Draw(0, np.arange(5)))
+
+
+def test_a_sample_does_not_depend_on_its_batch(model, batch):
+    alone = model.features({key: value[2:3] for key, value in batch.items()})
+    torch.testing.assert_close(model.features(batch)[2:3], alone)
 
 
 def test_a_model_that_does_not_fit_is_refused(model):

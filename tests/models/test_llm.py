@@ -86,10 +86,13 @@ def test_made_up_samples_follow_from_the_seed_alone(model):
     assert model.tokenizer.decode(few["input_ids"][1]).startswith("code two: ")
 
 
-def test_dropout_takes_the_fixed_outputs_away(model):
-    assert Ability.FIXED_OUTPUTS in model.abilities
+def test_dropout_takes_fixed_outputs_and_keyed_draws_away(model, batch):
+    lost = {Ability.FIXED_OUTPUTS, Ability.KEYED_DRAWS}
+    assert lost <= model.abilities
     model.model.config.attention_dropout = 0.1
-    assert Ability.FIXED_OUTPUTS not in model.abilities
+    assert not lost & model.abilities
+    with pytest.raises(ConfigurationError, match="has dropout"):
+        model.loss(batch, Draw(0, np.arange(5)))
 
 
 @pytest.mark.parametrize(("changes", "message"), [({"context_weight": -1}, "context_weight"), ({"top_k": 0}, "top_k")])

@@ -1,7 +1,7 @@
 """``vla-cl bench rollout|methods``: measure the chosen rows one after another, keep what was measured, show the table.
 
-``outputs/bench/<rollout|methods>.json`` maps row to result; a row that is measured again replaces its own entry only, and is
-stored as soon as it is done.
+``outputs/bench/<rollout|methods>.json`` maps row to result; a row that is measured again replaces its own entry only,
+and is stored as soon as it is done.
 """
 
 from __future__ import annotations

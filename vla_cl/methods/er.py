@@ -6,63 +6,60 @@ al., NeurIPS 2023): a fixed number of samples per past task, drawn uniformly, as
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Literal, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
 
 from torch import Tensor
 
 from vla_cl.interfaces import Data, Method
-from vla_cl.memory.mixing import added, replaced
+from vla_cl.memory.mixing import MIXINGS, Mixing, Mixture
 from vla_cl.memory.sample_memory import SELECTIONS, SampleMemory, Selection
-from vla_cl.types import Batch, ConfigurationError, Experience
-
-Mixing = Literal["added", "replaced"]
-MIXINGS: tuple[Mixing, ...] = ("added", "replaced")
+from vla_cl.types import Batch, ConfigurationError, Experience, MethodCard
 
 
-class ExperienceReplay(Method):
-    """Replay of raw samples.
+def make_memory(samples_per_task: int, selection: Selection) -> SampleMemory:
+    """The memory of a replay method, from the method's settings.
+
+    Raises:
+        ConfigurationError: A setting is out of range.
+    """
+    if samples_per_task < 1:
+        raise ConfigurationError(f"method.samples_per_task must be at least 1; got {samples_per_task}")
+    if selection not in SELECTIONS:
+        raise ConfigurationError(f"method.selection must be one of {', '.join(SELECTIONS)}; got {selection!r}")
+    return SampleMemory(samples_per_task, selection)
+
+
+class ReplayMethod(Method):
+    """What methods share that learn from remembered samples: the memory, filled after each task, and how it is mixed.
 
     Args:
-        samples_per_task: Samples kept of each past task (LIBERO: 1000).
-        mixing: ``added``: remembered samples come on top of the batch (LIBERO: 1:1, so twice the computation);
-            ``replaced``: they take the place of current ones, at the cost of a plain step.
-        share: Remembered samples per sample of the batch that the loop hands over; 1.0 with ``added`` is LIBERO's 1:1.
-        selection: Which samples are kept; ``first`` is LIBERO's rule.
+        samples_per_task: Samples kept of each past task.
+        mixing: How remembered samples enter a batch, see `vla_cl.memory.mixing.Mixture`.
+        share: How many of them.
+        selection: Which samples are kept.
+        mixings: The kinds of mixing that the method can do.
 
     Raises:
         ConfigurationError: A setting is out of range.
     """
 
-    name = "er"
-
     def __init__(
         self,
-        samples_per_task: int = 1000,
-        mixing: Mixing = "added",
-        share: float = 1.0,
-        selection: Selection = "uniform",
+        samples_per_task: int,
+        mixing: Mixing,
+        share: float,
+        selection: Selection,
+        mixings: Sequence[Mixing] = MIXINGS,
     ) -> None:
-        if samples_per_task < 1:
-            raise ConfigurationError(f"method.samples_per_task must be at least 1; got {samples_per_task}")
-        if mixing not in MIXINGS:
-            raise ConfigurationError(f"method.mixing must be one of {', '.join(MIXINGS)}; got {mixing!r}")
-        if selection not in SELECTIONS:
-            raise ConfigurationError(f"method.selection must be one of {', '.join(SELECTIONS)}; got {selection!r}")
-        limit = 1.0 if mixing == "replaced" else 8.0
-        if not 0 < share <= limit:
-            raise ConfigurationError(f"method.share must be above 0 and at most {limit} with {mixing!r}; got {share}")
-        self.mixing = mixing
-        self.share = share
-        self.memory = SampleMemory(samples_per_task, selection)
+        self.memory = make_memory(samples_per_task, selection)
+        self.mixture = Mixture(mixing, share, mixings)
 
-    def compose(self, batch: Batch, step: int) -> Batch:
-        """Mix remembered samples in, once there are any."""
+    def remembered_count(self, batch: Batch, step: int) -> int:
+        """How many remembered samples this step learns from; 0 as long as there are none."""
         if not len(self.memory):
-            return batch
-        count = max(1, round(self.share * len(batch["task"])))
-        remembered = self.memory.sample(count, self.train_seed, step)
-        return added(batch, remembered) if self.mixing == "added" else replaced(batch, remembered)
+            return 0
+        return self.mixture.count(len(batch["task"]), self.train_seed, step)
 
     def end_task(self, experience: Experience, data: Data) -> None:
         """Remember samples of what was just learnt."""
@@ -79,5 +76,59 @@ class ExperienceReplay(Method):
     def load_state_dict(
         self, state: Mapping[str, Tensor], extra: Mapping[str, object], past: Iterator[tuple[Experience, Data]]
     ) -> None:
-        """Remember the same rows again."""
+        """Remember the same rows again.
+
+        Raises:
+            ValueError: The checkpoint is another method's, or of another stream.
+        """
+        if state or extra.keys() != {"memory"}:
+            kept = sorted(state) + sorted(extra)
+            raise ValueError(f"{type(self).__name__} keeps only its memory, but the checkpoint holds {kept}")
         self.memory.restore(cast(Mapping[str, list[int]], extra["memory"]), past)
+
+
+class ExperienceReplay(ReplayMethod):
+    """Replay of raw samples.
+
+    With ``coin_flip`` a step learns either from current samples or from remembered ones, as ContinualVLA does with a
+    probability of 0.2. The number of steps stays what ``training.steps`` says: it is not scaled by 1 / (1 - p), so that
+    a task's own samples are seen (1 - p) times as often as without replay, as they are with ``replaced``.
+
+    Args:
+        samples_per_task: Samples kept of each past task (LIBERO: 1000).
+        mixing: ``added``: remembered samples come on top of the batch (LIBERO: 1:1, so twice the computation);
+            ``replaced``: they take the place of current ones, at the cost of a plain step; ``coin_flip``: some steps
+            have only remembered samples, at the cost of a plain step.
+        share: Remembered samples per sample of the batch that the loop hands over; 1.0 with ``added`` is LIBERO's 1:1.
+            With ``coin_flip`` the probability of a step that only remembers. 0 is sequential fine-tuning.
+        selection: Which samples are kept; ``first`` is LIBERO's rule.
+
+    Raises:
+        ConfigurationError: A setting is out of range.
+    """
+
+    name = "er"
+    card = MethodCard(
+        title="Experience replay (ER)",
+        family="replay",
+        equation=r"\mathbb{E}_{x \sim D_t \cup M}\left[\ell(\theta; x)\right]",
+        source="Chaudhry et al. 2019, arXiv 1902.10486; Liu et al., NeurIPS 2023, arXiv 2306.03310",
+        step="1 + share if added, else 1",
+        memory="samples",
+    )
+
+    def __init__(
+        self,
+        samples_per_task: int = 1000,
+        mixing: Mixing = "added",
+        share: float = 1.0,
+        selection: Selection = "uniform",
+    ) -> None:
+        super().__init__(samples_per_task, mixing, share, selection)
+
+    def compose(self, batch: Batch, step: int) -> Batch:
+        """Mix remembered samples in, once there are any."""
+        count = self.remembered_count(batch, step)
+        if not count:
+            return batch
+        return self.mixture.mix(batch, self.memory.sample(count, self.train_seed, step))

@@ -92,15 +92,27 @@ class DiffusionModel(Distillable, Generator):
 
     @property
     def abilities(self) -> frozenset[Ability]:
-        """All but fixed outputs, since noise and time are drawn anew in every step, and modalities."""
-        return frozenset(Ability) - {Ability.FIXED_OUTPUTS, Ability.MODALITIES}
+        """All but fixed outputs, since noise and time are drawn anew in every step, and modalities.
+
+        With dropout, whose noise is the batch's, no keyed draws either.
+        """
+        lacking = {Ability.FIXED_OUTPUTS, Ability.MODALITIES}
+        if any(isinstance(part, nn.Dropout) and part.p > 0 for part in self.module.modules()):
+            lacking |= {Ability.KEYED_DRAWS}
+        return frozenset(Ability) - lacking
 
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
         """Mean squared error of the predicted noise at a random time, shape (B,)."""
         return self.forward_pass(batch, draw).losses
 
     def forward_pass(self, batch: Batch, draw: Draw) -> ForwardPass:
-        """Losses, and the predicted noise, shape (B, C, H, W)."""
+        """Losses, and the predicted noise, shape (B, C, H, W).
+
+        Raises:
+            ConfigurationError: Noise is chosen per sample, but the network has dropout.
+        """
+        if draw.sample_seeds is not None and Ability.KEYED_DRAWS not in self.abilities:
+            raise ConfigurationError(f"the noise of each sample cannot be chosen: {self.name} has dropout; set it to 0")
         images, labels = batch["image"].to(self.device), batch["label"].to(self.device)
         noise, times = (value.to(self.device) for value in self._drawn(images.shape, draw))
         noisy = self.scheduler.add_noise(images, noise, times)

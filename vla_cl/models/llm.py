@@ -113,17 +113,23 @@ class LanguageModel(Distillable, Generator):
         return self.forward_pass(batch, draw).losses
 
     def forward_pass(self, batch: Batch, draw: Draw) -> ForwardPass:
-        """Losses, and logits of the next token at every place, shape (B, L, vocabulary)."""
+        """Losses, and logits of the next token at every place, shape (B, L, vocabulary).
+
+        Raises:
+            ConfigurationError: Noise is chosen per sample, but there is dropout.
+        """
+        if draw.sample_seeds is not None and Ability.KEYED_DRAWS not in self.abilities:
+            raise ConfigurationError(f"the noise of each sample cannot be chosen: {self.name} has dropout; set it to 0")
         ids, labels = batch["input_ids"].to(self.device), batch["labels"].to(self.device)
         mask = batch["attention_mask"].to(self.device)
         with seeded(draw.seed, self.device):
             logits: Tensor = self.model(input_ids=ids, attention_mask=mask).logits
         places = logits[:, :-1].float().transpose(1, 2)
-        losses = _mean(functional.cross_entropy(places, ids[:, 1:], reduction="none"), labels[:, 1:] != IGNORED)
+        nats = functional.cross_entropy(places, ids[:, 1:], reduction="none")
+        losses = _mean(nats, labels[:, 1:] != IGNORED)
         if self.context_weight:
             context = (labels[:, 1:] == IGNORED) & (mask[:, 1:] > 0)
-            of_context = _mean(functional.cross_entropy(places, ids[:, 1:], reduction="none"), context)
-            losses = losses + self.context_weight * of_context
+            losses = losses + self.context_weight * _mean(nats, context)
         return ForwardPass(losses, logits)
 
     def distance(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float = 2.0) -> Tensor:

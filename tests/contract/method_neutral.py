@@ -1,0 +1,26 @@
+"""For the contract tests: the settings of every method, and those under which it has nothing to edit."""
+
+from vla_cl.compose import choices, compose
+
+
+def method_settings():
+    """Method name to its settings, as the command line would give them."""
+    return {name: compose([f"method={name}"])["method"] for name in choices("method")}
+
+
+NEUTRAL = {
+    "sequential": {},
+    "ewc": {"strength": 0.0},
+    "l2": {"strength": 0.0},
+    "l2_sp": {"strength": 0.0},
+    "lwf": {"strength": 0.0},
+    "m2distill": {"strength": 0.0, "outputs_strength": 0.0},
+    "mas": {"strength": 0.0},
+    "mofo": {"alpha": 1.0},
+    "si": {"strength": 0.0},
+    "slca": {"slow_share": 1.0},
+}
+"""With these a method does what sequential fine-tuning does, bit for bit, in the second task too."""
+
+PROCESS_BOUND: set[str] = set()
+"""Methods that refuse to learn in several processes, each with a sentence that says why."""

@@ -1,0 +1,194 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from regression_model import RegressionModel
+from tiny_distillable import TinyDistillable, assert_same, assert_sequential, run, weights
+from tiny_model import TinyData, TinyModel, experience
+
+from vla_cl.methods.gradient_vectors import memory_draw
+from vla_cl.methods.ogd import OrthogonalGradientDescent
+from vla_cl.types import ConfigurationError, Draw
+
+
+def attached(model, **options):
+    method = OrthogonalGradientDescent(**options)
+    method.attach(model, train_seed=3)
+    return method
+
+
+def basis(method):
+    return torch.cat([block.matrix for block in method.basis])
+
+
+def gradient(model):
+    return torch.cat([parameter.grad.flatten() for parameter in model.module.parameters()])
+
+
+class OneSampleData(TinyData):
+    """The same sample again and again."""
+
+    def __init__(self, rows=20, seed=0):
+        super().__init__(rows, seed)
+        self.x, self.y = self.x[:1].repeat(rows, 1), self.y[:1].repeat(rows, 1)
+
+
+@pytest.mark.parametrize("of", ["outputs", "loss"])
+def test_the_basis_is_orthonormal_and_spans_the_gradients_of_the_samples(of):
+    model = RegressionModel(dtype=torch.float64)
+    method = attached(model, vectors_per_task=4, of=of)
+    data = TinyData(rows=4, seed=1)
+    method.end_task(experience(0), data)
+    rows = basis(method)
+    torch.testing.assert_close(rows @ rows.T, torch.eye(4, dtype=torch.float64), rtol=0, atol=1e-12)
+    for row in range(4):
+        batch = data.batch(np.array([row]))
+        value = model.outputs(batch, Draw(0)).mean() if of == "outputs" else model.loss(batch, Draw(0)).mean()
+        vector = torch.cat([g.flatten() for g in torch.autograd.grad(value, list(model.module.parameters()))])
+        assert (vector - rows.T @ (rows @ vector)).norm() < 1e-12 * vector.norm()
+
+
+def test_over_many_tasks_it_stays_orthonormal_to_float_precision():
+    model = TinyDistillable()
+    method = OrthogonalGradientDescent(vectors_per_task=4, of="loss")
+    run(model, method, range(5))
+    rows = basis(method)
+    assert len(rows) == 20
+    assert rows.dtype == torch.float32
+    assert (rows @ rows.T - torch.eye(len(rows))).abs().max() < 1e-6
+
+
+def test_nearly_dependent_vectors_come_out_orthonormal():
+    model = RegressionModel()
+    method = attached(model, vectors_per_task=6)
+    data = OneSampleData(rows=6)
+    data.x = data.x + 1e-3 * TinyData(rows=6, seed=4).x
+    method.end_task(experience(0), data)
+    rows = basis(method)
+    assert len(rows) > 1
+    assert (rows @ rows.T - torch.eye(len(rows))).abs().max() < 1e-6
+
+
+def test_what_the_basis_spans_already_adds_nothing():
+    method = attached(RegressionModel(), vectors_per_task=5)
+    method.end_task(experience(0), OneSampleData())
+    assert len(basis(method)) == 1
+    method.end_task(experience(1), OneSampleData())
+    assert len(basis(method)) == 1
+    assert method.memory_bytes() == 4 * 26
+
+
+def test_gradients_are_orthogonal_to_every_past_vector():
+    model = RegressionModel()
+    method = attached(model, vectors_per_task=3)
+    for index in range(3):
+        method.end_task(experience(index), TinyData(seed=index))
+    assert len(basis(method)) == 9
+    model.loss(TinyData(seed=5).batch(np.arange(8)), Draw(0)).mean().backward()
+    before = gradient(model).clone()
+    method.edit_gradients()
+    after = gradient(model)
+    rows = basis(method).double()
+    wanted = before.double() - rows.T @ (rows @ before.double())
+    torch.testing.assert_close(after.double(), wanted, rtol=0, atol=1e-6 * before.norm().item())
+    assert (rows @ before.double()).abs().max() > 1e-2 * before.norm()
+    assert (rows @ after.double()).abs().max() < 1e-6 * before.norm()
+
+
+def test_a_small_step_of_gradient_descent_keeps_the_outputs_of_the_samples():
+    model = RegressionModel(dtype=torch.float64)
+    method = attached(model, vectors_per_task=4)
+    past = TinyData(rows=4, seed=1)
+    method.end_task(experience(0), past)
+    old, new = past.batch(np.arange(4)), TinyData(seed=2).batch(np.arange(8))
+
+    def moved(edited):
+        copied = copy.deepcopy(model)
+        copied.loss(new, Draw(0)).mean().backward()
+        if edited:
+            method.model = copied
+            method.edit_gradients()
+        with torch.no_grad():
+            for parameter in copied.module.parameters():
+                parameter -= 1e-4 * parameter.grad
+            return (copied.outputs(old, Draw(0)).mean(1) - model.outputs(old, Draw(0)).mean(1)).abs().max()
+
+    assert moved(edited=True) < 1e-3 * moved(edited=False)
+
+
+def test_parameters_without_gradient_stay_out_of_it():
+    model = RegressionModel()
+    method = attached(model, vectors_per_task=3)
+    method.end_task(experience(0), TinyData(seed=1))
+    model.loss(TinyData(seed=2).batch(np.arange(8)), Draw(0)).mean().backward()
+    model.module[0].bias.grad = None
+    before = model.module[0].weight.grad.clone()
+    method.edit_gradients()
+    assert model.module[0].bias.grad is None
+    assert not torch.equal(model.module[0].weight.grad, before)
+
+
+def test_samples_and_noise_are_a_function_of_seed_and_experience():
+    one, same, other = (attached(TinyDistillable(), vectors_per_task=3, of="loss") for _ in range(3))
+    other.train_seed = 4
+    for method in (one, same, other):
+        method.end_task(experience(0), TinyData(seed=1))
+    assert torch.equal(basis(one), basis(same))
+    assert not torch.equal(basis(one), basis(other))
+    assert memory_draw(3, 0, 1) != memory_draw(3, 0, 2)
+
+
+def test_no_vectors_is_sequential_and_so_is_the_first_task():
+    assert_sequential(TinyDistillable, OrthogonalGradientDescent(vectors_per_task=0))
+    assert_sequential(TinyDistillable, OrthogonalGradientDescent(), tasks=[0])
+
+
+def test_outputs_are_asked_for_where_they_are_needed():
+    with pytest.raises(ConfigurationError, match="needs a model with outputs"):
+        attached(TinyModel())
+    method = attached(TinyModel(), of="loss", vectors_per_task=2)
+    method.end_task(experience(0), TinyData())
+    assert len(basis(method)) == 2
+
+
+def test_other_parameters_than_before_are_refused():
+    model = RegressionModel()
+    method = attached(model)
+    method.end_task(experience(0), TinyData())
+    model.module[0].weight.requires_grad_(False)
+    with pytest.raises(ConfigurationError, match="keeps gradients of 26 parameters, but 14 learn in 'e1'"):
+        method.begin_task(experience(1))
+
+
+def test_state_round_trip():
+    model, method = TinyDistillable(), OrthogonalGradientDescent(vectors_per_task=3)
+    run(model, method, range(2))
+    state, before = {name: tensor.clone() for name, tensor in method.state_dict().items()}, weights(model)
+    assert method.extra_state() == {}
+    run(model, method, [2], attach=False)
+    again, other = TinyDistillable(seed=9), OrthogonalGradientDescent(vectors_per_task=3)
+    again.module.load_state_dict(before)
+    other.attach(again, train_seed=5)
+    other.load_state_dict(state, {}, iter([]))
+    assert other.memory_bytes() == sum(4 * tensor.numel() for tensor in state.values()) > 0
+    run(again, other, [2], attach=False)
+    assert_same(weights(again), weights(model))
+    assert_same(other.state_dict(), method.state_dict())
+
+
+def test_another_models_state_is_refused():
+    with pytest.raises(ValueError, match="OGD keeps vectors of 26 entries"):
+        attached(RegressionModel()).load_state_dict({"basis.000": torch.zeros(2, 25)}, {}, iter([]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"vectors_per_task": -1}, "method.vectors_per_task must be at least 0; got -1"),
+        ({"of": "features"}, "method.of must be one of outputs, loss; got 'features'"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        OrthogonalGradientDescent(**options)

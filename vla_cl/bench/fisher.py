@@ -1,0 +1,79 @@
+"""Row ``fisher`` of ``vla-cl bench methods``: the exact diagonal Fisher in one pass per batch against a loop."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vla_cl.bench.measuring import ratio, take_turns
+from vla_cl.bench.method_steps import Pictures, nano_vla
+from vla_cl.bench.rows import Figure, Gate, Result, RowSettings
+from vla_cl.methods.per_sample_gradients_estimate import SampledGradients
+from vla_cl.types import Ability, Draw
+
+GOAL, TOLERANCE = 15.0, 1e-5
+_LARGEST_SHARE_OF_BATCHED = 1.2
+
+
+def fisher(settings: RowSettings) -> Result:
+    """Mean squared gradient of each of N samples' losses: ours, a loop over samples, and the biased batch version."""
+    count = 4 if settings.quick else 64
+    model = nano_vla(settings.quick)
+    data = Pictures(count, seed=0, pixels=model_pixels(settings.quick))
+    parameters = dict(model.module.named_parameters())
+    keyed = Ability.KEYED_DRAWS in model.abilities
+    estimate = SampledGradients(
+        model, data, lambda batch, draw, _: model.loss(batch, draw), count, batch_size=count, seed=[0]
+    )
+
+    def loop() -> dict[str, Tensor]:
+        """What a reader of the definition would write."""
+        model.module.eval()
+        sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+        for row, seed in zip(estimate.rows, estimate.seeds, strict=True):
+            model.module.zero_grad()
+            draw = Draw(int(estimate.seeds[0]), np.array([seed]) if keyed else None)
+            model.loss(data.batch(np.array([row])), draw).sum().backward()  # type: ignore[no-untyped-call]
+            for name, parameter in parameters.items():
+                if parameter.grad is not None:
+                    sums[name] += parameter.grad.square()
+        model.module.zero_grad()
+        return {name: tensor / count for name, tensor in sums.items()}
+
+    mine, theirs = estimate.mean("squared", "per_sample"), loop()
+    worst = max(float((mine.mean[n] - theirs[n]).norm() / theirs[n].norm().clamp(min=1e-30)) for n in parameters)
+    seconds = take_turns(
+        {
+            "ours": lambda _: _timed(lambda: estimate.mean("squared", "per_sample")),
+            "loop": lambda _: _timed(loop),
+            "one biased batch": lambda _: _timed(lambda: estimate.mean("squared", "batch")),
+        },
+        2 if settings.quick else 5,
+    )
+    found, batched = ratio(seconds["ours"], seconds["loop"]), ratio(seconds["one biased batch"], seconds["ours"])
+    return Result(
+        compares=f"exact diagonal Fisher of {count} samples, NanoVLA, against {count} passes of one sample",
+        gate=Gate(
+            f"both, to {TOLERANCE:g} of each tensor's norm", worst <= TOLERANCE, f"largest difference {worst:.1e}"
+        ),
+        ratio=found,
+        figures=[Figure(name, round(1e3 * float(np.median(values)), 1), "ms") for name, values in seconds.items()],
+        holds=found.median >= GOAL,
+        others={"ours over the squared gradient of the batch's mean (biased)": batched},
+        notes=f"The loop was {'needed' if mine.loop_reason else 'not needed'} by our side; "
+        f"aim for the last figure: {_LARGEST_SHARE_OF_BATCHED}x.",
+    )
+
+
+def model_pixels(quick: bool) -> int:
+    """Side of the pictures that `nano_vla` expects."""
+    return 32 if quick else 96
+
+
+def _timed(part: object) -> float:
+    began = time.perf_counter()
+    part()  # type: ignore[operator]
+    return time.perf_counter() - began

@@ -1,0 +1,26 @@
+"""The rows of ``vla-cl bench methods``: one for every method's step, and the comparisons with other implementations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vla_cl.bench.rows import Row
+from vla_cl.compose import choices
+
+_OTHERS: Mapping[str, Row] = {
+    "ewc-avalanche": Row("<= 3 % of a step, >= 30x less", "vla_cl.bench.avalanche:ewc", "all", 2),
+    "gem-avalanche": Row(">= 3x", "vla_cl.bench.avalanche:gem", "all", 3),
+    "fisher": Row(">= 15x", "vla_cl.bench.fisher:fisher", "all", 1),
+    "lwf-cached": Row("<= 1.03x", "vla_cl.bench.cached_teacher:lwf_cached", "all", 3),
+    "replay-samples": Row(">= 50x", "vla_cl.bench.sample_loading:samples", "all", 2),
+    "replay-first-epoch": Row(">= 3x", "vla_cl.bench.sample_loading:first_epoch", "all", 2),
+}
+
+
+def rows() -> Mapping[str, Row]:
+    """A step of every method of ``conf/method``, then the comparisons."""
+    steps = {
+        f"step-{name}": Row("<= 1.05 of theory", "vla_cl.bench.method_steps:step", "all", 1)
+        for name in choices("method")
+    }
+    return {**steps, **_OTHERS}

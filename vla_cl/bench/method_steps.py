@@ -1,0 +1,259 @@
+"""Rows ``step-<method>`` of ``vla-cl bench methods``: a method's training step against a plain one.
+
+What theory says a step must cost is put together from passes measured on the same machine in the same minutes: a plain
+step, a step on a larger batch, a forward pass, a forward and backward pass, and one reading of memory. The goal bounds
+measured over theoretical time, and bytes kept over theoretical bytes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from vla_cl.bench.measuring import ratio, readable, say
+from vla_cl.bench.method_theory import Circumstances, theory
+from vla_cl.bench.rows import CannotRunError, Figure, Gate, Result, RowSettings
+from vla_cl.compose import build, compose
+from vla_cl.interfaces import Data, Method, Model
+from vla_cl.train import StepReport, TrainingSettings, learn
+from vla_cl.types import Batch, Draw, Experience, InterfaceSpec, Task
+
+PAST = 3
+"""Experiences learnt before the one that is timed."""
+
+SLACK = 1.05
+BATCH = 64
+WARM, BLOCK = 6, 4
+_PIXELS, _STATE, _ACTION = 96, 4, 4
+_PREFIX = "step-"
+_PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d)
+
+
+def step(settings: RowSettings) -> Result:
+    """Time the method that the row is named after."""
+    name = settings.name.removeprefix(_PREFIX)
+    turns = 2 if settings.quick else 10
+    batch = 8 if settings.quick else BATCH
+    ours, plain = _Side(name, batch, settings.quick), _Side("sequential", batch, settings.quick)
+    if missing := ours.missing:
+        raise CannotRunError(f"{name} needs {' and '.join(missing)}, which NanoVLA does not have")
+    ours.learn_the_past()
+    plain.learn_the_past()
+    mine, theirs, whole = [], [], []
+    passes = Passes.measured(plain.model, plain.data(PAST), batch, 1 if settings.quick else 5)
+    due = theory(ours.settings, ours.circumstances(passes))
+    ours.begin((turns + 1) * BLOCK + WARM)
+    plain.begin((turns + 1) * BLOCK + WARM)
+    for turn in range(turns):
+        theirs.append(plain.block())
+        mine.append(ours.block())
+        whole.append(theirs[-1] * due.seconds / passes.step)
+        say(f"turn {turn + 1} of {turns}: plain {theirs[-1] / BLOCK:.4f} s, {name} {mine[-1] / BLOCK:.4f} s per step")
+    found = ratio(theirs, mine)  # how many plain steps a step costs
+    excess = ratio(whole, mine)
+    kept = ours.method.memory_bytes()
+    fits = kept <= SLACK * due.bytes if due.bytes else kept == 0
+    return Result(
+        compares=f"a step of {name} after {PAST} tasks, batch {batch}, NanoVLA ({ours.parameters:,} parameters), "
+        "against a plain step",
+        gate=Gate("the method keeps to its memory", fits, f"{kept:,} bytes, theory {due.bytes:,.0f}"),
+        ratio=found,
+        figures=[
+            Figure("measured over theory", excess.median, "x"),
+            Figure("theory over plain", round(due.seconds / passes.step, 3), "x"),
+            Figure("plain step", round(1e3 * float(np.median(theirs)) / BLOCK, 1), "ms"),
+            Figure("kept", kept, "bytes"),
+            Figure("kept in theory", round(due.bytes), "bytes"),
+        ],
+        holds=excess.median <= SLACK and fits,
+        profile={"theory": due.words, "forward pass": readable(passes.forward), "plain step": readable(passes.step)},
+        others={"measured over theory": excess},
+        notes="" if excess.low <= SLACK else f"Above {SLACK} of theory: [{excess.low}, {excess.high}].",
+    )
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Seconds of the parts that theory puts together, of NanoVLA at one batch size.
+
+    Attributes:
+        step: A plain step: loading, forward, backward, clipping, AdamW.
+        forward: The loss of a batch, without gradient.
+        both: The loss and its gradient.
+        double: Loss and gradient of a batch of twice the size.
+        bandwidth: Bytes read and written per second by adding one large tensor to another.
+        flops: Multiplications and additions per second of a large product of matrices.
+    """
+
+    step: float
+    forward: float
+    both: float
+    double: float
+    bandwidth: float
+    flops: float
+
+    @classmethod
+    def measured(cls, model: Model, data: Data, batch: int, repeats: int) -> Passes:
+        """Medians, the parts in turns."""
+        small, large = (data.batch(np.arange(size) % len(data)) for size in (batch, 2 * batch))
+        parameters = [parameter for parameter in model.module.parameters() if parameter.requires_grad]
+        settings = TrainingSettings(steps=2 * repeats + 3, batch_size=batch)
+        method = Method()
+        method.attach(model, 0)
+        steps = learn(model, method, _experience(PAST), data, settings, 0)
+
+        def gradient(values: Batch) -> None:
+            torch.autograd.grad(model.loss(values, Draw(0)).mean(), parameters, allow_unused=True)
+
+        def forward() -> None:
+            with torch.no_grad():
+                model.loss(small, Draw(0))
+
+        for _ in range(3):
+            next(steps)
+        kinds = {
+            "step": lambda: next(steps),
+            "forward": forward,
+            "both": lambda: gradient(small),
+            "double": lambda: gradient(large),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in kinds}
+        for _ in range(repeats):
+            for name, part in kinds.items():
+                seconds[name].append(_seconds(part))
+        medians = {name: float(np.median(values)) for name, values in seconds.items()}
+        return cls(bandwidth=_bandwidth(), flops=_flops(), **medians)
+
+
+class _Side:
+    """A model, a method and their data."""
+
+    def __init__(self, name: str, batch: int, quick: bool) -> None:
+        self.settings: Mapping[str, Any] = compose([f"method={name}"])["method"]
+        self.model = nano_vla(quick)
+        self.method = build(self.settings, Method)
+        self.missing = sorted(self.method.needs - self.model.abilities)
+        self.batch = batch
+        self.parameters = sum(parameter.numel() for parameter in self.model.module.parameters())
+        self._steps: Iterator[StepReport]
+        self._data = [Pictures(4 * batch, seed=index, pixels=32 if quick else _PIXELS) for index in range(PAST + 1)]
+
+    def data(self, index: int) -> Data:
+        return self._data[index]
+
+    def learn_the_past(self) -> None:
+        self.method.attach(self.model, 0)
+        short = TrainingSettings(steps=4, batch_size=8)
+        for index in range(PAST):
+            for _ in learn(self.model, self.method, _experience(index), self._data[index], short, 0, 4 * index):
+                pass
+
+    def circumstances(self, passes: Passes) -> Circumstances:
+        linear = [part for part in self.model.module.modules() if isinstance(part, nn.Linear)]
+        weights = [part.weight for part in self.model.module.modules() if isinstance(part, _PRUNABLE)]
+        return Circumstances(
+            **asdict(passes),
+            parameters=self.parameters,
+            split_products=sum(2 * part.weight.numel() * min(part.weight.shape) for part in linear),
+            prunable=sum(weight.numel() for weight in weights),
+            past=PAST,
+            batch=self.batch,
+            samples_per_task=len(self._data[0]),
+            bytes_per_sample=self._data[0].bytes_per_sample,
+            values_per_output=16 * _ACTION,
+        )
+
+    def begin(self, steps: int) -> None:
+        settings = TrainingSettings(steps=steps, batch_size=self.batch)
+        self._steps = learn(self.model, self.method, _experience(PAST), self._data[PAST], settings, 0, 4 * PAST)
+        for _ in range(WARM):
+            next(self._steps)
+
+    def block(self) -> float:
+        """Seconds of `BLOCK` steps."""
+        began = time.perf_counter()
+        for _ in range(BLOCK):
+            next(self._steps)
+        return time.perf_counter() - began
+
+
+class Pictures(Data):
+    """Random pictures, states and actions in memory: what they show does not matter to the time a step takes."""
+
+    def __init__(self, rows: int, seed: int, pixels: int) -> None:
+        generator = np.random.default_rng(seed)
+        self._images = torch.from_numpy(generator.integers(0, 256, (rows, 3, pixels, pixels), dtype=np.uint8))
+        self._states = torch.from_numpy(generator.standard_normal((rows, _STATE)).astype(np.float32))
+        self._actions = torch.from_numpy(generator.uniform(-1, 1, (rows, 16, _ACTION)).astype(np.float32))
+        self._task = f"task {seed}"
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self._states)
+
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """The samples of these rows."""
+        chosen = torch.from_numpy(np.asarray(rows, dtype=np.int64))
+        return {
+            "index": chosen,
+            "task": [self._task] * len(chosen),
+            "observation.image": self._images[chosen],
+            "observation.state": self._states[chosen],
+            "action": self._actions[chosen],
+            "action_is_pad": torch.zeros(len(chosen), 16, dtype=torch.bool),
+        }
+
+    @property
+    def bytes_per_sample(self) -> int:
+        """Picture, state, one action."""
+        return self._images[0].numel() + 4 * (_STATE + _ACTION)
+
+    @property
+    def episode_of_row(self) -> NDArray[np.int64]:
+        """Episodes of 16 frames."""
+        return np.arange(len(self)) // 16
+
+
+def nano_vla(quick: bool, **changes: object) -> Model:
+    """The default NanoVLA for `Pictures`, a tiny one if ``quick``; ``changes`` are fields of its configuration."""
+    from vla_cl.models.vla import VlaModel, policy_config
+
+    pixels = 32 if quick else _PIXELS
+    small = {"vision_channels": [8, 16, 32], "hidden_size": 64, "image_size": pixels} if quick else {}
+    fields = {key: value for key, value in compose([])["policy"].items() if key != "type"} | small | changes
+    spec = InterfaceSpec({"observation.image": (pixels, pixels)}, _STATE, _ACTION)
+    config = policy_config("nano_vla", fields, spec, "cpu")
+    one = np.ones(4, dtype=np.float32)
+    unit = {"mean": 0 * one, "std": one, "min": -one, "max": one}
+    return VlaModel.new(config, {"observation.state": unit, "action": unit}, init_seed=0)
+
+
+def _experience(index: int) -> Experience:
+    return Experience(index, f"task {index}", (Task(f"bench/{index}", f"task {index}", 100),))
+
+
+def _seconds(part: Any) -> float:  # noqa: ANN401 - any callable
+    began = time.perf_counter()
+    part()
+    return time.perf_counter() - began
+
+
+def _bandwidth() -> float:
+    """Bytes per second of ``a += b`` on tensors that no cache holds (two read, one written)."""
+    left, right = torch.ones(2**25), torch.ones(2**25)
+    seconds = min(_seconds(lambda: left.add_(right)) for _ in range(5))
+    return 12 * len(left) / seconds
+
+
+def _flops() -> float:
+    """Multiplications and additions per second of a product of matrices with 512 rows and columns."""
+    left = torch.ones(512, 512)
+    seconds = min(_seconds(lambda: left @ left) for _ in range(20))
+    return float(2 * 512**3 / seconds)

@@ -1,0 +1,34 @@
+"""A unit of an experience's data as bytes, in the encoding that the settings ask for."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_cl.interfaces import Data, Model
+from vla_cl.memory.encodings import codec
+from vla_cl.memory.record import is_picture, pack
+from vla_cl.memory.selection import features_of, with_ability
+from vla_cl.memory.settings import MemorySettings
+from vla_cl.types import Ability
+
+FEATURES_KEY = "features"
+"""Key of the model's embeddings, float16 (B, D), in batches whose pictures they replace."""
+
+
+def packed(data: Data, rows: NDArray[np.int64], settings: MemorySettings, model: Model | None) -> bytes:
+    """The samples of a unit's rows. The action of each frame alone is noted where the data tell it.
+
+    Raises:
+        ConfigurationError: Features are asked for, and there is no model that has them.
+    """
+    batch = dict(data.batch(rows))
+    if settings.encoding == "features":
+        import torch
+
+        found = features_of(with_ability(model, Ability.FEATURES), data, rows)
+        batch = {key: value for key, value in batch.items() if not is_picture(value)}
+        batch[FEATURES_KEY] = torch.from_numpy(found.astype(np.float16))
+    actions = getattr(data, "actions", None)
+    notes = {} if actions is None else {"action": np.asarray(actions)[rows]}
+    return pack(batch, notes, codec(settings.encoding, settings.quality, settings.crf))

@@ -1,0 +1,1 @@
+"""The rules that choose what is remembered, one file each; the file's name is the rule's."""

@@ -1,0 +1,201 @@
+"""Remembered units on disk: a file for each, and a journal that names them all.
+
+A unit's file is written beside its place, flushed and renamed; then a line with its size and SHA-256 is added to the
+journal. Nothing that is there is ever touched by that. A kill leaves at most a file that the journal does not name,
+or half a line at its end; both count as never written.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from vla_cl.files import flush, replacing
+from vla_cl.types import ConfigurationError
+
+JOURNAL = "journal.jsonl"
+_LOCK = ".lock"
+_HASH_DIGITS_IN_NAME = 12
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A line of the journal.
+
+    Attributes:
+        name: Of the file, which ends in the first digits of its hash.
+        size: In bytes.
+        sha256: Of its content.
+    """
+
+    name: str
+    size: int
+    sha256: str
+
+    @property
+    def line(self) -> bytes:
+        """The journal's line."""
+        content = {"file": self.name, "bytes": self.size, "sha256": self.sha256}
+        return json.dumps(content, separators=(",", ":")).encode() + b"\n"
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Of the file and of its line."""
+        return self.size + len(self.line)
+
+
+class TrajectoryStore:
+    """Files of remembered units in a folder.
+
+    Args:
+        folder: Made at the first `append`.
+
+    Raises:
+        ConfigurationError: A line of the journal that is not the last is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files: dict[str, StoredFile] = {}
+        self._known_size = -1
+        self._look()
+
+    def __len__(self) -> int:
+        """Number of files in the journal."""
+        return len(self._files)
+
+    @property
+    def files(self) -> Mapping[str, StoredFile]:
+        """Name to line of the journal, in the order in which they were added."""
+        return self._files
+
+    def bytes_on_disk(self) -> int:
+        """Of every file that the journal names and of the journal, by the system's account."""
+        names = [JOURNAL, *self._files]
+        return sum((self.folder / name).stat().st_size for name in names if (self.folder / name).is_file())
+
+    def path(self, name: str) -> Path:
+        """Where a file lies."""
+        return self.folder / name
+
+    @staticmethod
+    def plan(label: str, content: bytes) -> StoredFile:
+        """What `append` would add, without writing: how much room it needs."""
+        digest = hashlib.sha256(content).hexdigest()
+        return StoredFile(f"{label}-{digest[:_HASH_DIGITS_IN_NAME]}", len(content), digest)
+
+    def append(self, label: str, content: bytes) -> StoredFile:
+        """Add a file; it is on the disk when this returns. What is there already is not written again.
+
+        Args:
+            label: What its name begins with.
+            content: All of it.
+        """
+        file = self.plan(label, content)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            self._look()
+            if file.name in self._files:
+                return file
+            with replacing(self.path(file.name)) as temporary:
+                temporary.write_bytes(content)
+            self._add_line(file)
+            self._files[file.name] = file
+            self._known_size = (self.folder / JOURNAL).stat().st_size
+        return file
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Remove every other file, and what a kill left half written; the journal is replaced by a shorter one."""
+        if not self.folder.is_dir():
+            return
+        with self._locked():
+            self._look()
+            self._shorten_journal([name for name in self._files if name not in names])
+            for path in self.folder.iterdir():
+                if path.name not in (*self._files, JOURNAL, _LOCK):
+                    path.unlink(missing_ok=True)
+
+    def remove(self, names: Collection[str]) -> None:
+        """Remove these files; the journal is replaced by a shorter one. Those that are gone already may be named."""
+        if not names:
+            return
+        with self._locked():
+            self._look()
+            self._shorten_journal(names)
+            for name in names:
+                self.path(name).unlink(missing_ok=True)
+
+    def verify(self, names: Collection[str]) -> None:
+        """Compare files with the journal.
+
+        Raises:
+            ConfigurationError: One is missing, not in the journal, or changed.
+        """
+        for name in names:
+            path, expected = self.path(name), self._files.get(name)
+            if expected is None or not path.is_file():
+                raise ConfigurationError(f"the memory in {self.folder} lacks {name}; use another checkpoint of the run")
+            content = path.read_bytes()
+            if len(content) != expected.size or hashlib.sha256(content).hexdigest() != expected.sha256:
+                raise ConfigurationError(f"{path} is damaged: it differs from the journal beside it; copy it again")
+
+    def _shorten_journal(self, without: Collection[str]) -> None:
+        """Before the files are removed: a kill in between leaves files that the journal does not name."""
+        kept = {name: file for name, file in self._files.items() if name not in without}
+        if len(kept) < len(self._files):
+            with replacing(self.folder / JOURNAL) as temporary:
+                temporary.write_bytes(b"".join(file.line for file in kept.values()))
+            self._files, self._known_size = kept, sum(len(file.line) for file in kept.values())
+
+    def _look(self) -> None:
+        """Read the journal, unless it is as this process left it."""
+        journal = self.folder / JOURNAL
+        size = journal.stat().st_size if journal.is_file() else 0
+        if size != self._known_size:
+            self._files = {file.name: file for file in _lines(journal)}
+            self._known_size = size
+
+    def _add_line(self, file: StoredFile) -> None:
+        journal = self.folder / JOURNAL
+        handle = os.open(journal, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            size = os.lseek(handle, 0, os.SEEK_END)
+            if size and os.pread(handle, 1, size - 1) != b"\n":  # half a line that a kill has left
+                os.ftruncate(handle, len(_whole_lines(journal)))
+                os.lseek(handle, 0, os.SEEK_END)
+            rest = memoryview(file.line)
+            while rest:
+                rest = rest[os.write(handle, rest) :]
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        flush(self.folder)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        handle = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)  # the system frees it however the process ends
+            yield
+        finally:
+            os.close(handle)
+
+
+def _whole_lines(journal: Path) -> bytes:
+    content = journal.read_bytes() if journal.is_file() else b""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _lines(journal: Path) -> Iterator[StoredFile]:
+    for number, line in enumerate(_whole_lines(journal).splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            yield StoredFile(str(row["file"]), int(row["bytes"]), str(row["sha256"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigurationError(f"line {number} of {journal} is damaged ({error}); restore it") from error

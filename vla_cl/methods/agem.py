@@ -1,0 +1,106 @@
+"""A-GEM: a step must not raise the mean loss on remembered samples, to first order.
+
+Chaudhry et al., "Efficient lifelong learning with A-GEM", ICLR 2019, arXiv 1812.00420, equation 11; for robots in
+LIBERO (Liu et al., NeurIPS 2023) with 1000 samples per task and as many remembered samples in a step as new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from torch import Tensor
+
+from vla_cl.interfaces import Data, Method
+from vla_cl.memory.sample_memory import SELECTIONS, SampleMemory, Selection
+from vla_cl.methods.gradient_vectors import (
+    add_scaled,
+    dot,
+    gradients_of,
+    memory_draw,
+    require_finite,
+    with_gradient,
+)
+from vla_cl.methods.task_counting import check_range
+from vla_cl.types import Batch, ConfigurationError, Experience, MethodCard
+
+
+class AveragedGradientEpisodicMemory(Method):
+    """Projection of the gradient onto the half space where the loss on one remembered batch does not rise.
+
+    With several processes each computes the remembered batch's gradient as a whole, since it edits what they averaged.
+
+    Args:
+        samples_per_task: Samples kept of each past task (LIBERO: 1000).
+        share: Remembered samples per sample of the batch; LIBERO takes as many as new ones; 0 is sequential
+            fine-tuning.
+        selection: Which samples are kept; ``first`` is LIBERO's rule.
+
+    Raises:
+        ConfigurationError: A setting is out of range.
+    """
+
+    name = "agem"
+    card = MethodCard(
+        title="Averaged gradient episodic memory (A-GEM)",
+        family="replay",
+        equation=r"g \leftarrow g - \frac{g^\top g_\mathrm{ref}}{g_\mathrm{ref}^\top g_\mathrm{ref}}\, g_\mathrm{ref}"
+        r"\quad\text{if}\ g^\top g_\mathrm{ref} < 0",
+        source="Chaudhry et al., ICLR 2019, arXiv 1812.00420",
+        step="1 + share, and two dot products",
+        memory="samples; during a step 4 bytes per parameter",
+    )
+
+    def __init__(self, samples_per_task: int = 1000, share: float = 1.0, selection: Selection = "uniform") -> None:
+        check_range("samples_per_task", samples_per_task, 1, float("inf"))
+        check_range("share", share, 0, 8)
+        if selection not in SELECTIONS:
+            raise ConfigurationError(f"method.selection must be one of {', '.join(SELECTIONS)}; got {selection!r}")
+        self.share = share
+        self.memory = SampleMemory(samples_per_task, selection)
+        self._step = 0
+        self._count = 0
+
+    def compose(self, batch: Batch, step: int) -> Batch:
+        """The batch, unedited; which remembered samples are looked at follows from the step."""
+        self._step = step
+        self._count = max(1, round(self.share * len(batch["task"]))) if self.share else 0
+        return batch
+
+    def edit_gradients(self) -> None:
+        """Take the part out of the gradient that raises the remembered loss, if there is one."""
+        if not (self._count and len(self.memory)):
+            return
+        parameters = with_gradient(self.model.module)
+        remembered = self.memory.sample(self._count, self.train_seed, self._step)
+        loss = self.model.loss(remembered, memory_draw(self.train_seed, self._step)).mean()
+        reference = gradients_of(loss, parameters)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        product = dot(gradients, reference)
+        require_finite([product], "the gradient on the batch or on remembered samples")
+        if product < 0 and (length := dot(reference, reference)) > 0:
+            add_scaled(gradients, reference, -product / length)
+
+    def end_task(self, experience: Experience, data: Data) -> None:
+        """Remember samples of what was just learnt."""
+        self.memory.remember(experience, data, self.train_seed)
+
+    def memory_bytes(self) -> int:
+        """Bytes of the remembered samples, raw. The reference gradient lives only inside a step."""
+        return self.memory.memory_bytes()
+
+    def extra_state(self) -> dict[str, object]:
+        """Which rows are remembered."""
+        return {"memory": self.memory.index()}
+
+    def load_state_dict(
+        self, state: Mapping[str, Tensor], extra: Mapping[str, object], past: Iterator[tuple[Experience, Data]]
+    ) -> None:
+        """Remember the same rows again.
+
+        Raises:
+            ValueError: The checkpoint is another method's, or of another stream.
+        """
+        if state or extra.keys() != {"memory"}:
+            raise ValueError(f"A-GEM keeps only its memory, but the checkpoint holds {sorted(state) + sorted(extra)}")
+        self.memory.restore(cast(Mapping[str, Any], extra["memory"]), past)

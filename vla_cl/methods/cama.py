@@ -1,0 +1,192 @@
+"""Confidence-aware moving average (CAMA): DER++ whose stored outputs follow the model where it is sure of itself.
+
+Kim et al., "Online continual learning for interactive instruction following agents", ICLR 2024, arXiv 2403.07548.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vla_cl.interfaces import Data, Model
+from vla_cl.memory.mixing import Mixing
+from vla_cl.memory.sample_memory import Selection
+from vla_cl.methods.der import Comparison, DarkExperienceReplay, LabelBatch, Precision, Replayed
+from vla_cl.methods.stored_outputs import token_places
+from vla_cl.methods.task_counting import check_range
+from vla_cl.types import Batch, ConfigurationError, Draw, Experience, MethodCard
+
+
+class ConfidenceAwareMovingAverage(DarkExperienceReplay):
+    """Dark experience replay with z <- (1 - c) z + c z_new for the stored outputs z of the samples just replayed.
+
+    z_new is what the model said of them in the step, under the same noise and time, so it costs no computation. c is
+    the mean of the last ``recent`` confidences in the sample's task, less what chance gives, cut to 0..1. Confidence in
+    a task, in one step, is the mean over its replayed samples. The paper knows classes only (actions and objects, each
+    with a confidence of its own); what stands for that here is our choice:
+
+    * tokens: the probability of the right token, mean over those that are learnt from; chance is 1 / vocabulary;
+    * anything else: exp(-loss / loss when the output was stored), with no chance to take away: 1 for a sample without
+      error, 0.37 for one that is known as well as then, towards 0 for a forgotten one, which keeps its old output.
+
+    Args:
+        alpha: Weight of the distance from stored outputs (the paper's code: 0.5).
+        beta: Weight of the loss on remembered samples (the paper's code: 0.5).
+        samples_per_task: Samples kept of each past task, with their outputs.
+        selection: Which samples are kept.
+        mixing: ``replaced`` or ``added``, as in ER.
+        share: Remembered samples per sample of the batch; 2/3 with ``replaced`` and ``independent`` gives the paper's
+            thirds: new samples, remembered ones, remembered ones with outputs.
+        label_batch: As in `DarkExperienceReplay`.
+        compare: As in `DarkExperienceReplay`.
+        draws_per_sample: As in `DarkExperienceReplay`.
+        temperature: As in `DarkExperienceReplay`.
+        precision: As in `DarkExperienceReplay`.
+        recent: Confidences that are averaged (N).
+
+    Raises:
+        ConfigurationError: A setting is out of range.
+    """
+
+    name = "cama"
+    card = MethodCard(
+        title="Confidence-aware moving average (CAMA)",
+        family="replay",
+        equation=(
+            r"\ell_t(\theta) + \alpha\, \mathbb{E}_M\left[D\left(f_\theta(x), z\right)\right] "
+            r"+ \beta\, \mathbb{E}_M\left[\ell(\theta; x)\right], \quad z \leftarrow (1 - c)\, z + c\, f_\theta(x)"
+        ),
+        source="Kim et al., ICLR 2024, arXiv 2403.07548",
+        step="1 if replaced, 1 + share if added",
+        memory="samples, their outputs and 12 bytes per output",
+    )
+    _keep_losses = True
+
+    def __init__(
+        self,
+        alpha: float = 0.5,
+        beta: float = 0.5,
+        samples_per_task: int = 1000,
+        selection: Selection = "uniform",
+        mixing: Mixing = "replaced",
+        share: float = 2 / 3,
+        label_batch: LabelBatch = "independent",
+        compare: Comparison = "squared_error",
+        draws_per_sample: int = 1,
+        temperature: float = 2.0,
+        precision: Precision = "float32",
+        recent: int = 5,
+    ) -> None:
+        super().__init__(
+            alpha=alpha,
+            beta=beta,
+            samples_per_task=samples_per_task,
+            selection=selection,
+            mixing=mixing,
+            share=share,
+            label_batch=label_batch,
+            compare=compare,
+            draws_per_sample=draws_per_sample,
+            temperature=temperature,
+            precision=precision,
+        )
+        check_range("recent", recent, 1, 1_000_000)
+        self.recent = recent
+        self._confidences: dict[int, list[float]] = defaultdict(list)
+        self._just_replayed: Replayed | None = None
+
+    def attach(self, model: Model, train_seed: int) -> None:
+        """Meet the model.
+
+        Raises:
+            ConfigurationError: The model lacks what is needed, or several processes learn together.
+        """
+        super().attach(model, train_seed)
+        parallel = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if parallel and (count := torch.distributed.get_world_size()) > 1:
+            raise ConfigurationError(
+                f"method {self.name!r} cannot learn in {count} processes: each would update the stored outputs of its "
+                "own samples only; use one process, or method=der_pp"
+            )
+
+    def loss(self, batch: Batch, draw: Draw) -> Tensor:
+        """As DER++; what the model says of replayed samples is kept until the step is over."""
+        self._just_replayed = None
+        return super().loss(batch, draw)
+
+    def after_step(self) -> None:
+        """Move the stored outputs of the samples that were replayed in this step."""
+        replayed, self._just_replayed = self._just_replayed, None
+        if replayed is None:
+            return
+        experiences = replayed.places[:, 0]
+        confidences = self._sample_confidences(replayed)
+        shares = {}
+        for experience in np.unique(experiences).tolist():
+            recent = self._confidences[experience]
+            recent.append(float(confidences[experiences == experience].mean()))
+            del recent[: -self.recent]
+            shares[experience] = min(1.0, max(0.0, sum(recent) / len(recent) - _chance(replayed)))
+        new = replayed.outputs.float().cpu()
+        moved = {tuple(place): number for number, place in enumerate(replayed.places.tolist())}  # drawn twice: once
+        for place, number in moved.items():
+            old = self.stored.output(place).float()
+            length = tuple(slice(size) for size in old.shape)
+            fresh = old.clone()
+            part = new[number][length]  # padding may differ; what is not there stays
+            fresh[tuple(slice(size) for size in part.shape)] = part
+            self.stored.replace(place, torch.lerp(old, fresh, shares[place[0]]))
+
+    def extra_state(self) -> dict[str, object]:
+        """Which rows are remembered, and recent confidences by experience."""
+        found = {str(experience): list(values) for experience, values in self._confidences.items()}
+        return {**super().extra_state(), "confidences": found}
+
+    def load_state_dict(
+        self, state: Mapping[str, Tensor], extra: Mapping[str, object], past: Iterator[tuple[Experience, Data]]
+    ) -> None:
+        """Remember the same rows, outputs and confidences again.
+
+        Raises:
+            ValueError: The checkpoint is another method's, or of another stream.
+        """
+        if "confidences" not in extra:
+            raise ValueError(f"CAMA keeps confidences; the checkpoint holds {sorted(extra)}")
+        super().load_state_dict(state, {key: extra[key] for key in extra if key != "confidences"}, past)
+        for experience, values in cast(Mapping[str, list[float]], extra["confidences"]).items():
+            self._confidences[int(experience)] = list(values)
+
+    def _distances(self, replayed: Replayed) -> Tensor:
+        self._just_replayed = Replayed(
+            replayed.batch,
+            replayed.places,
+            replayed.outputs.detach(),
+            replayed.stored,
+            replayed.losses.detach(),
+        )
+        return super()._distances(replayed)
+
+    def _sample_confidences(self, replayed: Replayed) -> NDArray[np.float64]:
+        """In 0..1, shape (M,)."""
+        places = token_places(replayed.outputs, replayed.batch)
+        if places is not None:
+            right = replayed.batch["labels"].to(replayed.outputs.device)[:, 1:].clamp(min=0)
+            probabilities = replayed.outputs[:, :-1].float().softmax(-1).gather(-1, right[..., None])[..., 0]
+            means = (probabilities * places).sum(1) / places.sum(1).clamp(min=1)
+            return means.double().cpu().numpy()
+        at_storage = [max(self.stored.loss(place), 1e-12) for place in replayed.places.tolist()]
+        losses = zip(replayed.losses.tolist(), at_storage, strict=True)
+        return np.asarray([math.exp(-max(0.0, now) / then) for now, then in losses])
+
+
+def _chance(replayed: Replayed) -> float:
+    """The confidence that guessing gives."""
+    is_tokens = token_places(replayed.outputs, replayed.batch) is not None
+    return 1 / replayed.outputs.shape[-1] if is_tokens else 0.0

@@ -1,0 +1,185 @@
+"""GEM: a step must not raise the loss on the samples of any past task, to first order.
+
+Lopez-Paz and Ranzato, "Gradient episodic memory for continual learning", NeurIPS 2017, arXiv 1706.08840. With G the
+gradients of the past tasks' memories as rows, the projected gradient is G^T v + g, where v solves the dual program
+(equation 11)
+
+    min_v  1/2 v^T (G G^T + eps I) v + (G g)^T v    subject to  v >= margin.
+
+As in the authors' code, ``eps`` makes the program strictly convex, ``margin`` moves towards the past ("memory
+strength"), and the gradient is left alone where no past loss would rise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vla_cl.interfaces import Data, Method
+from vla_cl.memory.sample_memory import SELECTIONS, SampleMemory, Selection
+from vla_cl.methods.gradient_vectors import GradientRows, gradients_of, memory_draw, require_finite, with_gradient
+from vla_cl.methods.task_counting import check_range
+from vla_cl.types import Batch, ConfigurationError, Experience, MethodCard
+
+
+class GradientEpisodicMemory(Method):
+    """Projection of the gradient onto the cone where the loss on no past task's memory rises.
+
+    With several processes each computes the gradients of the memories as a whole, since it edits what they averaged.
+
+    Args:
+        samples_per_task: Samples kept of each past task.
+        batch_size: Remembered samples of each past task in a step, drawn anew each time without replacement; null: all
+            that are kept, as the authors do. A step costs as much as one on (batch + past tasks * this) samples.
+        margin: Least v: how far beyond not raising a past loss the step goes; 0 is the plain projection.
+        eps: Added to the diagonal of G G^T. It has the unit of a squared gradient: where gradients are much smaller
+            than its root, only the margin is left of the projection.
+        selection: Which samples are kept.
+
+    Raises:
+        ConfigurationError: A setting is out of range.
+    """
+
+    name = "gem"
+    card = MethodCard(
+        title="Gradient episodic memory (GEM)",
+        family="replay",
+        equation=r"g \leftarrow G^\top v + g,\quad v = \arg\min_{v \ge m} \tfrac{1}{2} v^\top (G G^\top + \epsilon I) v"
+        r" + (G g)^\top v",
+        source="Lopez-Paz and Ranzato, NeurIPS 2017, arXiv 1706.08840",
+        step="1 + T batch_size / batch, for T past tasks",
+        memory="samples; while learning 4 T bytes per parameter",
+    )
+
+    def __init__(
+        self,
+        samples_per_task: int = 256,
+        batch_size: int | None = 32,
+        margin: float = 0.5,
+        eps: float = 1e-3,
+        selection: Selection = "uniform",
+    ) -> None:
+        check_range("samples_per_task", samples_per_task, 1, float("inf"))
+        check_range("batch_size", 1 if batch_size is None else batch_size, 1, float("inf"))
+        check_range("margin", margin, 0, 1e6)
+        check_range("eps", eps, 0, 1e6)
+        if selection not in SELECTIONS:
+            raise ConfigurationError(f"method.selection must be one of {', '.join(SELECTIONS)}; got {selection!r}")
+        self.batch_size = batch_size
+        self.margin = margin
+        self.eps = eps
+        self.memory = SampleMemory(samples_per_task, selection)
+        self._step = 0
+        self._rows: GradientRows | None = None  # kept between steps: pages of new memory are slow to come
+
+    def compose(self, batch: Batch, step: int) -> Batch:
+        """The batch, unedited; which remembered samples are looked at follows from the step."""
+        self._step = step
+        return batch
+
+    def edit_gradients(self) -> None:
+        """Project the gradient if it would raise the loss on a past task's samples."""
+        if not len(self.memory):
+            return
+        parameters = with_gradient(self.model.module)
+        gradients = [parameter.grad for parameter in parameters]
+        rows = self._past_gradients(parameters)
+        products = rows.products(gradients).double().cpu().numpy()
+        require_finite(products, "the gradient on the batch or on remembered samples")
+        if (products >= 0).all():
+            return
+        gram = (rows.matrix @ rows.matrix.T).double().cpu().numpy()
+        require_finite(gram.ravel(), "the gradient on remembered samples")
+        factors = minimise_above((gram + gram.T) / 2 + self.eps * np.eye(len(gram)), products, self.margin)
+        rows.add_to(gradients, rows.matrix.new_tensor(factors))
+
+    def _past_gradients(self, parameters: list[nn.Parameter]) -> GradientRows:
+        """The gradient of the mean loss on each past task's samples, a row each.
+
+        A pass per task: a common pass would need T backward passes over all tasks' samples.
+        """
+        picks = self.memory.everything()
+        past = list(dict.fromkeys(picks[:, 0].tolist()))
+        if self._rows is None or not self._rows.fits(len(past), parameters):
+            self._rows = GradientRows(len(past), parameters)
+        for row, experience in enumerate(past):
+            chosen = self._some(picks[picks[:, 0] == experience])
+            draw = memory_draw(self.train_seed, self._step, experience)
+            loss = self.model.loss(self.memory.fetch(chosen), draw).mean()
+            self._rows.write(row, gradients_of(loss, parameters))
+        return self._rows
+
+    def _some(self, picks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Remembered samples of one past task for this step."""
+        if self.batch_size is None or len(picks) <= self.batch_size:
+            return picks
+        generator = np.random.default_rng([self.train_seed, self._step, int(picks[0, 0])])
+        some: NDArray[np.int64] = picks[np.sort(generator.choice(len(picks), self.batch_size, replace=False))]
+        return some
+
+    def end_task(self, experience: Experience, data: Data) -> None:
+        """Remember samples of what was just learnt."""
+        self._rows = None
+        self.memory.remember(experience, data, self.train_seed)
+
+    def memory_bytes(self) -> int:
+        """Bytes of the remembered samples, raw. The past tasks' gradients are computed anew in each step."""
+        return self.memory.memory_bytes()
+
+    def extra_state(self) -> dict[str, object]:
+        """Which rows are remembered."""
+        return {"memory": self.memory.index()}
+
+    def load_state_dict(
+        self, state: Mapping[str, Tensor], extra: Mapping[str, object], past: Iterator[tuple[Experience, Data]]
+    ) -> None:
+        """Remember the same rows again.
+
+        Raises:
+            ValueError: The checkpoint is another method's, or of another stream.
+        """
+        if state or extra.keys() != {"memory"}:
+            raise ValueError(f"GEM keeps only its memory, but the checkpoint holds {sorted(state) + sorted(extra)}")
+        self.memory.restore(cast(Mapping[str, Any], extra["memory"]), past)
+
+
+def minimise_above(matrix: NDArray[np.float64], vector: NDArray[np.float64], low: float) -> NDArray[np.float64]:
+    """The v >= low that minimises 1/2 v^T A v + b^T v, exactly but for rounding.
+
+    The active-set algorithm of Lawson and Hanson (Solving Least Squares Problems, 1974, chapter 23) on v - low: each
+    round frees the bound that holds the objective back most, and solves for what is free.
+
+    Args:
+        matrix: A, symmetric, positive semidefinite, shape (n, n).
+        vector: b, shape (n,).
+        low: Bound of every entry.
+
+    Returns:
+        v, shape (n,).
+    """
+    count = len(vector)
+    offset = vector + low * matrix.sum(1)  # of the program in v - low
+    found: NDArray[np.float64] = np.zeros(count)
+    free: NDArray[np.bool_] = np.zeros(count, dtype=bool)
+    tolerance = 1e-13 * max(float(np.abs(offset).max()), float(np.abs(matrix).max()))
+    for _ in range(3 * count):
+        descent = np.where(free, -np.inf, -offset - matrix @ found)
+        if descent.max() <= tolerance:
+            break
+        free[int(descent.argmax())] = True
+        while free.any():
+            target = np.zeros(count)
+            target[free] = np.linalg.lstsq(matrix[np.ix_(free, free)], -offset[free])[0]
+            blocked = free & (target <= 0)
+            if not blocked.any():
+                found = target
+                break
+            ways = np.where(blocked, found / np.maximum(found - target, np.finfo(float).tiny), np.inf)
+            found = np.where(free, found + ways.min() * (target - found), 0)
+            free[int(ways.argmin())] = False
+            found[~free] = 0
+    return found + low

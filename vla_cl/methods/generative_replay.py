@@ -1,0 +1,255 @@
+"""Generative replay: learn from samples of past tasks that the model itself makes up, so none has to be kept.
+
+Shin et al., "Continual learning with deep generative replay", NeurIPS 2017, arXiv 1705.08690; for language models LAMOL
+(Sun et al., ICLR 2020, arXiv 1909.03329); for diffusion models generative distillation (Masip et al. 2023, arXiv
+2311.14028).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vla_cl.interfaces import Data, Distillable, Generator, Method
+from vla_cl.memory.mixing import Mixing, Mixture, concatenate, select
+from vla_cl.methods.task_counting import check_range
+from vla_cl.methods.teacher import Teacher, teacher_bytes
+from vla_cl.types import METHOD_KEY, Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
+
+GENERATED = f"{METHOD_KEY}generated"
+"""bool (B,): whether a sample was made up."""
+SEED = f"{METHOD_KEY}seed"
+"""int64 (B,): of each sample's noise and time, so that teacher and student see the same."""
+
+_TASKS, _CHUNK, _NOTES = 1, 2, 3
+"""Keep the random numbers for different purposes apart."""
+_ROWS_LOOKED_AT = 512
+
+
+class GenerativeReplay(Method):
+    """Samples of past tasks, generated before each task from the model as it is then, mixed into its batches.
+
+    Every past experience gets the same number of generated samples; within one, its tasks (the samples' ``task``) come
+    as often as they did in its data, as far as 512 rows of them tell. The samples are a pure function of the weights
+    and the seed, so a resumed run makes the same ones again.
+
+    Args:
+        samples_share: Samples generated before a task, per sample of a past experience (their mean): LAMOL's gamma. The
+            paper counts the new task's samples, which are not known before it begins.
+        samples: Instead, how many; null: by ``samples_share``.
+        mixing: ``replaced``: generated samples take the place of current ones; ``added``: they come on top.
+        share: Generated samples per sample of the batch that the loop hands over; 0 is sequential fine-tuning.
+        chunk: Samples generated at once.
+
+    Raises:
+        ConfigurationError: A setting is out of range.
+    """
+
+    name = "generative_replay"
+    card = MethodCard(
+        title="Generative replay, LAMOL",
+        family="replay",
+        equation=r"\mathbb{E}_{x \sim D_t \cup \hat M}\left[\ell(\theta; x)\right], \quad "
+        r"\hat M \sim p_{\theta_{t-1}}",
+        source="Shin et al., NeurIPS 2017, arXiv 1705.08690; Sun et al., ICLR 2020, arXiv 1909.03329",
+        step="1 if replaced, 1 + share if added; before a task, generating its samples",
+        memory="the generated samples, while a task is learnt",
+    )
+    needs = frozenset({Ability.GENERATION})
+
+    def __init__(
+        self,
+        samples_share: float = 0.2,
+        samples: int | None = None,
+        mixing: Mixing = "replaced",
+        share: float = 0.5,
+        chunk: int = 256,
+    ) -> None:
+        check_range("samples_share", samples_share, 0, float("inf"))
+        if not samples_share and samples is None:
+            raise ConfigurationError("method.samples_share must be above 0 unless method.samples is given; got 0")
+        if samples is not None:
+            check_range("samples", samples, 1, float("inf"))
+        check_range("chunk", chunk, 1, float("inf"))
+        self.samples_share = samples_share
+        self.samples = samples
+        self.mixture = Mixture(mixing, share, ("added", "replaced"))
+        self.chunk = chunk
+        self._past: list[dict[str, Any]] = []
+        self._generated: Batch | None = None
+        self._bytes = 0
+
+    def begin_task(self, experience: Experience) -> None:
+        """Generate samples of the past, if there is one."""
+        self._generated = None
+        if not self._past or not self.mixture.share:
+            return
+        tasks = self._tasks_to_generate(experience)
+        parts = []
+        starts = range(0, len(tasks), self.chunk)
+        for start in tqdm(starts, desc=f"generating {len(tasks)} samples of the past", unit="chunk", disable=None):
+            seed = _seed([self.train_seed, experience.index, _CHUNK, start])
+            parts.append(cast(Generator, self.model).generate(tasks[start : start + self.chunk], seed))
+        self._generated = concatenate(parts)
+        self._bytes = _bytes(self._generated)
+
+    def compose(self, batch: Batch, step: int) -> Batch:
+        """Mix generated samples in, from the second task on."""
+        generated = self._generated
+        if generated is None:
+            return batch
+        count = self.mixture.count(len(batch["task"]), self.train_seed, step)
+        rows = np.random.default_rng([self.train_seed, step]).integers(len(generated["task"]), size=count)
+        return self.mixture.mix(batch, select(generated, np.sort(rows)))
+
+    def end_task(self, experience: Experience, data: Data) -> None:
+        """Note how many samples the experience had, and of which tasks; what was generated is not needed any more."""
+        self._generated = None
+        generator = np.random.default_rng([self.train_seed, experience.index])
+        rows = np.sort(generator.choice(len(data), size=min(_ROWS_LOOKED_AT, len(data)), replace=False))
+        self._past.append({"samples": len(data), "tasks": dict(sorted(Counter(data.batch(rows)["task"]).items()))})
+
+    def memory_bytes(self) -> int:
+        """Bytes of the samples generated for the task that is learnt or, between tasks, for the last one."""
+        return self._bytes
+
+    def extra_state(self) -> dict[str, object]:
+        """Sizes and tasks of the past experiences."""
+        return {"past": [{**item, "tasks": dict(item["tasks"])} for item in self._past], "bytes": self._bytes}
+
+    def load_state_dict(
+        self, state: Mapping[str, Tensor], extra: Mapping[str, object], past: Iterator[tuple[Experience, Data]]
+    ) -> None:
+        """Know the same past again.
+
+        Raises:
+            ValueError: The checkpoint is another method's.
+        """
+        if state or extra.keys() != {"past", "bytes"}:
+            kept = sorted(state) + sorted(extra)
+            raise ValueError(f"{type(self).__name__} keeps sizes and tasks, but the checkpoint holds {kept}")
+        self._past = [{**item, "tasks": dict(item["tasks"])} for item in cast(list[dict[str, Any]], extra["past"])]
+        self._bytes = cast(int, extra["bytes"])
+
+    def _tasks_to_generate(self, experience: Experience) -> list[str]:
+        """The ``task`` of each sample to generate, experience by experience in turn."""
+        mean_size = sum(item["samples"] for item in self._past) / len(self._past)
+        count = self.samples if self.samples is not None else max(1, round(self.samples_share * mean_size))
+        generator = np.random.default_rng([self.train_seed, experience.index, _TASKS])
+        drawn = []
+        for place in range(count):
+            tasks: dict[str, int] = self._past[place % len(self._past)]["tasks"]
+            bounds = np.cumsum(list(tasks.values()))
+            drawn.append(list(tasks)[int(np.searchsorted(bounds, generator.integers(bounds[-1]), side="right"))])
+        return drawn
+
+
+class GenerativeDistillation(GenerativeReplay):
+    """Generative replay whose generated samples are learnt from the old model's outputs, not as data.
+
+    A generated sample's loss is replaced by strength x distance between the outputs of the model before the task (the
+    teacher) and now, under the same noise and time, which are new in every step.
+
+    Args:
+        samples_share: As in `GenerativeReplay`.
+        samples: As in `GenerativeReplay`.
+        mixing: As in `GenerativeReplay`.
+        share: As in `GenerativeReplay`.
+        chunk: As in `GenerativeReplay`.
+        strength: Weight of the distance, against 1 for the loss on a current sample. 0 learns nothing from generated
+            samples, though with ``replaced`` they take the place of current ones.
+        temperature: Of the distance, for models of tokens.
+
+    Raises:
+        ConfigurationError: A setting is out of range.
+    """
+
+    name = "generative_distillation"
+    card = MethodCard(
+        title="Generative distillation",
+        family="replay",
+        equation=(
+            r"\mathbb{E}_{D_t}\left[\ell(\theta; x)\right] + \lambda\, \mathbb{E}_{\hat x \sim p_{\theta_{t-1}}}"
+            r"\left[D\left(f_\theta(\hat x), f_{\theta_{t-1}}(\hat x)\right)\right]"
+        ),
+        source="Masip et al. 2023, arXiv 2311.14028",
+        step="generative replay's, and a forward pass of the generated samples",
+        memory="the generated samples and the teacher (4 bytes per trainable parameter), while a task is learnt",
+    )
+    needs = frozenset({Ability.GENERATION, Ability.PER_SAMPLE_LOSSES, Ability.OUTPUTS, Ability.KEYED_DRAWS})
+
+    def __init__(
+        self,
+        samples_share: float = 0.2,
+        samples: int | None = None,
+        mixing: Mixing = "replaced",
+        share: float = 0.5,
+        chunk: int = 256,
+        strength: float = 1.0,
+        temperature: float = 2.0,
+    ) -> None:
+        super().__init__(samples_share, samples, mixing, share, chunk)
+        check_range("strength", strength, 0, float("inf"))
+        if not 0 < temperature < float("inf"):
+            raise ConfigurationError(f"method.temperature must be above 0; got {temperature}")
+        self.strength = strength
+        self.temperature = temperature
+        self._teacher: Teacher | None = None
+
+    def begin_task(self, experience: Experience) -> None:
+        """Generate samples of the past and copy the teacher, if there is a past."""
+        super().begin_task(experience)
+        self._teacher = Teacher(self._student) if self._generated is not None else None
+
+    def compose(self, batch: Batch, step: int) -> Batch:
+        """Mix generated samples in, and note which they are and the noise of each sample."""
+        mixed = super().compose(batch, step)
+        if mixed is batch:
+            return batch
+        total = len(mixed["task"])
+        count = self.mixture.count(len(batch["task"]), self.train_seed, step)
+        seeds = np.random.default_rng([self.train_seed, step, _NOTES]).integers(2**62, size=total)
+        return {**mixed, GENERATED: torch.arange(total) >= total - count, SEED: torch.from_numpy(seeds)}
+
+    def loss(self, batch: Batch, draw: Draw) -> Tensor:
+        """The loss of current samples, the weighted distance of generated ones, shape (B,)."""
+        if GENERATED not in batch or self._teacher is None:
+            return self.model.loss(batch, draw)
+        seeds = batch[SEED].numpy()
+        student = self._student.forward_pass(batch, Draw(draw.seed, seeds))
+        rows = np.flatnonzero(batch[GENERATED].numpy())
+        if not len(rows):
+            return student.losses
+        part, chosen = select(batch, rows), torch.from_numpy(rows).to(student.outputs.device)
+        teacher = self._teacher.outputs(part, Draw(draw.seed, seeds[rows]))
+        distances = self._student.distance(student.outputs[chosen], teacher, part, self.temperature)
+        return student.losses.index_copy(0, chosen, (self.strength * distances).to(student.losses))
+
+    def end_task(self, experience: Experience, data: Data) -> None:
+        """Note the experience's size and tasks; the teacher has done its work."""
+        super().end_task(experience, data)
+        self._teacher = None
+
+    def memory_bytes(self) -> int:
+        """Bytes of the generated samples and, from the second task on, of the teacher."""
+        return super().memory_bytes() + (teacher_bytes(self._student) if self._past and self.mixture.share else 0)
+
+    @property
+    def _student(self) -> Distillable:
+        return cast(Distillable, self.model)
+
+
+def _bytes(batch: Batch) -> int:
+    """Of a batch's tensors; the row numbers tell nothing."""
+    tensors = [value for key, value in batch.items() if isinstance(value, torch.Tensor) and key != "index"]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _seed(words: list[int]) -> int:
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,119 @@
+"""Gradients as vectors: those of a remembered loss beside those of the batch, dot products, sums, many as rows.
+
+A model's gradient stays where it is, one tensor per parameter; nothing here puts them all behind each other, except for
+the rows that a method keeps anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vla_cl.types import Draw
+
+
+def with_gradient(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that the next step moves, in the order of ``parameters()``."""
+    return [parameter for parameter in module.parameters() if parameter.grad is not None]
+
+
+def gradients_of(value: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    """The gradient of a scalar, one tensor per parameter, zero where it does not depend on one.
+
+    ``.grad`` is neither read nor written.
+    """
+    if not value.requires_grad:
+        return [torch.zeros_like(parameter) for parameter in parameters]
+    found = torch.autograd.grad(value, parameters, allow_unused=True)
+    return [
+        torch.zeros_like(parameter) if gradient is None else gradient.detach()
+        for parameter, gradient in zip(parameters, found, strict=True)
+    ]
+
+
+def memory_draw(*numbers: int) -> Draw:
+    """The randomness of a loss on remembered samples: a function of these numbers, the same in every process."""
+    return Draw(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
+
+
+@torch.no_grad()
+def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
+    """The dot product of two gradients; tensors of half precision are summed in float32, their sums in float64."""
+    products = [torch.dot(_vector(a), _vector(b)) for a, b in zip(left, right, strict=True)]
+    return float(torch.stack([product.double() for product in products]).sum()) if products else 0.0
+
+
+@torch.no_grad()
+def add_scaled(gradients: Sequence[Tensor], others: Sequence[Tensor], factor: float) -> None:
+    """Add ``factor`` times the others, in place."""
+    for gradient, other in zip(gradients, others, strict=True):
+        gradient.add_(other, alpha=factor)
+
+
+def require_finite(values: Sequence[float] | NDArray[np.float64], what: str) -> None:
+    """Raise unless all are finite.
+
+    Raises:
+        FloatingPointError: One is not; the weights have not been changed.
+    """
+    if not np.isfinite(values).all():
+        raise FloatingPointError(
+            f"{what} is not finite; the weights have not been changed; lower training.learning_rate, look at the data"
+        )
+
+
+class GradientRows:
+    """Vectors in the space of gradients, as the rows of one matrix.
+
+    Args:
+        count: Rows.
+        parameters: Whose gradients a row holds, behind each other.
+
+    Attributes:
+        matrix: Shape (count, entries of all parameters), float32 (float64 for such parameters).
+    """
+
+    def __init__(self, count: int, parameters: Sequence[Tensor]) -> None:
+        self._sizes = [parameter.numel() for parameter in parameters]
+        self._borders = [0, *accumulate(self._sizes)]
+        device = parameters[0].device if parameters else torch.device("cpu")
+        precision = torch.float32
+        for parameter in parameters:
+            precision = torch.promote_types(precision, parameter.dtype)
+        self.matrix = torch.empty(count, self._borders[-1], dtype=precision, device=device)
+
+    def fits(self, count: int, parameters: Sequence[Tensor]) -> bool:
+        """Whether this could be used again for so many rows of these parameters."""
+        return len(self.matrix) == count and self._sizes == [parameter.numel() for parameter in parameters]
+
+    @torch.no_grad()
+    def write(self, row: int, gradients: Sequence[Tensor]) -> None:
+        """Put a gradient into a row."""
+        for (first, end), gradient in zip(pairwise(self._borders), gradients, strict=True):
+            self.matrix[row, first:end].view(gradient.shape).copy_(gradient)
+
+    @torch.no_grad()
+    def products(self, gradients: Sequence[Tensor | None]) -> Tensor:
+        """The dot product of each row with a gradient (None: zero), shape (count,)."""
+        total = self.matrix.new_zeros(len(self.matrix))
+        for (first, end), gradient in zip(pairwise(self._borders), gradients, strict=True):
+            if gradient is not None:
+                total += self.matrix[:, first:end] @ _vector(gradient).to(self.matrix)
+        return total
+
+    @torch.no_grad()
+    def add_to(self, gradients: Sequence[Tensor | None], factors: Tensor) -> None:
+        """Add the rows, each times its factor, to a gradient in place; None is left alone."""
+        for (first, end), gradient in zip(pairwise(self._borders), gradients, strict=True):
+            if gradient is not None:
+                sums = factors.to(self.matrix) @ self.matrix[:, first:end]
+                gradient.add_(sums.view(gradient.shape))
+
+
+def _vector(tensor: Tensor) -> Tensor:
+    return tensor.flatten().to(torch.promote_types(tensor.dtype, torch.float32))

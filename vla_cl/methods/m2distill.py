@@ -1,0 +1,131 @@
+"""M2Distill: what is perceived shall look to the model as it did before the task, modality by modality.
+
+Roy, Dissanayake, Tidd & Moghadam, "M2Distill: multi-modal distillation for lifelong imitation learning", arXiv
+2410.00064: squared distances between the embeddings of old and new model (vision, language, the robot's state) and
+between their policies. The weights of the terms are not published; those here are our own. Two things differ: the
+policies are compared by the model's own distance of outputs (the paper's are Gaussian mixtures, compared by sampling),
+and nothing is replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from vla_cl.interfaces import Data, Distillable, Model
+from vla_cl.methods.task_counting import TaskCountingMethod, check_range, checked_numbers
+from vla_cl.methods.teacher import Teacher, teacher_bytes
+from vla_cl.types import Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
+
+
+class M2Distill(TaskCountingMethod):
+    """Loss + sum over modalities of strength x mean squared difference of embeddings + strength x distance of outputs.
+
+    An embedding's squared differences are averaged over its dimensions, so that strengths do not depend on its size.
+    With all strengths 0 it is sequential fine-tuning.
+
+    Args:
+        strength: Weight of each modality that ``strengths`` does not name.
+        strengths: Weights of single modalities, by the model's names for them (NanoVLA: vision, text, state).
+        outputs_strength: Weight of the distance between the outputs.
+        temperature: Of the distance between outputs, for models of tokens.
+
+    Raises:
+        ConfigurationError: A setting is out of range.
+    """
+
+    name = "m2distill"
+    card = MethodCard(
+        title="M2Distill, distillation by modality",
+        family="regularisation",
+        equation=(
+            r"\ell_t(\theta) + \sum_m \lambda_m \frac{1}{d_m} \| h_m(\theta) - h_m(\theta_{t-1}) \|^2 "
+            r"+ \lambda_o\, D\left(f_\theta(x), f_{\theta_{t-1}}(x)\right)"
+        ),
+        source="Roy et al. 2024, arXiv 2410.00064; the weights of the terms are not published",
+        step="1 + a forward pass",
+        memory="the teacher (4 bytes per trainable parameter)",
+    )
+    needs = frozenset({Ability.OUTPUTS, Ability.MODALITIES})
+
+    def __init__(
+        self,
+        strength: float = 1.0,
+        strengths: Mapping[str, float] | None = None,
+        outputs_strength: float = 1.0,
+        temperature: float = 2.0,
+    ) -> None:
+        self.strengths = checked_numbers("strengths", strengths, 0, float("inf"))
+        check_range("strength", strength, 0, float("inf"))
+        check_range("outputs_strength", outputs_strength, 0, float("inf"))
+        if not 0 < temperature < float("inf"):
+            raise ConfigurationError(f"method.temperature must be above 0; got {temperature}")
+        self.strength = strength
+        self.outputs_strength = outputs_strength
+        self.temperature = temperature
+        self._teacher: Teacher | None = None
+        self._names_checked = False
+
+    def attach(self, model: Model, train_seed: int) -> None:
+        """Meet the model."""
+        super().attach(model, train_seed)
+        self._names_checked = not self.strengths
+
+    def begin_task(self, experience: Experience) -> None:
+        """Copy the teacher; nothing in the first task."""
+        self._teacher = Teacher(self._student) if self.tasks_learnt and self._distils else None
+
+    def loss(self, batch: Batch, draw: Draw) -> Tensor:
+        """The loss and, from the second task on, the weighted distances, shape (B,).
+
+        Raises:
+            ConfigurationError: ``strengths`` names a modality that the model does not have (at the very first step).
+        """
+        if not self._names_checked:
+            self._check_names(batch, draw)
+        if self._teacher is None:
+            return self.model.loss(batch, draw)
+        student, teacher = self._student.forward_pass(batch, draw), self._teacher.forward_pass(batch, draw)
+        total = student.losses
+        for modality, embedding in student.modalities.items():
+            if weight := self.strengths.get(modality, self.strength):
+                squares = (embedding - teacher.modalities[modality]).square()
+                total = total + weight * squares.flatten(1).mean(1)
+        if self.outputs_strength:
+            total = total + self.outputs_strength * self._student.distance(
+                student.outputs, teacher.outputs, batch, self.temperature
+            )
+        return total
+
+    def end_task(self, experience: Experience, data: Data) -> None:
+        """The teacher has done its work: the next one is the model as it is now."""
+        super().end_task(experience, data)
+        self._teacher = None
+
+    def memory_bytes(self) -> int:
+        """The teacher; between tasks, that which the next task begins with."""
+        if self._teacher is not None:
+            return self._teacher.bytes
+        return teacher_bytes(self._student) if self.tasks_learnt and self._distils else 0
+
+    @property
+    def _student(self) -> Distillable:
+        return cast(Distillable, self.model)
+
+    @property
+    def _distils(self) -> bool:
+        return bool(self.strength or self.outputs_strength or any(self.strengths.values()))
+
+    def _check_names(self, batch: Batch, draw: Draw) -> None:
+        """One forward pass, once: which modalities there are shows only then."""
+        with torch.no_grad():
+            known = sorted(self._student.forward_pass(batch, draw).modalities)
+        for modality in self.strengths:
+            if modality not in known:
+                raise ConfigurationError(
+                    f"method.strengths names the modality {modality!r}; {self.model.name} has {', '.join(known)}"
+                )
+        self._names_checked = True

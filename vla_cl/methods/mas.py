@@ -1,0 +1,86 @@
+"""Memory-aware synapses (MAS): weights that the outputs depend on move less; no targets are needed.
+
+Aljundi et al. 2018, arXiv 1711.09601: importance_i = mean over samples of |d g / d theta_i|, where g is the squared
+norm of the outputs (or the norm); importances of tasks add up, around the last weights.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vla_cl.interfaces import Data, Distillable
+from vla_cl.methods.per_sample_gradients_estimate import SampledGradients
+from vla_cl.methods.quadratic_penalty import ImportancePenalty
+from vla_cl.methods.task_counting import check_range
+from vla_cl.types import Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
+
+Norm = Literal["l2", "l2_squared"]
+
+
+class MemoryAwareSynapses(ImportancePenalty):
+    """MAS.
+
+    Args:
+        strength: Of the penalty; 0 is sequential fine-tuning.
+        half: Whether the penalty is strength / 2 * sum_i ...
+        norm: Of a sample's outputs, all of them together: ``l2`` or ``l2_squared`` (the paper's).
+        samples: Of a task, to estimate its importances on; None for all.
+        batch_size: Samples of one pass; the result does not depend on it.
+
+    Raises:
+        ConfigurationError: A setting is out of range.
+    """
+
+    name = "mas"
+    card = MethodCard(
+        title="Memory-aware synapses (MAS)",
+        family="regularisation",
+        equation=(
+            r"\ell_t(\theta) + \tfrac{\lambda}{2} \sum_i \Omega_i (\theta_i - \theta^*_i)^2, \quad "
+            r"\Omega \leftarrow \Omega + \tfrac{1}{N} \sum_n \left|\nabla_\theta \|f_\theta(x_n)\|_2\right|"
+        ),
+        source="Aljundi et al. 2018, arXiv 1711.09601",
+        step="1 + a pass of 20 bytes per parameter",
+        memory="8 bytes per trainable parameter, for any number of tasks",
+    )
+    needs = frozenset({Ability.OUTPUTS})
+
+    def __init__(
+        self,
+        strength: float = 5.0,
+        half: bool = True,
+        norm: Norm = "l2",
+        samples: int | None = 1024,
+        batch_size: int = 64,
+    ) -> None:
+        super().__init__(strength, half)
+        if norm not in ("l2", "l2_squared"):
+            raise ConfigurationError(f"method.norm must be one of l2, l2_squared; got {norm!r}")
+        if samples is not None:
+            check_range("samples", samples, 1, 1e9)
+        check_range("batch_size", batch_size, 1, 1e6)
+        self.norm = norm
+        self.samples = samples
+        self.batch_size = batch_size
+
+    def end_task(self, experience: Experience, data: Data) -> None:
+        """Add the importances on what was just learnt."""
+        if self.strength == 0:
+            return
+        seed = [self.train_seed, experience.index]
+        sampled = SampledGradients(self.model, data, self._norm_of_outputs, self.samples, self.batch_size, seed)
+        importance = sampled.mean("absolute", "per_sample").mean
+        self.penalty.replace(1.0, importance, dict(self.model.module.named_parameters()))
+
+    def _norm_of_outputs(self, batch: Batch, draw: Draw, seeds: NDArray[np.int64]) -> Tensor:
+        assert isinstance(self.model, Distillable)
+        outputs = self.model.outputs(batch, draw).flatten(1)
+        if self.norm == "l2_squared":
+            return outputs.square().sum(1)
+        norms: Tensor = torch.linalg.vector_norm(outputs, dim=1)
+        return norms

@@ -1,0 +1,159 @@
+"""OGD: steps are orthogonal to the gradients of the past tasks' samples.
+
+Farajtabar et al., "Orthogonal gradient descent for continual learning", AISTATS 2020, arXiv 1910.07104. The variant
+with one vector per sample, the gradient of its mean output (OGD-AVE in the paper); or, for models whose outputs cannot
+be had, of its loss. The paper's optimizer is gradient descent: Adam scales the entries of a gradient, so its steps are
+only about orthogonal to the past.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vla_cl.interfaces import Data, Distillable, Method
+from vla_cl.methods.gradient_vectors import GradientRows, gradients_of, memory_draw
+from vla_cl.methods.quadratic_penalty import trainable
+from vla_cl.methods.task_counting import check_range
+from vla_cl.types import Ability, ConfigurationError, Experience, MethodCard
+
+Of = Literal["outputs", "loss"]
+OF: tuple[Of, ...] = ("outputs", "loss")
+
+_ROWS, _NOISE = 1, 2
+"""What a random number is for."""
+
+_NEW = 1e-4
+"""Share of a vector's length that must be left beside the basis; less is rounding."""
+
+
+class OrthogonalGradientDescent(Method):
+    """Projection of the gradient onto the complement of an orthonormal basis of past gradients.
+
+    A step reads the basis twice: 8 bytes per parameter and vector.
+
+    Args:
+        vectors_per_task: Samples of each task whose gradients are kept, 4 bytes per parameter each; 0 is sequential
+            fine-tuning.
+        of: What is differentiated: the mean of a sample's ``outputs``, as in the paper, or its ``loss``, which any
+            model has.
+
+    Raises:
+        ConfigurationError: A setting is out of range.
+    """
+
+    name = "ogd"
+    card = MethodCard(
+        title="Orthogonal gradient descent (OGD)",
+        family="regularisation",
+        equation=r"g \leftarrow g - V^\top V g",
+        source="Farajtabar et al., AISTATS 2020, arXiv 1910.07104",
+        step="1, and 8 n bytes per parameter moved for n vectors",
+        memory="4 n bytes per parameter",
+    )
+
+    def __init__(self, vectors_per_task: int = 20, of: Of = "outputs") -> None:
+        check_range("vectors_per_task", vectors_per_task, 0, float("inf"))
+        if of not in OF:
+            raise ConfigurationError(f"method.of must be one of {', '.join(OF)}; got {of!r}")
+        self.vectors_per_task = vectors_per_task
+        self.of = of
+        self.needs = frozenset({Ability.OUTPUTS}) if of == "outputs" else frozenset()
+        self.basis: list[GradientRows] = []
+
+    def begin_task(self, experience: Experience) -> None:
+        """Refuse a model that learns with other parameters than before.
+
+        Raises:
+            ConfigurationError: It does.
+        """
+        size = sum(parameter.numel() for parameter in self._parameters())
+        if self.basis and self.basis[0].matrix.shape[1] != size:
+            raise ConfigurationError(
+                f"method 'ogd' keeps gradients of {self.basis[0].matrix.shape[1]:,} parameters, but {size:,} learn "
+                f"in {experience.name!r}; the same ones must learn in every task"
+            )
+
+    def edit_gradients(self) -> None:
+        """Take out what lies in the span of the basis. Parameters without gradient stay out of it."""
+        gradients = [parameter.grad for parameter in self._parameters()] if self.basis else []
+        shares = [block.products(gradients) for block in self.basis]  # the basis is orthonormal, so all at once
+        for block, share in zip(self.basis, shares, strict=True):
+            block.add_to(gradients, -share)
+
+    def end_task(self, experience: Experience, data: Data) -> None:
+        """Extend the basis by the gradients of some samples; those that lie in its span already add nothing."""
+        count = min(self.vectors_per_task, len(data))
+        if not count:
+            return
+        generator = np.random.default_rng([self.train_seed, experience.index, _ROWS])
+        rows = np.sort(generator.choice(len(data), size=count, replace=False))
+        parameters = self._parameters()
+        block = GradientRows(count, parameters)
+        used = 0
+        for row in rows.tolist():
+            block.write(used, self._sample_gradient(data, row, experience.index, parameters))
+            used += self._orthonormalise(block.matrix, used)
+        if used:
+            block.matrix = block.matrix[:used] if used == count else block.matrix[:used].clone()
+            self.basis.append(block)
+
+    def _sample_gradient(self, data: Data, row: int, experience: int, parameters: list[nn.Parameter]) -> list[Tensor]:
+        batch = data.batch(np.array([row]))
+        draw = memory_draw(self.train_seed, experience, _NOISE, row)
+        if self.of == "loss":
+            return gradients_of(self.model.loss(batch, draw).mean(), parameters)
+        assert isinstance(self.model, Distillable)  # `needs` says so
+        return gradients_of(self.model.outputs(batch, draw).mean(), parameters)
+
+    @torch.no_grad()
+    def _orthonormalise(self, block: Tensor, row: int) -> bool:
+        """Make a row orthogonal to all before it and of length one; False if nothing is left of it.
+
+        Twice: what rounding leaves of the first time is itself a projection away (Giraud et al. 2005, "twice is
+        enough").
+        """
+        vector = block[row]
+        length = torch.linalg.vector_norm(vector)
+        for _ in range(2):
+            for earlier in (*(kept.matrix for kept in self.basis), block[:row]):
+                vector -= (earlier @ vector) @ earlier
+        left = torch.linalg.vector_norm(vector)
+        if not bool(left > _NEW * length):
+            return False
+        vector /= left
+        return True
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return list(trainable(self.model.module).values())
+
+    def memory_bytes(self) -> int:
+        """The basis: 4 bytes per parameter and vector."""
+        return sum(block.matrix.numel() * block.matrix.element_size() for block in self.basis)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The basis, ``basis.<number>`` for the vectors of one task."""
+        return {f"basis.{number:03d}": block.matrix for number, block in enumerate(self.basis)}
+
+    def load_state_dict(
+        self, state: Mapping[str, Tensor], extra: Mapping[str, object], past: Iterator[tuple[Experience, Data]]
+    ) -> None:
+        """Continue with the same basis.
+
+        Raises:
+            ValueError: The checkpoint is another method's, or of another model.
+        """
+        parameters = self._parameters()
+        size = sum(parameter.numel() for parameter in parameters)
+        if extra or any(not key.startswith("basis.") or state[key].shape[1:] != (size,) for key in state):
+            found = {key: tuple(tensor.shape) for key, tensor in state.items()} | dict(extra)
+            raise ValueError(f"OGD keeps vectors of {size} entries, but the checkpoint holds {found}")
+        self.basis = []
+        for key in sorted(state):
+            block = GradientRows(len(state[key]), parameters)
+            block.matrix.copy_(state[key])
+            self.basis.append(block)

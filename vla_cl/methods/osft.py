@@ -1,0 +1,199 @@
+"""OSFT: the large singular directions of each weight matrix are frozen, the small ones learn.
+
+"Sculpting subspaces: constrained full fine-tuning in LLMs for continual learning", ICLR 2026, arXiv 2504.07097. Each
+weight is split, W = U_h S_h V_h + U_l S_l V_l; U_l, S_l, V_l learn, with gradients projected off U_h and V_h. Before
+task t of T the largest (t - 1) / T of the directions are frozen. The layers are PEFT's (`peft.tuners.osf`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vla_cl.interfaces import Data, Model
+from vla_cl.methods.task_counting import TaskCountingMethod, check_range
+from vla_cl.types import ConfigurationError, Experience, MethodCard
+
+_ADAPTER = "default"
+
+
+class OrthogonalSubspaceFineTuning(TaskCountingMethod):
+    """PEFT's OSF layers while a task is learnt, plain weights between tasks.
+
+    The first task is learnt plainly; so is a layer of which no direction is to be frozen yet. Linear layers inside
+    `torch.nn.MultiheadAttention` are not split, since their weights are read past their `forward`.
+
+    Args:
+        tasks: T, how many tasks will come; at task t the share (t - 1) / T is frozen.
+        effective_rank: A constant share to freeze from the second task on instead, of the smaller side of each matrix
+            (PEFT's own default is 0.5); 0 is sequential fine-tuning.
+        rank_schedule: The shares to freeze instead, one per task from the first on; the last holds for all that follow.
+        target: Patterns of the names of the linear layers to split; null: all.
+        train_rest: Whether everything else (biases, normalisation, embeddings, convolutions) learns in later tasks;
+            PEFT freezes it.
+        exact: Whether U_l and V_l themselves are projected after each step. PEFT projects their gradients alone, which
+            Adam's scaling, entry by entry, turns back into the frozen directions.
+
+    Raises:
+        ConfigurationError: A setting is out of range.
+    """
+
+    name = "osft"
+    card = MethodCard(
+        title="Orthogonal subspace fine-tuning (OSFT)",
+        family="regularisation",
+        equation=r"W = U_h S_h V_h + U_l S_l V_l,\quad dU_l \leftarrow (I - U_h U_h^\top)\, dU_l,"
+        r"\quad dV_l \leftarrow dV_l\, (I - V_h^\top V_h)",
+        source="ICLR 2026, arXiv 2504.07097; layers of PEFT",
+        step="at most 3 times the products of the split layers: W, U_l V_l and what these were",
+        memory="0",
+    )
+
+    def __init__(
+        self,
+        tasks: int = 10,
+        effective_rank: float | None = None,
+        rank_schedule: Sequence[float] | None = None,
+        target: Sequence[str] | None = None,
+        train_rest: bool = False,
+        exact: bool = True,
+    ) -> None:
+        check_range("tasks", tasks, 1, float("inf"))
+        if effective_rank is not None and rank_schedule is not None:
+            raise ConfigurationError("method.effective_rank and method.rank_schedule exclude each other; give one")
+        for share in [effective_rank or 0.0, *(rank_schedule or [])]:
+            if not 0 <= share < 1:
+                setting = "rank_schedule" if rank_schedule else "effective_rank"
+                raise ConfigurationError(f"method.{setting}: shares must be at least 0 and below 1; got {share}")
+        if rank_schedule is not None and not rank_schedule:
+            raise ConfigurationError("method.rank_schedule must hold at least one share; got an empty list")
+        self.tasks = tasks
+        self.effective_rank = effective_rank
+        self.rank_schedule = None if rank_schedule is None else tuple(rank_schedule)
+        self.target = None if target is None else tuple(target)
+        self.train_rest = train_rest
+        self.exact = exact
+        self._layers: dict[str, Any] = {}  # name of a linear layer to PEFT's layer in its place
+        self._frozen: list[nn.Parameter] = []
+
+    def attach(self, model: Model, train_seed: int) -> None:
+        """Meet the model.
+
+        Raises:
+            ConfigurationError: A pattern matches no linear layer.
+        """
+        super().attach(model, train_seed)
+        names = _linear_layers(model.module)
+        for pattern in self.target or ():
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise ConfigurationError(
+                    f"method.target: no linear layer matches {pattern!r}; they are {', '.join(names) or 'none'}"
+                )
+
+    def frozen_share(self, task: int) -> float:
+        """The share of directions that is frozen while the ``task``-th task is learnt (the first is 1).
+
+        Raises:
+            ConfigurationError: There are more tasks than were announced.
+        """
+        if self.rank_schedule is not None:
+            return self.rank_schedule[min(task, len(self.rank_schedule)) - 1]
+        if task == 1:
+            return 0.0
+        if self.effective_rank is not None:
+            return self.effective_rank
+        if task > self.tasks:
+            raise ConfigurationError(
+                f"method.tasks is {self.tasks}, but task {task} begins and nothing may learn in it"
+            )
+        return (task - 1) / self.tasks
+
+    def begin_task(self, experience: Experience) -> None:
+        """Split the weights."""
+        share = self.frozen_share(self.tasks_learnt + 1)
+        layers = {name: layer for name, layer in _linear_layers(self.model.module).items() if self._is_target(name)}
+        ranks = {name: int(share * min(layer.weight.shape)) for name, layer in layers.items()}
+        if not any(ranks.values()):
+            return
+        from peft.tuners.osf import Linear, OSFConfig
+
+        learning = [parameter for parameter in self.model.module.parameters() if parameter.requires_grad]
+        plain = {id(layer.weight) for name, layer in layers.items() if not ranks[name]}
+        for name, layer in layers.items():
+            if ranks[name]:
+                split = Linear(layer, _ADAPTER, config=OSFConfig(), effective_rank=ranks[name])
+                split.register_forward_pre_hook(_pass_on)
+                split.train(layer.training)
+                self.model.module.set_submodule(name, split)
+                self._layers[name] = split
+        weights = {id(split.get_base_layer().weight) for split in self._layers.values()}
+        self._frozen = [p for p in learning if id(p) in weights or not (self.train_rest or id(p) in plain)]
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
+
+    def after_step(self) -> None:
+        """Keep U_l and V_l orthogonal to what is frozen."""
+        if self.exact:
+            for split in self._layers.values():
+                _project(split)
+
+    def end_task(self, experience: Experience, data: Data) -> None:
+        """Plain weights again, under their names."""
+        for name, split in self._layers.items():
+            with torch.no_grad():
+                split.merge()
+            split._detach_hooks()  # they refer to the layer, which else waits for the garbage collector
+            self.model.module.set_submodule(name, split.get_base_layer())
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        self._layers, self._frozen = {}, []
+        super().end_task(experience, data)
+
+    def _is_target(self, name: str) -> bool:
+        return self.target is None or any(fnmatchcase(name, pattern) for pattern in self.target)
+
+
+def _linear_layers(module: nn.Module) -> dict[str, nn.Linear]:
+    """Name to linear layer, for those whose weight learns and is used by their own `forward` alone."""
+    inside = {id(part) for m in module.modules() if isinstance(m, nn.MultiheadAttention) for part in m.modules()}
+    uses: dict[int, int] = {}
+    for part in module.modules():
+        for parameter in part.parameters(recurse=False):
+            uses[id(parameter)] = uses.get(id(parameter), 0) + 1
+    return {
+        name: part
+        for name, part in module.named_modules()
+        if name and isinstance(part, nn.Linear) and id(part) not in inside
+        if part.weight.requires_grad and uses[id(part.weight)] == 1
+    }
+
+
+@torch.no_grad()
+def _project(split: Any) -> None:  # noqa: ANN401 - PEFT's layer is untyped
+    """Take the frozen directions out of U_l and V_l.
+
+    Where U_h is square with U_l, PEFT does not keep it: U_l U_l^T of the beginning is the same projection.
+    """
+    factors = split.osf_svd_params[_ADAPTER]
+    columns: Tensor = factors["U_low"]
+    rows: Tensor = factors["V_low"]
+    if _ADAPTER in split._osf_U_high:
+        frozen = split._osf_U_high[_ADAPTER]
+        columns -= frozen @ (frozen.T @ columns)
+    else:
+        kept = split._osf_U_low_init[_ADAPTER]
+        columns.copy_(kept @ (kept.T @ columns))
+    if _ADAPTER in split._osf_V_high:
+        frozen = split._osf_V_high[_ADAPTER]
+        rows -= (rows @ frozen.T) @ frozen
+    else:
+        kept = split._osf_V_low_init[_ADAPTER]
+        rows.copy_((rows @ kept.T) @ kept)
+
+
+def _pass_on(module: nn.Module, arguments: Any) -> None:  # noqa: ANN401 - torch's signature
+    """Does nothing; a hook keeps torch's transformer layers from reading a linear layer's weight past its `forward`."""

@@ -1,0 +1,268 @@
+"""PackNet: each task gets weights of its own, found by pruning, and nobody changes them afterwards.
+
+Mallya and Lazebnik, "PackNet: adding multiple tasks to a single network by iterative pruning", CVPR 2018, arXiv
+1711.05769. Weights of linear layers and convolutions have an owner, the task that keeps them. A task trains what nobody
+owns, keeps the largest weights of each tensor and trains these once more, the others being zero. Task k is served with
+the weights of tasks 1 to k, so the model must be told which task it serves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import AdamW, Optimizer
+
+from vla_cl.interfaces import Data, Method, Model
+from vla_cl.methods.parameter_patterns import Freezer
+from vla_cl.types import Batch, ConfigurationError, Experience, MethodCard, Task
+
+TRAIN_REST = ("first_task", "never")
+MAX_TASKS = 255
+FREE = 0
+_OWNER = "owner."
+
+
+class PackNet(Method):
+    """Weights owned by tasks.
+
+    What is not the weight of a linear layer or a convolution (biases, normalisation, embeddings) is the same for all
+    tasks, so it learns in the first one or never. Running statistics of batch normalisation stand still with it.
+
+    Args:
+        prune_share: Share of a tensor's unowned weights that a task gives back, rounded down (LIBERO: 0.75). With p,
+            the tasks get 1 - p, (1 - p) p, (1 - p) p^2, ... of all weights; the last weight of a tensor is never given
+            back, so each tensor is used up some day.
+        retrain_share: Share of a task's steps after pruning (LIBERO: as many as before).
+        train_rest: When everything else learns: ``first_task``, or ``never`` (as biases and normalisation in LIBERO,
+            whose embeddings learn always).
+
+    Raises:
+        ConfigurationError: A setting is out of range.
+    """
+
+    name = "packnet"
+    task_id_at_test = True
+    card = MethodCard(
+        title="PackNet",
+        family="architecture",
+        equation=r"g \leftarrow g \odot [\mathrm{owner} = \mathrm{free}],\quad"
+        r"\theta_k = \theta \odot [1 \le \mathrm{owner} \le k]",
+        source="Mallya and Lazebnik, CVPR 2018, arXiv 1711.05769",
+        step="1, and a mask of 1 byte per weight read twice",
+        memory="1 byte per weight of linear layers and convolutions, for any number of tasks",
+    )
+
+    def __init__(self, prune_share: float = 0.75, retrain_share: float = 0.3, train_rest: str = "first_task") -> None:
+        if not 0 <= prune_share < 1:
+            raise ConfigurationError(f"method.prune_share must be at least 0 and below 1; got {prune_share}")
+        if not 0 <= retrain_share < 1:
+            raise ConfigurationError(f"method.retrain_share must be at least 0 and below 1; got {retrain_share}")
+        if train_rest not in TRAIN_REST:
+            raise ConfigurationError(f"method.train_rest must be one of {', '.join(TRAIN_REST)}; got {train_rest!r}")
+        self.prune_share = prune_share
+        self.retrain_share = retrain_share
+        self.train_rest = train_rest
+        self.learnt: list[list[str]] = []  # the ids of the tasks of each experience
+        self._now: list[str] | None = None  # those of the experience that is being learnt
+        self._trains = FREE
+        self._aside: dict[str, Tensor] = {}
+        self._freezer = Freezer()
+        self._norms: list[_BatchNorm] = []
+
+    def attach(self, model: Model, train_seed: int) -> None:
+        """Meet the model; nobody owns a weight yet.
+
+        Raises:
+            ConfigurationError: It has no weights that could be owned.
+        """
+        super().attach(model, train_seed)
+        self._weights = _prunable(model.module)
+        if not self._weights:
+            raise ConfigurationError("method 'packnet' needs a model with linear layers or convolutions that learn")
+        self.owners = {name: torch.zeros_like(p, dtype=torch.uint8) for name, p in self._weights.items()}
+
+    def begin_task(self, experience: Experience) -> None:
+        """Free weights learn; everything else does if it may.
+
+        Raises:
+            ConfigurationError: No weight is free any more.
+        """
+        self.select_task(None)
+        number = len(self.learnt) + 1
+        free = sum(int((owner == FREE).sum()) for owner in self.owners.values())
+        if not free or number > MAX_TASKS:
+            raise ConfigurationError(
+                f"method 'packnet' has nothing left for {experience.name!r}: the {number - 1} tasks before own "
+                f"{'every weight' if not free else f'what can be numbered, {MAX_TASKS}'}; raise method.prune_share "
+                f"(now {self.prune_share}), so that each task keeps less"
+            )
+        self._now = [task.id for task in experience.tasks]
+        self._trains = FREE
+        frozen = number > 1 or self.train_rest == "never"
+        mine = {id(parameter) for parameter in self._weights.values()}
+        self._freezer.freeze(p for p in self.model.module.parameters() if frozen and id(p) not in mine)
+        self._norms = [m for m in self.model.module.modules() if frozen and isinstance(m, _BatchNorm)]
+
+    def phases(self, steps: int) -> Sequence[tuple[str, int]]:
+        """``learn``, then ``retrain`` what is kept; at least one step of the first."""
+        retrain = min(round(self.retrain_share * steps), steps - 1)
+        return [("learn", steps - retrain), ("retrain", retrain)]
+
+    def begin_phase(self, name: str) -> None:
+        """Prune before what is kept learns once more."""
+        if name == "retrain":
+            self._prune(len(self.learnt) + 1)
+
+    def make_optimizer(self, groups: list[dict[str, Any]], learning_rate: float, weight_decay: float) -> Optimizer:
+        """AdamW that neither moves nor shrinks what does not learn."""
+        owners = {id(self._weights[name]): owner for name, owner in self.owners.items()}
+        return _OwnedAdamW(groups, learning_rate, weight_decay, lambda parameter: self._fixed(owners, parameter))
+
+    def compose(self, batch: Batch, step: int) -> Batch:
+        """The batch, unedited; batch normalisation that no longer learns uses its running statistics."""
+        for norm in self._norms:
+            norm.eval()
+        return batch
+
+    def edit_gradients(self) -> None:
+        """No gradient for weights that are not being trained."""
+        if not self._all_learn:
+            for name, parameter in self._weights.items():
+                if parameter.grad is not None:
+                    parameter.grad.masked_fill_(self.owners[name] != self._trains, 0)
+
+    def end_task(self, experience: Experience, data: Data) -> None:
+        """From now on these weights are this experience's."""
+        self.learnt.append([task.id for task in experience.tasks])
+        self._now = None
+        self._freezer.thaw()
+        self._norms = []
+
+    @torch.no_grad()
+    def select_task(self, task: Task | None) -> None:
+        """Set the weights to zero that were not there when a task was learnt, or put all back, bit for bit.
+
+        A task that was learnt several times is served as it was learnt last; one that is being learnt, or was never
+        learnt, with all weights.
+        """
+        for name, weights in self._aside.items():
+            self._weights[name].copy_(weights)
+        self._aside = {}
+        if task is None or task.id in (self._now or ()):
+            return
+        found = [number for number, ids in enumerate(self.learnt, start=1) if task.id in ids]
+        if not found:
+            return
+        for name, parameter in self._weights.items():
+            others = (self.owners[name] == FREE) | (self.owners[name] > found[-1])
+            self._aside[name] = parameter.detach().clone()
+            parameter.masked_fill_(others, 0)
+
+    @property
+    def _all_learn(self) -> bool:
+        """Whether no weight needs a mask: the first task, before pruning."""
+        return not self.learnt and self._trains == FREE
+
+    def _fixed(self, owners: Mapping[int, Tensor], parameter: Tensor) -> Tensor | None:
+        owner = None if self._all_learn else owners.get(id(parameter))
+        return None if owner is None else owner != self._trains
+
+    @torch.no_grad()
+    def _prune(self, number: int) -> None:
+        """Give the largest free weights of each tensor to a task; the others are zero, and free for the next."""
+        for name, parameter in self._weights.items():
+            owner = self.owners[name]
+            free = owner == FREE
+            count = int(free.sum())
+            kept = count - math.floor(self.prune_share * count)
+            sizes = parameter.abs().masked_fill(~free, -1).flatten()
+            owner.view(-1)[torch.topk(sizes, kept, sorted=False).indices] = number
+            parameter.masked_fill_(owner == FREE, 0)
+        self._trains = number
+
+    def memory_bytes(self) -> int:
+        """The owners: 1 byte per weight of linear layers and convolutions."""
+        return sum(owner.numel() for owner in self.owners.values())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The owner of each weight, ``owner.<parameter>``: 0 for nobody, else the number of the experience from 1."""
+        return {_OWNER + name: owner for name, owner in self.owners.items()}
+
+    def extra_state(self) -> dict[str, object]:
+        """Which tasks each experience had."""
+        return {"learnt": [list(ids) for ids in self.learnt]}
+
+    def load_state_dict(
+        self, state: Mapping[str, Tensor], extra: Mapping[str, object], past: Iterator[tuple[Experience, Data]]
+    ) -> None:
+        """Continue with the same owners.
+
+        Raises:
+            ValueError: The checkpoint is another method's, or of another model.
+        """
+        expected = {_OWNER + name: owner.shape for name, owner in self.owners.items()}
+        found = {name: tensor.shape for name, tensor in state.items()}
+        if found != expected or extra.keys() != {"learnt"}:
+            differing = sorted(name for name in expected.keys() | found if expected.get(name) != found.get(name))
+            raise ValueError(
+                "PackNet keeps the owner of each weight and the tasks learnt, but the checkpoint holds "
+                f"{sorted(extra)} and differs in {differing[:5]}"
+            )
+        for name, owner in self.owners.items():
+            owner.copy_(state[_OWNER + name])
+        self.learnt = [list(ids) for ids in cast(list[list[str]], extra["learnt"])]
+
+
+class _OwnedAdamW(AdamW):
+    """torch's AdamW, with weight decay for what learns only.
+
+    Adam moves nothing whose gradient has always been zero, but decay shrinks it all the same.
+
+    Args:
+        groups: Of parameters, as for any optimizer.
+        learning_rate: Of groups without their own.
+        weight_decay: Decoupled, of groups without their own.
+        fixed: Where a parameter does not learn, bool of its shape; None where it learns everywhere.
+    """
+
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        learning_rate: float,
+        weight_decay: float,
+        fixed: Callable[[Tensor], Tensor | None],
+    ) -> None:
+        decays = [group.get("weight_decay", weight_decay) for group in groups]
+        super().__init__([{**group, "weight_decay": 0.0} for group in groups], lr=learning_rate)
+        for group, decay in zip(self.param_groups, decays, strict=True):
+            group["decay_of_learning"] = decay
+        self._fixed = fixed
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # noqa: ANN401
+        """Decay, then Adam, as AdamW does."""
+        for group in self.param_groups:
+            factor = 1 - group["lr"] * group["decay_of_learning"]
+            for parameter in group["params"]:
+                if parameter.grad is None or factor == 1:
+                    continue
+                fixed = self._fixed(parameter)
+                parameter.mul_(factor if fixed is None else torch.where(fixed, 1.0, factor).to(parameter.dtype))
+        return super().step(closure)
+
+
+def _prunable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Name to weight, of the linear layers (those inside attention too) and convolutions that learn."""
+    weights: set[int] = set()
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.modules.conv._ConvNd):
+            weights.add(id(part.weight))
+        elif isinstance(part, nn.MultiheadAttention):
+            joined = (part.in_proj_weight, part.q_proj_weight, part.k_proj_weight, part.v_proj_weight)
+            weights |= {id(weight) for weight in joined if weight is not None}
+    return {name: p for name, p in module.named_parameters() if id(p) in weights and p.requires_grad}

@@ -1,0 +1,149 @@
+"""Importances of a task's parameters, estimated from gradients on samples of its data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vla_cl.interfaces import Data, Model
+from vla_cl.methods.per_sample_gradients import PerSampleGradients
+from vla_cl.methods.per_sample_gradients_layers import NotPerSampleError, Statistic
+from vla_cl.methods.quadratic_penalty import trainable
+from vla_cl.types import Ability, Batch, Draw
+
+Values = Callable[[Batch, Draw, NDArray[np.int64]], Tensor]
+"""From a batch, its draw and a number per sample to one value per sample, shape (B,), to be differentiated."""
+
+CHECKED_SAMPLES = 5
+"""Samples on which gradients per sample are compared with autograd; rarely the size of anything else."""
+
+Reduction = Literal["per_sample", "batch"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean statistic of the gradients.
+
+    Attributes:
+        mean: Parameter name to mean, of the parameter's shape, without gradient.
+        samples: How many samples it is a mean of.
+        loop_reason: Why the samples had to be taken one by one; None if they had not.
+    """
+
+    mean: dict[str, Tensor]
+    samples: int
+    loop_reason: str | None = None
+
+
+class SampledGradients:
+    """Samples of an experience and what is differentiated on them.
+
+    The samples, their noise and their order are a function of ``seed`` alone.
+
+    Args:
+        model: In evaluation mode meanwhile (no augmentation, no dropout), its samples independent.
+        data: Of the experience.
+        values: What is differentiated.
+        samples: How many distinct samples; None, or more than there are: all.
+        batch_size: Samples of one pass.
+        seed: Numbers for `numpy.random.default_rng`.
+    """
+
+    def __init__(
+        self, model: Model, data: Data, values: Values, samples: int | None, batch_size: int, seed: list[int]
+    ) -> None:
+        generator = np.random.default_rng(seed)
+        count = len(data) if samples is None else min(samples, len(data))
+        self.rows = np.sort(generator.permutation(len(data))[:count])
+        self.seeds = generator.integers(2**62, size=count)
+        self._model, self._data, self._values = model, data, values
+        self._batch_size = batch_size
+        self._parameters = trainable(model.module)
+
+    def mean(self, statistic: Statistic, reduction: Reduction) -> Estimate:
+        """Estimate.
+
+        Args:
+            statistic: Of each gradient's entries.
+            reduction: ``per_sample``: the gradient of each sample; ``batch``: of the mean over each batch, which is
+                cheaper and biased (the square of a mean is smaller than the mean of squares).
+        """
+        with _for_gradients(self._model):
+            if reduction == "batch":
+                return Estimate(self._batches(statistic), len(self.rows))
+            try:
+                return Estimate(self._hooked(statistic), len(self.rows))
+            except NotPerSampleError as reason:
+                logging.getLogger(__name__).warning("gradients are taken sample by sample, slowly: %s", reason)
+                return Estimate(self._loop(statistic), len(self.rows), str(reason))
+
+    def _hooked(self, statistic: Statistic) -> dict[str, Tensor]:
+        gradients = PerSampleGradients(self._model.module, self._parameters)
+        result = self._zeros()
+        few = slice(0, min(CHECKED_SAMPLES, len(self.rows)))
+        gradients.check(lambda: self._value(few), few.stop)
+        for rows in self._slices(self._batch_size):
+            found = gradients.sums(lambda rows=rows: self._value(rows), len(self.rows[rows]), statistic)  # type: ignore[misc]
+            for name, added in found.items():
+                result[name] += added
+        return {name: tensor.div_(len(self.rows)) for name, tensor in result.items()}
+
+    def _loop(self, statistic: Statistic) -> dict[str, Tensor]:
+        return self._averaged(self._slices(1), statistic)
+
+    def _batches(self, statistic: Statistic) -> dict[str, Tensor]:
+        return self._averaged(self._slices(self._batch_size), statistic)
+
+    def _averaged(self, slices: list[slice], statistic: Statistic) -> dict[str, Tensor]:
+        """Mean over slices of the statistic of the gradient of the slice's mean."""
+        result = self._zeros()
+        for rows in slices:
+            gradients = torch.autograd.grad(self._value(rows).mean(), [*self._parameters.values()], allow_unused=True)
+            for tensor, gradient in zip(result.values(), gradients, strict=True):
+                if gradient is not None:
+                    gradient = gradient.to(tensor)
+                    tensor += gradient.square() if statistic == "squared" else gradient.abs()
+        return {name: tensor.div_(len(slices)) for name, tensor in result.items()}
+
+    def _value(self, rows: slice) -> Tensor:
+        seeds = self.seeds[rows]
+        keyed = seeds if Ability.KEYED_DRAWS in self._model.abilities else None
+        return self._values(self._data.batch(self.rows[rows]), Draw(int(seeds[0]), keyed), seeds)
+
+    def _slices(self, size: int) -> list[slice]:
+        return [slice(first, first + size) for first in range(0, len(self.rows), size)]
+
+    def _zeros(self) -> dict[str, Tensor]:
+        return {
+            name: torch.zeros_like(
+                parameter,
+                dtype=torch.promote_types(parameter.dtype, torch.float32),
+                memory_format=torch.contiguous_format,
+            )
+            for name, parameter in self._parameters.items()
+        }
+
+
+@contextmanager
+def _for_gradients(model: Model) -> Iterator[None]:
+    """Independent samples, evaluation mode and gradients inside; every module's mode and the random state after."""
+    modes: list[tuple[nn.Module, bool]] = [(module, module.training) for module in model.module.modules()]
+    devices = [model.device] if model.device.type == "cuda" else []
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(model.independent_samples())
+        model.module.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training

@@ -1,0 +1,84 @@
+"""Slow learner: from the second task on the representation learns at a small rate, the output layer at the full one.
+
+Zhang, Wang, Kang, Chen & Wei, "SLCA: slow learner with classifier alignment for continual learning on a pre-trained
+model", ICCV 2023, arXiv 2303.05118. The alignment of classifiers, SLCA's second half, needs classes with statistics of
+their own, which the models here do not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch.optim import Optimizer
+
+from vla_cl.interfaces import Model
+from vla_cl.methods.parameter_patterns import checked_patterns, last_layer, matching
+from vla_cl.methods.task_counting import TaskCountingMethod, check_range
+from vla_cl.types import MethodCard
+
+
+class SlowLearner(TaskCountingMethod):
+    """A share of the learning rate for some parameters; the schedule multiplies each rate alike.
+
+    Args:
+        slow: Patterns of the names of the slow parameters; None: all but the layer registered last, which in most
+            models gives the output.
+        slow_share: Their rate as a share of the full one (the paper's rates are 0.01 apart, for SGD); 1 is sequential
+            fine-tuning, 0 keeps them as they are, since AdamW's decay is scaled by the rate too.
+        from_task: First task with slow parameters; 1 where the run starts from a pretrained model.
+
+    Raises:
+        ConfigurationError: A setting is out of range.
+    """
+
+    name = "slca"
+    card = MethodCard(
+        title="Slow learner (SLCA)",
+        family="regularisation",
+        equation=r"\eta_{\text{slow}} = s\, \eta, \quad \eta_{\text{output}} = \eta",
+        source="Zhang et al., ICCV 2023, arXiv 2303.05118; without its alignment of classifiers",
+        step="1",
+        memory="0",
+    )
+
+    def __init__(self, slow: Sequence[str] | None = None, slow_share: float = 0.1, from_task: int = 2) -> None:
+        check_range("slow_share", slow_share, 0, 1)
+        check_range("from_task", from_task, 1, float("inf"))
+        self.slow = checked_patterns("slow", slow)
+        self.slow_share = slow_share
+        self.from_task = from_task
+
+    def attach(self, model: Model, train_seed: int) -> None:
+        """Meet the model.
+
+        Raises:
+            ConfigurationError: A pattern matches no parameter.
+        """
+        super().attach(model, train_seed)
+        matching(model.module, self.slow or [], "slow")
+
+    def make_optimizer(self, groups: list[dict[str, Any]], learning_rate: float, weight_decay: float) -> Optimizer:
+        """AdamW; each group is split into a fast part and a slow one with a rate of its own."""
+        if self.tasks_learnt + 1 >= self.from_task and self.slow_share < 1:
+            groups = self._split(groups, learning_rate)
+        return super().make_optimizer(groups, learning_rate, weight_decay)
+
+    def _split(self, groups: list[dict[str, Any]], learning_rate: float) -> list[dict[str, Any]]:
+        module = self.model.module
+        if self.slow is None:
+            fast = {id(parameter) for parameter in last_layer(module).values()}
+            slow = {id(parameter) for parameter in module.parameters()} - fast
+        else:
+            slow = {id(parameter) for parameter in matching(module, self.slow, "slow").values()}
+        # Fast parts first: the rate that reports show is the first group's.
+        parts = [
+            {
+                **group,
+                "params": [parameter for parameter in group["params"] if (id(parameter) in slow) is is_slow],
+                "lr": group.get("lr", learning_rate) * (self.slow_share if is_slow else 1),
+            }
+            for is_slow in (False, True)
+            for group in groups
+        ]
+        return [part for part in parts if part["params"]]

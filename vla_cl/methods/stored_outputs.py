@@ -1,0 +1,184 @@
+"""What a model said of remembered samples when it had just learnt their task, and under which noise."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vla_cl.interfaces import Distillable
+from vla_cl.memory.sample_memory import SampleMemory
+from vla_cl.types import Batch, Draw
+
+_ROWS_AT_ONCE = 64
+_IGNORED = -100
+Place = Sequence[int] | NDArray[np.int64]
+"""Of a stored output: experience, row, draw."""
+
+_SEEDS = 0x73746F72
+"""Keeps these seeds apart from what else follows from (train_seed, experience)."""
+
+
+@dataclass
+class _Entry:
+    """Of one experience: n rows, K draws of noise each."""
+
+    rows: NDArray[np.int64]  # ascending
+    seeds: Tensor  # int64 (n, K)
+    outputs: Tensor  # (n, K, ...)
+    losses: Tensor  # float32 (n, K), or (n, 0) if they are not kept
+
+
+class StoredOutputs:
+    """Outputs of remembered samples, with the seed of the noise that each was computed under.
+
+    Args:
+        draws: Outputs kept of each sample, each under noise of its own.
+        dtype: How outputs are kept.
+        keep_losses: Whether the loss at that moment is kept too.
+    """
+
+    def __init__(self, draws: int, dtype: torch.dtype, keep_losses: bool = False) -> None:
+        self.draws = draws
+        self._dtype = dtype
+        self._keep_losses = keep_losses
+        self._entries: dict[int, _Entry] = {}
+
+    @property
+    def bytes(self) -> int:
+        """Of outputs, seeds and losses."""
+        kept = [tensor for entry in self._entries.values() for tensor in (entry.outputs, entry.seeds, entry.losses)]
+        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+
+    def compute(self, model: Distillable, memory: SampleMemory, experience: int, train_seed: int) -> None:
+        """Store what the model says now, in evaluation mode, of all that is remembered of an experience."""
+        everything = memory.everything()
+        picks = everything[everything[:, 0] == experience]
+        picks = picks[np.argsort(picks[:, 1])]
+        if not len(picks):
+            return
+        generator = np.random.default_rng([train_seed, experience, _SEEDS])
+        seeds = generator.integers(2**62, size=(len(picks), self.draws))
+        outputs: list[Tensor] = []
+        losses: list[Tensor] = []
+        with torch.no_grad(), evaluation_mode(model.module):
+            for start in range(0, len(picks), _ROWS_AT_ONCE):
+                batch = memory.fetch(picks[start : start + _ROWS_AT_ONCE])
+                for column in seeds[start : start + _ROWS_AT_ONCE].T:
+                    found = model.forward_pass(batch, Draw(train_seed, np.ascontiguousarray(column)))
+                    outputs.append(found.outputs.to("cpu", self._dtype))
+                    losses.append(found.losses.float().cpu())
+        shape = tuple(np.max([tensor.shape[1:] for tensor in outputs], axis=0).tolist())
+        by_draw = [torch.cat([_fitted(part, shape) for part in outputs[k :: self.draws]]) for k in range(self.draws)]
+        of_draw = [torch.cat(losses[k :: self.draws]) for k in range(self.draws if self._keep_losses else 0)]
+        kept = torch.stack(of_draw, 1) if of_draw else torch.empty(len(picks), 0)
+        self._entries[experience] = _Entry(picks[:, 1].copy(), torch.from_numpy(seeds), torch.stack(by_draw, 1), kept)
+
+    def keep_only(self, everything: NDArray[np.int64]) -> None:
+        """Forget the outputs of samples that the memory has forgotten; ``everything`` is `SampleMemory.everything`."""
+        for experience, entry in list(self._entries.items()):
+            stays = np.isin(entry.rows, everything[everything[:, 0] == experience, 1])
+            if not stays.any():
+                del self._entries[experience]
+            elif not stays.all():
+                where = torch.from_numpy(np.flatnonzero(stays))
+                tensors = (tensor[where] for tensor in (entry.seeds, entry.outputs, entry.losses))
+                self._entries[experience] = _Entry(entry.rows[stays], *tensors)
+
+    def seed(self, place: Place) -> int:
+        """Of the noise."""
+        entry, position = self._find(place)
+        return int(entry.seeds[position])
+
+    def output(self, place: Place) -> Tensor:
+        """What was stored, shape (...); not to be changed."""
+        entry, position = self._find(place)
+        return entry.outputs[position]
+
+    def loss(self, place: Place) -> float:
+        """The sample's loss when its output was stored."""
+        entry, position = self._find(place)
+        return float(entry.losses[position])
+
+    def replace(self, place: Place, output: Tensor) -> None:
+        """Store another output, of the same shape."""
+        entry, position = self._find(place)
+        entry.outputs[position] = output.to("cpu", self._dtype)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything, by experience."""
+        state = {}
+        for experience, entry in self._entries.items():
+            state[f"rows.{experience}"] = torch.from_numpy(entry.rows.copy())
+            state[f"seeds.{experience}"] = entry.seeds.clone()
+            state[f"outputs.{experience}"] = entry.outputs.clone()
+            if self._keep_losses:
+                state[f"losses.{experience}"] = entry.losses.clone()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue with what `state_dict` gave.
+
+        Raises:
+            ValueError: These are no stored outputs, or another number of draws of each sample.
+        """
+        entries = {}
+        for experience in [int(key.removeprefix("rows.")) for key in state if key.startswith("rows.")]:
+            rows = state[f"rows.{experience}"].numpy().copy()
+            kept = state.get(f"losses.{experience}", torch.empty(len(rows), 0)).clone()
+            seeds, outputs = (state[f"{name}.{experience}"].clone() for name in ("seeds", "outputs"))
+            entries[experience] = _Entry(rows, seeds, outputs.to(self._dtype), kept)
+        per_entry = 4 if self._keep_losses else 3
+        if len(state) != per_entry * len(entries) or any(e.seeds.shape[1] != self.draws for e in entries.values()):
+            raise ValueError(f"expected outputs of {self.draws} draws per sample; the checkpoint holds {sorted(state)}")
+        self._entries = entries
+
+    def _find(self, place: Place) -> tuple[_Entry, tuple[int, int]]:
+        experience, row, draw = (int(number) for number in place)
+        entry = self._entries[experience]
+        return entry, (int(np.searchsorted(entry.rows, row)), draw)
+
+
+def stacked(outputs: Sequence[Tensor], like: Tensor) -> Tensor:
+    """Stored outputs as a batch of the shape (len(outputs), *like.shape[1:]), of its type and on its device.
+
+    A sequence that was padded otherwise when its output was stored is cut or filled with zeros; what is there is
+    padding, which no distance looks at.
+    """
+    shape = tuple(like.shape[1:])
+    return torch.cat([_fitted(output[None], shape) for output in outputs]).to(like)
+
+
+def token_places(outputs: Tensor, batch: Batch) -> Tensor | None:
+    """For logits (B, L, V) with ``labels`` (B, L): the places whose next token is learnt from, bool (B, L - 1)."""
+    labels = batch.get("labels")
+    if labels is None or labels.ndim != 2 or outputs.ndim != 3:
+        return None
+    places: Tensor = labels.to(outputs.device)[:, 1:] != _IGNORED
+    return places
+
+
+@contextlib.contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards each part is in the mode that it was in."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _fitted(batch: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Cut or filled with zeros to the shape (len(batch), *shape)."""
+    if tuple(batch.shape[1:]) == shape:
+        return batch
+    missing = [size - present for size, present in zip(shape, batch.shape[1:], strict=True)]
+    return functional.pad(batch, [number for size in reversed(missing) for number in (0, size)])

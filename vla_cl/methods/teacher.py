@@ -1,0 +1,59 @@
+"""The model as it was when a task began: what distillation compares with."""
+
+from __future__ import annotations
+
+import copy
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from vla_cl.interfaces import Distillable, ForwardPass
+from vla_cl.types import Batch, Draw
+
+
+class Teacher:
+    """A frozen copy of a model.
+
+    At a task border a teacher equals the model itself, so it is made when a task begins and never stored. Parameters of
+    the student that nobody trains are shared with it, not copied.
+
+    Args:
+        student: What is copied, with its present weights.
+    """
+
+    def __init__(self, student: Distillable) -> None:
+        self._student = student
+        shared = {id(parameter): parameter for parameter in student.module.parameters() if not parameter.requires_grad}
+        self._model: Distillable = copy.deepcopy(student, {**shared})
+        for parameter in self._model.module.parameters():
+            parameter.requires_grad_(False)
+        self._bytes = teacher_bytes(student)
+
+    @property
+    def bytes(self) -> int:
+        """Of the copied parameters and buffers."""
+        return self._bytes
+
+    def forward_pass(self, batch: Batch, draw: Draw) -> ForwardPass:
+        """As the student's, without gradient; with the same draw under the same augmentation and noise.
+
+        The copy is put into the student's present mode first: what training mode changes (augmentation, dropout) it
+        changes for both.
+        """
+        module, training = self._model.module, self._student.module.training
+        if module.training != training:
+            module.train(training)
+        with torch.no_grad():
+            return self._model.forward_pass(batch, draw)
+
+    def outputs(self, batch: Batch, draw: Draw) -> Tensor:
+        """What distillation compares, shape (B, ...)."""
+        return self.forward_pass(batch, draw).outputs
+
+
+def teacher_bytes(student: Distillable) -> int:
+    """Bytes of the teacher that a task would begin with: trainable parameters and buffers."""
+    module = student.module
+    trainable = (parameter for parameter in module.parameters() if parameter.requires_grad)
+    return sum(tensor.numel() * tensor.element_size() for tensor in chain(trainable, module.buffers()))
