@@ -10,15 +10,24 @@ def method_settings():
 
 NEUTRAL = {
     "sequential": {},
+    "agem": {"share": 0.0},
+    "er": {"share": 0.0},
+    "er_coin_flip": {"share": 0.0},
+    "er_replaced": {"share": 0.0},
     "ewc": {"strength": 0.0},
+    "hft": {"frozen_share": 0.0},
     "l2": {"strength": 0.0},
     "l2_sp": {"strength": 0.0},
+    "layer_freezing": {"first_share": 0.0},
     "lwf": {"strength": 0.0},
     "m2distill": {"strength": 0.0, "outputs_strength": 0.0},
     "mas": {"strength": 0.0},
+    "mir": {"share": 0.0},
     "mofo": {"alpha": 1.0},
+    "ogd_loss": {"vectors_per_task": 0},
     "si": {"strength": 0.0},
     "slca": {"slow_share": 1.0},
+    "weight_merging": {"share": 1.0},
 }
 """With these a method does what sequential fine-tuning does, bit for bit, in the second task too."""
 

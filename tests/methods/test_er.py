@@ -4,7 +4,7 @@ import torch
 from tiny_model import TinyData, TinyModel, experience
 
 from vla_cl.memory.mixing import concatenate, replaced
-from vla_cl.memory.sample_memory import SampleMemory
+from vla_cl.memory.replay_memory import ReplayMemory
 from vla_cl.methods.er import ExperienceReplay
 from vla_cl.types import ConfigurationError
 
@@ -44,7 +44,7 @@ def test_replaced_keeps_the_batch_size():
 
 
 def test_what_is_drawn_is_a_function_of_seed_and_step():
-    memory = SampleMemory(5, "uniform")
+    memory = ReplayMemory(5, "uniform")
     memory.remember(experience(0), TinyData(seed=1), seed=0)
     memory.remember(experience(1), TinyData(seed=2), seed=0)
     assert torch.equal(memory.sample(6, 1, 2)["x"], memory.sample(6, 1, 2)["x"])
@@ -52,7 +52,7 @@ def test_what_is_drawn_is_a_function_of_seed_and_step():
 
 
 def test_draws_are_uniform_over_everything_remembered():
-    memory = SampleMemory(10, "first")
+    memory = ReplayMemory(10, "first")
     for index in range(3):
         memory.remember(experience(index), TinyData(rows=10, seed=index), seed=0)
     batches = [memory.sample(30, 0, step) for step in range(200)]
@@ -64,7 +64,7 @@ def test_draws_are_uniform_over_everything_remembered():
 
 def test_first_is_liberos_rule_and_uniform_is_a_subset():
     for selection, check in (("first", lambda rows: rows == [0, 1, 2]), ("uniform", lambda rows: len(set(rows)) == 3)):
-        memory = SampleMemory(3, selection)
+        memory = ReplayMemory(3, selection)
         memory.remember(experience(0), TinyData(), seed=0)
         assert check(memory.index()["e0"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,10 @@ from vla_cl.types import Ability, Batch, ConfigurationError, Experience
 
 NOTES = "memory.notes"
 """Key of `ReplayMemory.index` beside the experiences' names: what else a memory must know of them."""
+
+Selection = Literal["first", "uniform"]
+SELECTIONS: tuple[Selection, ...] = ("first", "uniform")
+"""The rules that need nothing but the data's length; all others are chosen through `MemorySettings`."""
 
 COPIES = "memory"
 """Where copies lie in a run's folder."""

@@ -12,7 +12,8 @@ from typing import Any, cast
 from torch import Tensor
 
 from vla_cl.interfaces import Data, Method
-from vla_cl.memory.sample_memory import SELECTIONS, SampleMemory, Selection
+from vla_cl.memory.replay_memory import Selection
+from vla_cl.methods.er import make_memory
 from vla_cl.methods.gradient_vectors import (
     add_scaled,
     dot,
@@ -22,7 +23,7 @@ from vla_cl.methods.gradient_vectors import (
     with_gradient,
 )
 from vla_cl.methods.task_counting import check_range
-from vla_cl.types import Batch, ConfigurationError, Experience, MethodCard
+from vla_cl.types import Batch, Experience, MethodCard
 
 
 class AveragedGradientEpisodicMemory(Method):
@@ -35,6 +36,7 @@ class AveragedGradientEpisodicMemory(Method):
         share: Remembered samples per sample of the batch; LIBERO takes as many as new ones; 0 is sequential
             fine-tuning.
         selection: Which samples are kept; ``first`` is LIBERO's rule.
+        memory: In place of ``samples_per_task`` and ``selection``, see `vla_cl.methods.er.make_memory`.
 
     Raises:
         ConfigurationError: A setting is out of range.
@@ -51,13 +53,17 @@ class AveragedGradientEpisodicMemory(Method):
         memory="samples; during a step 4 bytes per parameter",
     )
 
-    def __init__(self, samples_per_task: int = 1000, share: float = 1.0, selection: Selection = "uniform") -> None:
+    def __init__(
+        self,
+        samples_per_task: int = 1000,
+        share: float = 1.0,
+        selection: Selection = "uniform",
+        memory: Mapping[str, Any] | None = None,
+    ) -> None:
         check_range("samples_per_task", samples_per_task, 1, float("inf"))
         check_range("share", share, 0, 8)
-        if selection not in SELECTIONS:
-            raise ConfigurationError(f"method.selection must be one of {', '.join(SELECTIONS)}; got {selection!r}")
         self.share = share
-        self.memory = SampleMemory(samples_per_task, selection)
+        self.memory = make_memory(samples_per_task, selection, memory)
         self._step = 0
         self._count = 0
 
@@ -83,7 +89,7 @@ class AveragedGradientEpisodicMemory(Method):
 
     def end_task(self, experience: Experience, data: Data) -> None:
         """Remember samples of what was just learnt."""
-        self.memory.remember(experience, data, self.train_seed)
+        self.memory.remember(experience, data, self.train_seed, self.model)
 
     def memory_bytes(self) -> int:
         """Bytes of the remembered samples, raw. The reference gradient lives only inside a step."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vla_cl.interfaces import Data, Model
 from vla_cl.memory.mixing import Mixing
-from vla_cl.memory.sample_memory import Selection
+from vla_cl.memory.replay_memory import Selection
 from vla_cl.methods.der import Comparison, DarkExperienceReplay, LabelBatch, Precision, Replayed
 from vla_cl.methods.stored_outputs import token_places
 from vla_cl.methods.task_counting import check_range
@@ -41,6 +41,7 @@ class ConfidenceAwareMovingAverage(DarkExperienceReplay):
         beta: Weight of the loss on remembered samples (the paper's code: 0.5).
         samples_per_task: Samples kept of each past task, with their outputs.
         selection: Which samples are kept.
+        memory: In place of both, see `vla_cl.methods.er.make_memory`.
         mixing: ``replaced`` or ``added``, as in ER.
         share: Remembered samples per sample of the batch; 2/3 with ``replaced`` and ``independent`` gives the paper's
             thirds: new samples, remembered ones, remembered ones with outputs.
@@ -75,6 +76,7 @@ class ConfidenceAwareMovingAverage(DarkExperienceReplay):
         beta: float = 0.5,
         samples_per_task: int = 1000,
         selection: Selection = "uniform",
+        memory: Mapping[str, Any] | None = None,
         mixing: Mixing = "replaced",
         share: float = 2 / 3,
         label_batch: LabelBatch = "independent",
@@ -89,6 +91,7 @@ class ConfidenceAwareMovingAverage(DarkExperienceReplay):
             beta=beta,
             samples_per_task=samples_per_task,
             selection=selection,
+            memory=memory,
             mixing=mixing,
             share=share,
             label_batch=label_batch,

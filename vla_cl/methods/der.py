@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vla_cl.interfaces import Data, Distillable, ForwardPass
 from vla_cl.memory.mixing import Mixing, select
-from vla_cl.memory.sample_memory import Selection
+from vla_cl.memory.replay_memory import Selection
 from vla_cl.methods.er import ReplayMethod
 from vla_cl.methods.stored_outputs import StoredOutputs, stacked, token_places
 from vla_cl.methods.task_counting import check_range
@@ -79,6 +79,7 @@ class DarkExperienceReplay(ReplayMethod):
         beta: Weight of the loss on remembered samples; 0 is DER. With alpha also 0: sequential fine-tuning.
         samples_per_task: Samples kept of each past task, with their outputs.
         selection: Which samples are kept.
+        memory: In place of both, see `vla_cl.methods.er.make_memory`.
         mixing: ``replaced`` or ``added``, as in ER.
         share: Remembered samples per sample of the batch that the loop hands over.
         label_batch: ``same``: the beta term looks at the samples of the alpha term; ``independent``: each of the terms
@@ -115,6 +116,7 @@ class DarkExperienceReplay(ReplayMethod):
         beta: float = 0.0,
         samples_per_task: int = 1000,
         selection: Selection = "uniform",
+        memory: Mapping[str, Any] | None = None,
         mixing: Mixing = "replaced",
         share: float = 0.5,
         label_batch: LabelBatch = "same",
@@ -123,7 +125,7 @@ class DarkExperienceReplay(ReplayMethod):
         temperature: float = 2.0,
         precision: Precision = "float32",
     ) -> None:
-        super().__init__(samples_per_task, mixing, share, selection, mixings=("added", "replaced"))
+        super().__init__(samples_per_task, mixing, share, selection, memory, mixings=("added", "replaced"))
         check_range("alpha", alpha, 0, float("inf"))
         check_range("beta", beta, 0, float("inf"))
         check_range("draws_per_sample", draws_per_sample, 1, 64)

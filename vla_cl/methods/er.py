@@ -7,27 +7,34 @@ al., NeurIPS 2023): a fixed number of samples per past task, drawn uniformly, as
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor
 
 from vla_cl.interfaces import Data, Method
 from vla_cl.memory.mixing import MIXINGS, Mixing, Mixture
-from vla_cl.memory.sample_memory import SELECTIONS, SampleMemory, Selection
+from vla_cl.memory.replay_memory import SELECTIONS, ReplayMemory, Selection
 from vla_cl.types import Batch, ConfigurationError, Experience, MethodCard
 
 
-def make_memory(samples_per_task: int, selection: Selection) -> SampleMemory:
-    """The memory of a replay method, from the method's settings.
+def make_memory(samples_per_task: int, selection: Selection, memory: Mapping[str, Any] | None = None) -> ReplayMemory:
+    """The memory of a method, from the method's settings.
+
+    Args:
+        samples_per_task: Samples kept of each past task.
+        selection: Which ones.
+        memory: In place of both: the fields of `vla_cl.memory.settings.MemorySettings`, for example a budget in bytes.
 
     Raises:
-        ConfigurationError: A setting is out of range.
+        ConfigurationError: A setting is unknown or out of range.
     """
+    if memory is not None:
+        return ReplayMemory.from_settings(memory)
     if samples_per_task < 1:
         raise ConfigurationError(f"method.samples_per_task must be at least 1; got {samples_per_task}")
     if selection not in SELECTIONS:
         raise ConfigurationError(f"method.selection must be one of {', '.join(SELECTIONS)}; got {selection!r}")
-    return SampleMemory(samples_per_task, selection)
+    return ReplayMemory(samples_per_task, selection)
 
 
 class ReplayMethod(Method):
@@ -38,6 +45,7 @@ class ReplayMethod(Method):
         mixing: How remembered samples enter a batch, see `vla_cl.memory.mixing.Mixture`.
         share: How many of them.
         selection: Which samples are kept.
+        memory: In place of both, see `make_memory`.
         mixings: The kinds of mixing that the method can do.
 
     Raises:
@@ -50,10 +58,13 @@ class ReplayMethod(Method):
         mixing: Mixing,
         share: float,
         selection: Selection,
+        memory: Mapping[str, Any] | None = None,
         mixings: Sequence[Mixing] = MIXINGS,
     ) -> None:
-        self.memory = make_memory(samples_per_task, selection)
+        self.memory = make_memory(samples_per_task, selection, memory)
         self.mixture = Mixture(mixing, share, mixings)
+        self.mixing = mixing
+        self.share = share
 
     def remembered_count(self, batch: Batch, step: int) -> int:
         """How many remembered samples this step learns from; 0 as long as there are none."""
@@ -63,7 +74,7 @@ class ReplayMethod(Method):
 
     def end_task(self, experience: Experience, data: Data) -> None:
         """Remember samples of what was just learnt."""
-        self.memory.remember(experience, data, self.train_seed)
+        self.memory.remember(experience, data, self.train_seed, self.model)
 
     def memory_bytes(self) -> int:
         """Bytes of the remembered samples, raw."""
@@ -102,6 +113,7 @@ class ExperienceReplay(ReplayMethod):
         share: Remembered samples per sample of the batch that the loop hands over; 1.0 with ``added`` is LIBERO's 1:1.
             With ``coin_flip`` the probability of a step that only remembers. 0 is sequential fine-tuning.
         selection: Which samples are kept; ``first`` is LIBERO's rule.
+        memory: In place of ``samples_per_task`` and ``selection``, see `make_memory`.
 
     Raises:
         ConfigurationError: A setting is out of range.
@@ -123,8 +135,9 @@ class ExperienceReplay(ReplayMethod):
         mixing: Mixing = "added",
         share: float = 1.0,
         selection: Selection = "uniform",
+        memory: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(samples_per_task, mixing, share, selection)
+        super().__init__(samples_per_task, mixing, share, selection, memory)
 
     def compose(self, batch: Batch, step: int) -> Batch:
         """Mix remembered samples in, once there are any."""

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vla_cl.interfaces import Data, Method
-from vla_cl.memory.sample_memory import SELECTIONS, SampleMemory, Selection
+from vla_cl.memory.replay_memory import Selection
+from vla_cl.methods.er import make_memory
 from vla_cl.methods.gradient_vectors import GradientRows, gradients_of, memory_draw, require_finite, with_gradient
 from vla_cl.methods.task_counting import check_range
-from vla_cl.types import Batch, ConfigurationError, Experience, MethodCard
+from vla_cl.types import Batch, Experience, MethodCard
 
 
 class GradientEpisodicMemory(Method):
@@ -39,6 +40,7 @@ class GradientEpisodicMemory(Method):
         eps: Added to the diagonal of G G^T. It has the unit of a squared gradient: where gradients are much smaller
             than its root, only the margin is left of the projection.
         selection: Which samples are kept.
+        memory: In place of ``samples_per_task`` and ``selection``, see `vla_cl.methods.er.make_memory`.
 
     Raises:
         ConfigurationError: A setting is out of range.
@@ -62,17 +64,16 @@ class GradientEpisodicMemory(Method):
         margin: float = 0.5,
         eps: float = 1e-3,
         selection: Selection = "uniform",
+        memory: Mapping[str, Any] | None = None,
     ) -> None:
         check_range("samples_per_task", samples_per_task, 1, float("inf"))
         check_range("batch_size", 1 if batch_size is None else batch_size, 1, float("inf"))
         check_range("margin", margin, 0, 1e6)
         check_range("eps", eps, 0, 1e6)
-        if selection not in SELECTIONS:
-            raise ConfigurationError(f"method.selection must be one of {', '.join(SELECTIONS)}; got {selection!r}")
         self.batch_size = batch_size
         self.margin = margin
         self.eps = eps
-        self.memory = SampleMemory(samples_per_task, selection)
+        self.memory = make_memory(samples_per_task, selection, memory)
         self._step = 0
         self._rows: GradientRows | None = None  # kept between steps: pages of new memory are slow to come
 
@@ -124,7 +125,7 @@ class GradientEpisodicMemory(Method):
     def end_task(self, experience: Experience, data: Data) -> None:
         """Remember samples of what was just learnt."""
         self._rows = None
-        self.memory.remember(experience, data, self.train_seed)
+        self.memory.remember(experience, data, self.train_seed, self.model)
 
     def memory_bytes(self) -> int:
         """Bytes of the remembered samples, raw. The past tasks' gradients are computed anew in each step."""

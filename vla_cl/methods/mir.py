@@ -5,8 +5,9 @@ Aljundi et al., "Online continual learning with maximally interfered retrieval",
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vla_cl.memory.mixing import Mixing, take
-from vla_cl.memory.sample_memory import Selection
+from vla_cl.memory.replay_memory import Selection
 from vla_cl.methods.er import ReplayMethod
 from vla_cl.methods.task_counting import check_range
 from vla_cl.types import Ability, Batch, Draw, Experience, MethodCard
@@ -33,6 +34,7 @@ class MaximallyInterferedRetrieval(ReplayMethod):
     Args:
         samples_per_task: Samples kept of each past task.
         selection: Which samples are kept.
+        memory: In place of both, see `vla_cl.methods.er.make_memory`.
         mixing: ``replaced`` or ``added``, as in ER.
         share: Remembered samples per sample of the batch that the loop hands over.
         candidates: Candidates per remembered sample that is learnt from (the paper: 50 for 10).
@@ -62,13 +64,14 @@ class MaximallyInterferedRetrieval(ReplayMethod):
         self,
         samples_per_task: int = 1000,
         selection: Selection = "uniform",
+        memory: Mapping[str, Any] | None = None,
         mixing: Mixing = "replaced",
         share: float = 0.5,
         candidates: float = 2.0,
         virtual_learning_rate: float = 0.1,
         refresh_every: int = 1,
     ) -> None:
-        super().__init__(samples_per_task, mixing, share, selection, mixings=("added", "replaced"))
+        super().__init__(samples_per_task, mixing, share, selection, memory, mixings=("added", "replaced"))
         check_range("candidates", candidates, 1, 64)
         check_range("virtual_learning_rate", virtual_learning_rate, 0, float("inf"))
         check_range("refresh_every", refresh_every, 1, float("inf"))
@@ -92,7 +95,7 @@ class MaximallyInterferedRetrieval(ReplayMethod):
         return self.mixture.mix(batch, self.memory.fetch(self._chosen))
 
     def choose(self, batch: Batch, count: int, step: int) -> NDArray[np.int64]:
-        """The ``count`` most interfered ones of the candidates, the worst first, as `SampleMemory.pick` names them.
+        """The ``count`` most interfered ones of the candidates, the worst first, as `ReplayMemory.pick` names them.
 
         A candidate that was drawn twice counts once, unless too few would be left. Of equal ones the earlier is taken.
         """

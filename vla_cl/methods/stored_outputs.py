@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vla_cl.interfaces import Distillable
-from vla_cl.memory.sample_memory import SampleMemory
+from vla_cl.memory.replay_memory import ReplayMemory
 from vla_cl.types import Batch, Draw
 
 _ROWS_AT_ONCE = 64
@@ -56,7 +56,7 @@ class StoredOutputs:
         kept = [tensor for entry in self._entries.values() for tensor in (entry.outputs, entry.seeds, entry.losses)]
         return sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
-    def compute(self, model: Distillable, memory: SampleMemory, experience: int, train_seed: int) -> None:
+    def compute(self, model: Distillable, memory: ReplayMemory, experience: int, train_seed: int) -> None:
         """Store what the model says now, in evaluation mode, of all that is remembered of an experience."""
         everything = memory.everything()
         picks = everything[everything[:, 0] == experience]
@@ -81,7 +81,7 @@ class StoredOutputs:
         self._entries[experience] = _Entry(picks[:, 1].copy(), torch.from_numpy(seeds), torch.stack(by_draw, 1), kept)
 
     def keep_only(self, everything: NDArray[np.int64]) -> None:
-        """Forget the outputs of samples that the memory has forgotten; ``everything`` is `SampleMemory.everything`."""
+        """Forget the outputs of samples that the memory has forgotten; ``everything`` is `ReplayMemory.everything`."""
         for experience, entry in list(self._entries.items()):
             stays = np.isin(entry.rows, everything[everything[:, 0] == experience, 1])
             if not stays.any():
