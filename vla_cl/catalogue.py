@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from vla_cl.types import Ability, ConfigurationError
 
 _FAMILIES = ("reference", "regularisation", "replay", "architecture")
 _STEP_ROW = "step-"
+_SHORTEST = 3  # words; a class of fewer only repeats its name
 
 _HEAD = """# Methods
 
@@ -100,7 +102,7 @@ def _matrix(listed: Sequence[Entry]) -> Iterator[str]:
     abilities = {name: bed().make_model(0).abilities for name, bed in BEDS.items()}
     yield "## What works with what\n"
     yield (
-        "Test beds: NanoVLA with regression and with flow matching (any LeRobot policy with the same abilities), a "
+        "Test beds: NanoVLA with regression and with flow matching (any LeRobot policy with the same abilities), a\n"
         "causal language model, a diffusion model. Every pair with *yes* is run by the contract tests.\n"
     )
     yield "| method | " + " | ".join(name.replace("_", " ") for name in abilities) + " |"
@@ -118,7 +120,7 @@ def _support(method: Method, abilities: frozenset[Ability]) -> str:
 
 def _costs(listed: Sequence[Entry], path: Path) -> Iterator[str]:
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored: dict[str, dict[str, Any]] = dict(json.loads(path.read_text(encoding="utf-8")))
         rows = {name: stored[_STEP_ROW + name] for name in (e.name for e in listed) if _STEP_ROW + name in stored}
     except (OSError, ValueError, TypeError) as error:
         raise ConfigurationError(f"{path} is not what vla-cl bench methods stores ({error})") from error
@@ -166,9 +168,10 @@ def _section(kind: type[Method], presets: Sequence[Entry]) -> Iterator[str]:
 
 
 def _summary(kind: type[Method]) -> str:
-    documentation = inspect.getdoc(kind) or ""
-    first = documentation.split("\n\nArgs:")[0].split("\n\nRaises:")[0]
-    return " ".join(first.split())
+    """The first sentence about the module, and what the class says of itself before its arguments."""
+    about = (sys.modules[kind.__module__].__doc__ or "").split("\n\n")[0]
+    own = (inspect.getdoc(kind) or "").split("\n\nArgs:")[0].split("\n\nRaises:")[0]
+    return " ".join(f"{about} {own if len(own.split()) > _SHORTEST else ''}".replace("`", "").split())
 
 
 def _plain(value: object) -> str:

@@ -98,6 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     gallery.add_argument("--cameras", action="store_true", help="every camera as a policy sees it")
     gallery.add_argument("--profiles", metavar="TASK", help="instead: this task in every render profile")
     add_overrides(gallery)
+    methods = add("methods", _methods, "list the methods, or write the page about them", "vla-cl methods")
+    methods.add_argument("--write", type=Path, metavar="FILE", help="write the whole page there, as Markdown")
+    methods.add_argument("--measured", type=Path, metavar="FILE", help="what vla-cl bench methods stored, for the page")
     demo = add("demo", _demo, "the first continual run, with and without replay, and its report", "vla-cl demo")
     add_overrides(demo)
     return parser
@@ -136,9 +139,9 @@ def _collect(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from vla_cl.compose import compose
+    from vla_cl.location import compose_evaluation
 
-    settings = compose(options.overrides, root="evaluate", folders=options.conf)
+    settings = compose_evaluation(options.policy, options.overrides, options.conf)
     from vla_cl.evaluate import evaluate
 
     try:
@@ -189,6 +192,17 @@ def _gallery(options: argparse.Namespace) -> int:
 
     more = options.overrides, options.conf
     print(gallery.write(options.suite, options.output, options.cameras, options.profiles, *more))
+    return 0
+
+
+def _methods(options: argparse.Namespace) -> int:
+    from vla_cl import catalogue
+
+    if options.write is None:
+        print(catalogue.table())
+        return 0
+    options.write.write_text(catalogue.text(options.measured), encoding="utf-8")
+    print(options.write)
     return 0
 
 

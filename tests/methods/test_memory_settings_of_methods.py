@@ -26,5 +26,5 @@ def test_a_budget_in_bytes_is_kept_over_tasks(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_unknown_setting_is_answered_with_the_nearest(kind):
-    with pytest.raises(ConfigurationError, match="'budgte'.*budget"):
+    with pytest.raises(ConfigurationError, match=r"'budgte'.*budget"):
         kind(memory={"budgte": 200})

@@ -41,7 +41,8 @@ def ewc(settings: RowSettings) -> Result:
     for task in range(past):
         importances, anchors = plain_vit.past(model, task)
         penalty.merge(importances, anchors)
-    pictures, labels = plain_vit.samples(past, batch)
+    pictures, labels = plain_vit.samples(0, batch)
+    labels = plain_vit.contradicted(labels)
     with _peer(settings, plugin="ewc", past=past, batch=batch) as peer:
         functional.cross_entropy(model(pictures), labels).backward()  # type: ignore[no-untyped-call]
         penalty.add_gradient(trainable(model), STRENGTH, half=False)
@@ -53,11 +54,7 @@ def ewc(settings: RowSettings) -> Result:
                 penalty.add_gradient(trainable(model), STRENGTH, half=False)
             return (time.perf_counter() - began) / (10 * _STEPS)
 
-        def theirs(_: int) -> float:
-            plain = peer.ask("steps", count=_STEPS, with_plugin=False)
-            return (peer.ask("steps", count=_STEPS, with_plugin=True) - plain) / _STEPS
-
-        seconds = take_turns({"ours": added, "avalanche": theirs}, turns)
+        seconds = take_turns({"ours": added, "avalanche": lambda _: peer.ask("added", count=_STEPS) / _STEPS}, turns)
         step = peer.ask("steps", count=_STEPS, with_plugin=False) / _STEPS
     found = ratio(seconds["ours"], seconds["avalanche"])
     share = float(np.median(seconds["ours"])) / step
@@ -92,7 +89,7 @@ def gem(settings: RowSettings) -> Result:
         method.end_task(experience, _VitData(task, remembered))
     now = Experience(past, "now", (Task("bench/now", "now", 1),))
     method.begin_task(now)
-    data = _VitData(past, batch)
+    data = _VitData(0, batch, contradicts=True)
     optimizer = torch.optim.AdamW(model.module.parameters(), lr=LEARNING_RATE)
 
     def step(number: int, edited: bool) -> None:
@@ -214,8 +211,9 @@ class _VitModel(Model):
 
 
 class _VitData(Data):
-    def __init__(self, task: int, count: int) -> None:
-        self._pictures, self._labels = plain_vit.samples(task, count)
+    def __init__(self, task: int, count: int, contradicts: bool = False) -> None:
+        self._pictures, labels = plain_vit.samples(task, count)
+        self._labels = plain_vit.contradicted(labels) if contradicts else labels
         self._task = f"task {task}"
 
     def __len__(self) -> int:

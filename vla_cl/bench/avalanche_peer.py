@@ -37,7 +37,8 @@ class Peer:
     def __init__(self, plugin: str, past: int, batch: int, remembered: int, quick: bool, threads: int) -> None:
         torch.set_num_threads(threads)
         self.model = plain_vit.made(quick)
-        self.pictures, self.labels = plain_vit.samples(past, batch)
+        self.pictures, self.labels = plain_vit.samples(0, batch)
+        self.labels = plain_vit.contradicted(self.labels)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE)
         self.strategy: Any = SimpleNamespace(
             model=self.model,
@@ -91,6 +92,15 @@ class Peer:
             self.optimizer.step()
         return time.perf_counter() - began
 
+    def added(self, count: int) -> float:
+        """Seconds of ``count`` times what the plugin adds to a step before the backward pass, and to that pass."""
+        began = time.perf_counter()
+        for _ in range(count):
+            self.strategy.loss = torch.zeros(())
+            self.plugin.before_backward(self.strategy)
+            self.strategy.loss.backward()
+        return time.perf_counter() - began
+
     def write_gradient(self, path: str) -> None:
         """The first step's gradient, all parameters behind each other, as float32."""
         self.gradient(with_plugin=True)
@@ -111,6 +121,8 @@ def main() -> None:
             raise ValueError(f"expected the command begin first; got {kind!r}")
         elif kind == "gradient":
             peer.write_gradient(command["path"])
+        elif kind == "added":
+            answer = peer.added(command["count"])
         elif kind == "steps":
             answer = peer.steps(command["count"], command["with_plugin"])
         print(json.dumps({"answer": answer}), flush=True)

@@ -43,6 +43,11 @@ def samples(task: int, count: int) -> tuple[Tensor, Tensor]:
     return pictures, torch.randint(0, CLASSES, (count,), generator=generator)
 
 
+def contradicted(labels: Tensor) -> Tensor:
+    """Other labels for the same pictures, so that what is learnt now goes against what was learnt before."""
+    return (labels + CLASSES // 2) % CLASSES
+
+
 def past(model: nn.Module, task: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Importances and anchors that a past task left, by parameter name, the same in every process."""
     generator = torch.Generator().manual_seed(2000 + task)

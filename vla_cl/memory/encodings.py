@@ -16,7 +16,10 @@ Pictures = NDArray[np.uint8]
 
 
 _MACROBLOCK = 16
-"""Pixels. Beyond the edge of a picture that ends elsewhere, FFmpeg's conversion leaves whatever the memory held."""
+"""Pixels; pictures are padded to a multiple by what stands at their edge."""
+
+_REPEATABLE = "mbtree=0:log-level=none"
+"""In films narrower than 64 pixels, x264's macroblock tree depends on what the memory held before."""
 
 
 class Codec(ABC):
@@ -120,7 +123,7 @@ class H264(Codec):
             stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt = "yuv420p"
             stream.thread_count = 1
-            stream.options = {"crf": str(self.crf), "x264-params": "log-level=none"}
+            stream.options = {"crf": str(self.crf), "x264-params": _REPEATABLE}
             for frame in frames:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
             container.mux(stream.encode())

@@ -80,7 +80,7 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
     result: Batch = {}
     for key in keys:
         values = [batch[key] for batch in batches]
-        if key in TOKEN_PADDING:
+        if key in TOKEN_PADDING and values[0].ndim > 1:
             values = _equally_long(values, TOKEN_PADDING[key])
         result[key] = torch.cat(values) if isinstance(values[0], torch.Tensor) else [x for part in values for x in part]
     return result

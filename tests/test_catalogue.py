@@ -1,0 +1,55 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from vla_cl import catalogue
+from vla_cl.cli import main
+from vla_cl.compose import choices
+from vla_cl.types import ConfigurationError
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "methods.md"
+
+
+def test_every_method_is_listed_and_has_a_card(capsys):
+    assert main(["methods"]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert sorted(listed) == choices("method")
+    assert all(entry.kind.card for entry in catalogue.entries())
+
+
+def test_the_page_is_what_the_code_says():
+    """But for the measured table, which only a bench can write."""
+    written = PAGE.read_text()
+    fresh = catalogue.text()
+    begin, end = written.find("## What a step costs"), written.find("## Sequential fine-tuning")
+    assert (written if begin < 0 else written[:begin] + written[end:]) == fresh
+
+
+def test_measured_figures_are_put_into_a_table(tmp_path):
+    row = {
+        "machine": {"cpu": "a processor"},
+        "ratio": {"median": 1.5, "low": 1.4, "high": 1.6},
+        "others": {"measured over theory": {"median": 1.01, "low": 1.0, "high": 1.02}},
+        "figures": [
+            {"who": "theory over plain", "value": 1.48, "unit": "x"},
+            {"who": "kept", "value": 8e6, "unit": "bytes"},
+            {"who": "kept in theory", "value": 8e6, "unit": "bytes"},
+        ],
+    }
+    stored = tmp_path / "methods.json"
+    stored.write_text(json.dumps({"step-ewc": row, "step-gem": {**row, "cannot_run": "it was stopped"}}))
+    page = catalogue.text(stored)
+    assert "| `ewc` | 1.50 [1.40, 1.60] | 1.48 | 1.01 [1.00, 1.02] | 8.0 MB | 8.0 MB |" in page
+    assert "it was stopped" in page
+    assert "a processor" in page
+
+
+def test_a_file_that_the_bench_did_not_write_is_refused(tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text("[1]")
+    with pytest.raises(ConfigurationError, match="not what vla-cl bench methods stores"):
+        catalogue.text(other)
+    other.write_text("{}")
+    with pytest.raises(ConfigurationError, match="holds no row"):
+        catalogue.text(other)
