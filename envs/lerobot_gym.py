@@ -33,15 +33,13 @@ from vla_cl.envs.lerobot_gym_environment import (
     picture_sizes,
     said_instruction,
 )
+from vla_cl.envs.lookup import SEEDS, first_states
 from vla_cl.interfaces import Suite
 from vla_cl.types import ConfigurationError, Split, SuiteSpec, Task
 
 if TYPE_CHECKING:
     from gymnasium.vector import SyncVectorEnv
     from lerobot.envs.configs import EnvConfig
-
-_FIRST_STATE: Mapping[str, int] = {"train": 100_000, "select": 200_000, "report": 1_000}  # lerobot-eval's first is 1000
-_LARGEST_COUNT: Mapping[str, int] = {"train": 100_000, "select": 100_000, "report": 99_000}
 
 
 @dataclass(frozen=True)
@@ -168,14 +166,7 @@ class LeRobotGym(Suite):
         Raises:
             ConfigurationError: ``count`` is negative or larger than the split.
         """
-        if split not in _FIRST_STATE:
-            raise ConfigurationError(f"split is one of {', '.join(_FIRST_STATE)}, got {split!r}")
-        if not 0 <= count <= _LARGEST_COUNT[split]:
-            raise ConfigurationError(
-                f"suite {self.name!r} has 0 to {_LARGEST_COUNT[split]} initial states in split {split!r}, "
-                f"asked for {count}"
-            )
-        return range(_FIRST_STATE[split], _FIRST_STATE[split] + count)
+        return first_states(SEEDS, split, count, f"suite {self.name!r}")
 
     def make_environment(self, task: Task) -> GymEnvironment:
         """Build the world of a task. A configuration of several builds them all, and all but one are closed.

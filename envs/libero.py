@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from vla_cl.envs.libero_catalog import SUITES, initial_states_file, instruction, problem_file, task_names, task_orders
 from vla_cl.envs.libero_initial_states import read_initial_states
 from vla_cl.envs.libero_package import import_libero
+from vla_cl.envs.lookup import first_states, unknown_task
 from vla_cl.envs.rendering import check_render_profile, look_fingerprint
 from vla_cl.envs.robosuite_core import RobosuiteCore, global_seed
 from vla_cl.envs.robosuite_pictures import SampledPictures
@@ -171,9 +172,7 @@ class Libero(Suite):
         short = name.removeprefix(f"{self.suite}/")
         if short in names:
             return Task(f"{self.suite}/{short}", instruction(short), self.max_steps)
-        near = difflib.get_close_matches(short.lower().replace(" ", "_"), names, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(names[:10])}"
-        raise ConfigurationError(f"suite {self.suite!r} has no task {name!r}; {hint}")
+        raise unknown_task(self.suite, name, short.lower().replace(" ", "_"), names, cutoff=0.4, shown=10)
 
     def initial_states(self, split: Split, count: int) -> Sequence[int]:
         """Stored states to report and to select (see `PROTOCOLS`), random placements from 100000 to train.
@@ -183,14 +182,8 @@ class Libero(Suite):
         """
         protocol = PROTOCOLS[self.protocol]
         train = range(FIRST_RANDOM_STATE, FIRST_RANDOM_STATE + LARGEST_RANDOM_COUNT)
-        splits: Mapping[str, range] = {"train": train, "select": protocol.select, "report": protocol.report}
-        available = splits[_one_of("split", split, tuple(splits))]
-        if not 0 <= count <= len(available):
-            raise ConfigurationError(
-                f"{self.suite} has 0 to {len(available)} initial states in split {split!r} of protocol "
-                f"{self.protocol!r}, asked for {count}"
-            )
-        return available[:count]
+        splits: Mapping[Split, range] = {"train": train, "select": protocol.select, "report": protocol.report}
+        return first_states(splits, split, count, self.suite, f" of protocol {self.protocol!r}")
 
     def make_environment(self, task: Task) -> LiberoEnvironment:
         """Build the world of a task (some seconds; LIBERO loads everything twice).

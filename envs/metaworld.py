@@ -14,7 +14,6 @@ Yu et al. 2019, "Meta-World: A Benchmark and Evaluation for Multi-Task and Meta 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.metadata
 import warnings
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_cl.envs.lookup import SEEDS, first_states, unknown_task
 from vla_cl.envs.metaworld_fast import FastSimulation
 from vla_cl.envs.metaworld_tasks import INSTRUCTIONS
 from vla_cl.envs.rendering import (
@@ -50,9 +50,6 @@ FPS = 80
 MAX_STEPS = 500  # metaworld refuses to go further
 FILM_SIZE = 256
 BENCHMARK_SEED = 42  # LeRobot's
-
-_FIRST_STATE: Mapping[str, int] = {"train": 100_000, "select": 200_000, "report": 1_000}
-_LARGEST_COUNT: Mapping[str, int] = {"train": 100_000, "select": 100_000, "report": 99_000}
 
 
 class MetaWorld(Suite):
@@ -123,11 +120,7 @@ class MetaWorld(Suite):
             raise ConfigurationError(
                 f"tasks are named without their version: write {unversioned!r} instead of {name!r}"
             )
-        near = difflib.get_close_matches(unversioned, INSTRUCTIONS, n=3)
-        hint = (
-            f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(sorted(INSTRUCTIONS))}"
-        )
-        raise ConfigurationError(f"suite 'metaworld' has no task {name!r}; {hint}")
+        raise unknown_task(self.name, name, unversioned, sorted(INSTRUCTIONS))
 
     def initial_states(self, split: Split, count: int) -> Sequence[int]:
         """Consecutive seeds: report from 1000, train from 100000, select from 200000.
@@ -135,14 +128,7 @@ class MetaWorld(Suite):
         Raises:
             ConfigurationError: ``count`` is negative or larger than the split.
         """
-        if split not in _FIRST_STATE:
-            raise ConfigurationError(f"split is one of {', '.join(_FIRST_STATE)}, got {split!r}")
-        largest = _LARGEST_COUNT[split]
-        if not 0 <= count <= largest:
-            raise ConfigurationError(
-                f"Meta-World has 0 to {largest} initial states in split {split!r}, asked for {count}"
-            )
-        return range(_FIRST_STATE[split], _FIRST_STATE[split] + count)
+        return first_states(SEEDS, split, count, "Meta-World")
 
     def make_environment(self, task: Task) -> MetaWorldEnvironment:
         """Build the world of a task (about a second; resetting it takes milliseconds).

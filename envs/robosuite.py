@@ -15,7 +15,6 @@ Zhu et al. 2020, "robosuite: A Modular Simulation Framework and Benchmark for Ro
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import importlib.metadata
 import io
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_cl.envs.lookup import SEEDS, first_states, unknown_task
 from vla_cl.envs.rendering import check_render_profile, choose_gl_backend, look_fingerprint, rendering_error
 from vla_cl.envs.robosuite_core import RobosuiteCore, global_seed
 from vla_cl.envs.robosuite_pictures import SampledPictures
@@ -46,9 +46,6 @@ ACTION_SIZE = 7
 FPS = 20
 MAX_STEPS = 500
 LONGEST = 10_000
-
-_FIRST_STATE: Mapping[str, int] = {"train": 100_000, "select": 200_000, "report": 1_000}
-_LARGEST_COUNT: Mapping[str, int] = {"train": 100_000, "select": 100_000, "report": 99_000}
 
 
 class Robosuite(Suite):
@@ -103,9 +100,7 @@ class Robosuite(Suite):
         short = name.removeprefix(f"{self.name}/")
         if short in TASKS:
             return Task(id=f"{self.name}/{short}", instruction=TASKS[short][1], max_steps=self.max_steps)
-        near = difflib.get_close_matches(short.lower(), TASKS, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(TASKS)}"
-        raise ConfigurationError(f"suite 'robosuite' has no task {name!r}; {hint}")
+        raise unknown_task(self.name, name, short.lower(), tuple(TASKS), cutoff=0.5)
 
     def initial_states(self, split: Split, count: int) -> Sequence[int]:
         """Consecutive seeds: report from 1000, train from 100000, select from 200000.
@@ -113,14 +108,7 @@ class Robosuite(Suite):
         Raises:
             ConfigurationError: ``count`` is negative or larger than the split.
         """
-        if split not in _FIRST_STATE:
-            raise ConfigurationError(f"split is one of {', '.join(_FIRST_STATE)}, got {split!r}")
-        largest = _LARGEST_COUNT[split]
-        if not 0 <= count <= largest:
-            raise ConfigurationError(
-                f"robosuite has 0 to {largest} initial states in split {split!r}, asked for {count}"
-            )
-        return range(_FIRST_STATE[split], _FIRST_STATE[split] + count)
+        return first_states(SEEDS, split, count, "robosuite")
 
     def make_environment(self, task: Task) -> RobosuiteEnvironment:
         """Build the world of a task (about half a second).

@@ -147,6 +147,19 @@ def test_another_look_is_refused_by_name(finished, tmp_path):
     assert not (tmp_path / "e").exists()
 
 
+def test_a_policy_that_looks_at_several_frames_is_refused_before_it_learns(cache, tmp_path, monkeypatch):
+    def learn(*_):
+        raise AssertionError("it learnt")
+
+    monkeypatch.setattr("vla_cl.continual.learn", learn)
+    history = ["policy.type=diffusion", "~policy.image_size=16", "~policy.chunk_size=4", "policy.n_action_steps=4",
+               "+policy.n_obs_steps=2", "+policy.horizon=8", "+policy.down_dims=[8,16]", "+policy.crop_shape=null",
+               "+policy.pretrained_backbone_weights=null", "+policy.use_group_norm=true"]  # fmt: skip
+    with pytest.raises(ConfigurationError, match=r"'diffusion' looks at 2 frames.*policy\.n_obs_steps=1"):
+        train(cache, tmp_path / "run", *history)
+    assert list((tmp_path / "run").glob("checkpoints/*")) == []
+
+
 def test_stock_lerobot_loads_a_checkpoint(finished):
     from lerobot.configs.parser import load_plugin
     from lerobot.configs.policies import PreTrainedConfig

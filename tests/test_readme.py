@@ -1,6 +1,7 @@
 """What the README shows must work."""
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,10 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
 def test_the_example_of_a_method_is_a_method():
-    code = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "class L2" in block)
+    code = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "class Anchored" in block)
     namespace = {"Method": Method}
     exec(code, namespace)
-    method, model, data = namespace["L2"](strength=0.5), TinyModel(), TinyData()
+    method, model, data = namespace["Anchored"](strength=0.5), TinyModel(), TinyData()
     method.attach(model, 0)
     method.end_task(experience(), data)
     with torch.no_grad():
@@ -31,7 +32,7 @@ def test_the_example_of_a_method_is_a_method():
 
 def test_the_settings_shown_compose():
     for line in re.findall(r"\$ vla-cl (?:train|collect) ([^#\n]*)", README):
-        assert compose(line.split())
+        assert compose(shlex.split(line))
 
 
 def test_every_path_in_the_map_exists():

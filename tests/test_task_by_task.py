@@ -1,6 +1,7 @@
 """A run with a method that must be told which task it is evaluated on."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from vla_cl import run
+from vla_cl.cli import main
 from vla_cl.compose import compose
 from vla_cl.methods.packnet import PackNet
 from vla_cl.rollout.engine import Engine
@@ -18,6 +20,11 @@ SETTINGS = ["plugins=[toy_world]", "suite=point", "evaluation.episodes=2", "eval
             "demonstrations.episodes=3", "demonstrations.workers=1", "training.steps=6", "training.batch_size=4",
             "evaluation.curve_points=1", "evaluation.curve_episodes=2", "evaluation.untrained=true",
             "evaluation.future_tasks=true", "method=packnet"]  # fmt: skip
+
+
+def weights_of(policy):
+    tensors = policy.module.state_dict().values()
+    return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +38,7 @@ def told(tmp_path_factory):
         select(self, task)
 
     def rolled_out(self, policy, requests, *more):
-        tensors = policy.module.state_dict().values()
-        digest = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()
-        calls.append(("run", {request.task.id for request in requests}, digest))
+        calls.append(("run", {request.task.id for request in requests}, weights_of(policy)))
         return roll_out(self, policy, requests, *more)
 
     folder = tmp_path_factory.mktemp("packnet")
@@ -79,3 +84,22 @@ def test_a_task_is_served_later_with_the_weights_that_it_had_when_it_was_learnt(
     assert learnt == later
     assert later != runs[9][1]
     assert learnt != runs[0][1]
+
+
+def test_evaluate_serves_the_tasks_with_the_same_weights(told, tmp_path, monkeypatch):
+    folder, calls = told
+    during = [call[1:] for call in calls if call[0] == "run"][-2:]
+    again, roll_out = [], Engine.run
+
+    def rolled_out(self, policy, requests, *more):
+        again.append(({request.task.id for request in requests}, weights_of(policy)))
+        return roll_out(self, policy, requests, *more)
+
+    monkeypatch.setattr(Engine, "run", rolled_out)
+    short = ["evaluation.episodes=2", "evaluation.workers=1", "device=cpu", "threads=1", "plugins=[toy_world]"]
+    assert main(["evaluate", str(folder), *short, f"output_dir={tmp_path / 'e'}"]) == 0
+    assert again == during
+    tasks = json.loads((tmp_path / "e" / "summary.json").read_text())["tasks"]
+    assert [figures["success"] for figures in tasks.values()] == json.loads((folder / "matrix.json").read_text())[
+        "success"
+    ][-1]

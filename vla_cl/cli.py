@@ -83,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     memory.add_argument("run", type=Path, help="the folder of a run")
     memory.add_argument("--export", type=Path, metavar="FOLDER", help="also write it as a LeRobotDataset v3")
     memory.add_argument("--json", action="store_true", help="for machines")
+    _add_tools(add)
+    return parser
+
+
+def _add_tools(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands about the program itself: is the machine fit, what is there, what does it cost, show it."""
     doctor = add("doctor", _doctor, "check this machine: renderer, codec, disk, versions", "vla-cl doctor")
     doctor.add_argument("--json", action="store_true", help="for machines")
     bench = add("bench", _bench, "measure against the bounds in the README", "vla-cl bench rollout rows=[metaworld]")
@@ -103,7 +109,6 @@ def _parser() -> argparse.ArgumentParser:
     methods.add_argument("--measured", type=Path, metavar="FILE", help="what vla-cl bench methods stored, for the page")
     demo = add("demo", _demo, "the first continual run, with and without replay, and its report", "vla-cl demo")
     add_overrides(demo)
-    return parser
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:

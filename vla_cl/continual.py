@@ -6,8 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import chain, groupby
-from operator import attrgetter
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,11 @@ from vla_cl.memory.replay_memory import COPIES
 from vla_cl.models.vla import CONVENTIONS, VlaModel, horizon, policy_config
 from vla_cl.rollout.compatibility import check_interface
 from vla_cl.rollout.engine import Engine
-from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, requests, save_videos
+from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, requests, roll_out, save_videos
 from vla_cl.run_folder import RunFolder, machine, versions
 from vla_cl.tracking import Tracker
 from vla_cl.train import TrainingSettings, learn
-from vla_cl.types import ConfigurationError, Episode, EpisodeRequest, Experience, InterfaceSpec, Split, Stream, Task
+from vla_cl.types import ConfigurationError, Experience, InterfaceSpec, Split, Stream, Task
 
 LOG_EVERY = 10
 
@@ -266,7 +265,7 @@ class ContinualRun:
         began = time.perf_counter()
         wanted = requests(self._suite, [task for task in tasks if task.id in self._evaluable], settings, split)
         with one_thread():
-            episodes = self._roll_out(engine, model, wanted)
+            episodes = roll_out(engine, model, wanted, self._method)
         videos = save_videos(episodes, self._folder.root, experience, engine.film_fps)
         self._table.extend(
             episodes,
@@ -276,19 +275,6 @@ class ContinualRun:
             videos=videos,
         )
         return replace(progress, evaluate_seconds=progress.evaluate_seconds + time.perf_counter() - began)
-
-    def _roll_out(self, engine: Engine, model: VlaModel, wanted: Sequence[EpisodeRequest]) -> list[Episode]:
-        """The episodes asked for, in this order; task by task where the model must be told which it serves."""
-        if not self._method.task_id_at_test:
-            return engine.run(model, wanted)
-        episodes: list[Episode] = []
-        try:
-            for task, some in groupby(wanted, key=attrgetter("task")):
-                self._method.select_task(task)
-                episodes += engine.run(model, list(some))
-        finally:
-            self._method.select_task(None)
-        return episodes
 
     def _tasks_to_evaluate(self, experience: Experience) -> Sequence[Task]:
         if self._evaluation.future_tasks:

@@ -11,18 +11,20 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import get_args
 
+from vla_cl.candidate import Candidate, find_candidate, require_served
 from vla_cl.compose import Settings, build, checked_arguments, nearest
 from vla_cl.data.streams import named_tasks
-from vla_cl.files import sha256, write_json
-from vla_cl.interfaces import Policy, Suite
+from vla_cl.files import write_json
+from vla_cl.interfaces import Method, Policy, Suite
+from vla_cl.location import tasks_of_run
 from vla_cl.rollout.compatibility import check_interface
 from vla_cl.rollout.engine import CALL_SIZE
-from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, requests, save_video
+from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, requests, roll_out, save_video
 from vla_cl.rollout.journal import Entry, Journal, check_same_evaluation
 from vla_cl.rollout.progress import ProgressBar
 from vla_cl.rollout.random_policy import RandomPolicy
@@ -33,14 +35,6 @@ from vla_cl.run import use_threads
 from vla_cl.run_folder import machine, versions
 from vla_cl.types import ConfigurationError, Episode, EpisodeRequest, Outcome, Split, Task
 
-if TYPE_CHECKING:
-    from vla_cl.models.vla import VlaModel
-
-RANDOM = "random"
-"""Given instead of a policy: `RandomPolicy`. A folder of this name is written ``./random``."""
-
-_POLICY_FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
-_NOT_OF_THE_POLICY = ("train_config.json",)
 _NO_EXPERIENCE = -1
 
 
@@ -73,23 +67,13 @@ class _Plan:
         return self.folder / "summary.json"
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """A policy that may not be needed, because everything is done: what identifies it, and how to load it."""
-
-    location: str
-    identity: Mapping[str, object]
-    device: str
-    load: Callable[[], Policy]
-
-
 def evaluate(location: str, settings: Settings) -> Path:
     """Roll a policy out and write the episode table, a summary and videos; an interrupted evaluation continues.
 
     Args:
         location: A run's folder (its newest checkpoint), a checkpoint, a LeRobot policy folder, a name on the hub, or
             ``random``.
-        settings: Composed from ``conf/evaluate.yaml``.
+        settings: Composed from ``conf/evaluate.yaml``; `vla_cl.location.compose_evaluation` takes a run's suite over.
 
     Returns:
         The folder with the results.
@@ -100,20 +84,22 @@ def evaluate(location: str, settings: Settings) -> Path:
     """
     plan = _plan(location, settings)
     use_threads(settings["threads"])
-    candidate = _candidate(location, settings, plan)
+    candidate = find_candidate(location, settings, plan.suite, plan.settings.replan_every)
     identity = _identity(plan, candidate)
     check_same_evaluation(plan.folder, identity)
     if plan.summary.is_file() and not _has_errors_to_retry(plan):
         print(f"{plan.folder} holds this evaluation, finished; nothing is rolled out again")
     else:
-        policy = candidate.load()
+        policy, method = candidate.load()
         chosen = plan.settings
         spec = plan.suite.spec
         check_interface(policy.spec, spec, chosen.replan_every, policy.chunk_size, chosen.check_render_profile)
+        if method is not None:
+            require_served(method, plan.tasks)
         with Journal(plan.folder, identity) as journal:
             _remove_half_written(plan.folder)
             plan.summary.unlink(missing_ok=True)  # not finished any more, should this be killed
-            _roll_out(plan, policy, journal)
+            _roll_out(plan, policy, method, journal)
             _write_results(plan, candidate, journal)
     print(describe(json.loads(plan.summary.read_text()), plan.folder))
     return plan.folder
@@ -123,7 +109,7 @@ def _plan(location: str, settings: Settings) -> _Plan:
     suite = build(settings["suite"], Suite, settings["plugins"])
     chosen = EvaluationSettings(**checked_arguments(EvaluationSettings, settings["evaluation"]))
     available = suite.tasks()
-    names = settings["tasks"] or (_tasks_of_run(Path(location), available) if location != RANDOM else [])
+    names = settings["tasks"] or tasks_of_run(location, available)
     tasks = named_tasks(names, available) or available
     if settings["split"] not in get_args(Split):
         raise ConfigurationError(f"unknown split {settings['split']!r}; {nearest(settings['split'], get_args(Split))}")
@@ -154,41 +140,7 @@ def _has_errors_to_retry(plan: _Plan) -> bool:
     return True
 
 
-def _candidate(location: str, settings: Settings, plan: _Plan) -> _Candidate:
-    if location == RANDOM:
-        given = {"suite": plan.suite.spec, **settings["random"]}
-        given["chunk_size"] = given["chunk_size"] or plan.settings.replan_every
-        policy = RandomPolicy(**checked_arguments(RandomPolicy, given))
-        return _Candidate(location, {RANDOM: {"seed": given["seed"]}}, "none", lambda: policy)
-    folder = policy_folder(location)
-    from vla_cl.continual import choose_device
-
-    device = choose_device(settings["device"])
-    files = {path.name: sha256(path) for pattern in _POLICY_FILES for path in sorted(folder.glob(pattern))}
-    known = {name: value for name, value in files.items() if name not in _NOT_OF_THE_POLICY}
-    return _Candidate(location, {"files": known}, device, lambda: _load(folder, device))
-
-
-def _load(folder: Path, device: str) -> VlaModel:
-    """A LeRobot policy that can be rolled out.
-
-    Raises:
-        ConfigurationError: It cannot be loaded, or it needs earlier observations.
-    """
-    from vla_cl.models.vla import VlaModel, horizon
-
-    model = VlaModel.load(folder, device)
-    config = model.policy.config
-    frames = horizon(config).observations or (0,)
-    if frames != (0,):
-        raise ConfigurationError(
-            f"policy {config.type!r} looks at {len(frames)} frames at once, but rollouts render only when a decision "
-            "is due; evaluate a policy that was trained with n_obs_steps=1"
-        )
-    return model
-
-
-def _identity(plan: _Plan, candidate: _Candidate) -> dict[str, object]:
+def _identity(plan: _Plan, candidate: Candidate) -> dict[str, object]:
     """All that decides the rows of the table, as plain data (JSON)."""
     kind = type(plan.suite)
     identity = {
@@ -212,7 +164,7 @@ def _identity(plan: _Plan, candidate: _Candidate) -> dict[str, object]:
     return plain
 
 
-def _roll_out(plan: _Plan, policy: Policy, journal: Journal) -> None:
+def _roll_out(plan: _Plan, policy: Policy, method: Method | None, journal: Journal) -> None:
     """Roll out what is missing; every episode is in the journal as soon as it is finished."""
     wanted = [request for request in plan.requests if not _is_done(plan, journal.find(request))]
     if not wanted:
@@ -232,7 +184,7 @@ def _roll_out(plan: _Plan, policy: Policy, journal: Journal) -> None:
             journal.append(episode, video, time.monotonic() - started)
             bar.advance(episode)
 
-        engine.run(policy, wanted, progress=keep)
+        roll_out(engine, policy, wanted, method, keep)
 
 
 def _remove_half_written(folder: Path) -> None:
@@ -262,7 +214,7 @@ def _is_done(plan: _Plan, entry: Entry | None) -> bool:
     return piece_path(plan.pieces, entry.episode.task, entry.episode.initial_state).is_file()
 
 
-def _write_results(plan: _Plan, candidate: _Candidate, journal: Journal) -> None:
+def _write_results(plan: _Plan, candidate: Candidate, journal: Journal) -> None:
     """Table, tracebacks, dataset, and last the summary, which says that the evaluation is finished."""
     entries = [entry for request in plan.requests if (entry := journal.find(request)) is not None]
     write_table(plan.folder / "episodes.parquet", entries, plan.suite.spec.render_profile)
@@ -292,54 +244,3 @@ def write_table(path: Path, entries: Sequence[Entry], render_profile: str | None
         where = {"experience": _NO_EXPERIENCE, "step": 0}
         table.append(entry.episode, **where, render_profile=render_profile, video=entry.video)
     table.write(path)
-
-
-def policy_folder(location: str) -> Path:
-    """The folder that LeRobot loads: of a run the newest checkpoint's, of a checkpoint its ``pretrained_model``.
-
-    A policy on the hub is downloaded into the hub's cache, unless it lies there.
-
-    Raises:
-        ConfigurationError: The run has no checkpoint yet, or neither the disk nor the hub has such a policy.
-    """
-    path = Path(location)
-    if (path / "pretrained_model").is_dir():
-        return path / "pretrained_model"
-    if (path / "config.yaml").is_file() or (path / "checkpoints").is_dir():
-        from vla_cl import checkpoint
-
-        newest = checkpoint.newest(path / "checkpoints")
-        if newest is None:
-            raise ConfigurationError(f"the run {path} has no whole checkpoint yet; let it learn its first task")
-        return newest / "pretrained_model"
-    if path.exists() and not (path / "config.json").is_file():
-        raise ConfigurationError(f"{path} holds no policy: expected a run, a checkpoint, or a folder with config.json")
-    return path if path.exists() else _from_hub(location)
-
-
-def _from_hub(name: str) -> Path:
-    if name.count("/") != 1 or name.startswith((".", "/")):
-        raise ConfigurationError(
-            f"{name!r} is neither a folder here nor a hub name like user/policy; or say {RANDOM!r} to act at random"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(_POLICY_FILES), ignore_patterns=["*/*"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigurationError(
-            f"{name!r} is no folder here and cannot be had from the hub ({reason}); check the name, the connection "
-            "and, for a private policy, `hf auth login`"
-        ) from error
-
-
-def _tasks_of_run(folder: Path, available: Sequence[Task]) -> list[str]:
-    """The tasks that the run around a policy was about, as far as this suite has them."""
-    known = {task.id for task in available}
-    for candidate in (folder, *folder.parents[:3]):
-        if (candidate / "run.json").is_file():
-            tasks: list[dict[str, Any]] = json.loads((candidate / "run.json").read_text())["tasks"]
-            return [task["id"] for task in tasks if task["id"] in known]
-    return []

@@ -100,8 +100,13 @@ def gem(settings: RowSettings) -> Result:
             method.edit_gradients()
 
     with _peer(settings, plugin="gem", past=past, batch=batch, remembered=remembered) as peer:
-        step(0, edited=True)
-        gate = _gate(_flat(model.module), peer, settings.workspace, _GEM_TOLERANCE)
+        step(0, edited=False)
+        unedited = _flat(model.module)
+        method.edit_gradients()
+        edited = _flat(model.module)
+        if np.array_equal(edited, unedited):
+            raise CannotRunError("no past task's gradient opposes the present one, so nothing is projected")
+        gate = _gate(edited, peer, settings.workspace, _GEM_TOLERANCE)
 
         def ours(turn: int) -> float:
             began = time.perf_counter()

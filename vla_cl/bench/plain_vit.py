@@ -37,10 +37,10 @@ def made(quick: bool) -> PlainVit:
 
 
 def samples(task: int, count: int) -> tuple[Tensor, Tensor]:
-    """Random pictures and labels of a task, the same in every process."""
+    """Random pictures of a task, all of one class, the same in every process: another class, an opposing gradient."""
     generator = torch.Generator().manual_seed(1000 + task)
     pictures = torch.randn(count, 3, SIDE, SIDE, generator=generator)
-    return pictures, torch.randint(0, CLASSES, (count,), generator=generator)
+    return pictures, torch.full((count,), task % CLASSES)
 
 
 def contradicted(labels: Tensor) -> Tensor:

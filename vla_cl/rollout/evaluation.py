@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
-from vla_cl.interfaces import Suite
-from vla_cl.rollout.engine import Engine
+from vla_cl.interfaces import Method, Policy, Suite
+from vla_cl.rollout.engine import Engine, Progress
 from vla_cl.rollout.video import write_video
 from vla_cl.types import ConfigurationError, Episode, EpisodeRequest, Split, Task
 
@@ -87,6 +89,37 @@ def make_engine(suite: Suite, settings: EvaluationSettings) -> Engine:
         deadline=settings.deadline,
         check_render_profile=settings.check_render_profile,
     )
+
+
+def roll_out(
+    engine: Engine,
+    policy: Policy,
+    wanted: Sequence[EpisodeRequest],
+    method: Method | None = None,
+    progress: Progress = True,
+) -> list[Episode]:
+    """The episodes asked for, in this order; task by task where the method must be told which task is served.
+
+    Args:
+        engine: See `Engine.run`, also for ``progress`` and what is raised.
+        policy: Who acts.
+        wanted: Requests, those of a task next to each other.
+        method: The method behind the policy; None for a policy that serves every task as it is.
+        progress: Of each call of the engine.
+
+    Raises:
+        ConfigurationError: The method cannot serve a task.
+    """
+    if method is None or not method.task_id_at_test:
+        return engine.run(policy, wanted, progress)
+    episodes: list[Episode] = []
+    try:
+        for task, some in groupby(wanted, key=attrgetter("task")):
+            method.select_task(task)
+            episodes += engine.run(policy, list(some), progress)
+    finally:
+        method.select_task(None)
+    return episodes
 
 
 def save_videos(episodes: Sequence[Episode], folder: Path, experience: int, fps: float) -> dict[int, str]:
