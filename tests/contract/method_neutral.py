@@ -31,5 +31,5 @@ NEUTRAL = {
 }
 """With these a method does what sequential fine-tuning does, bit for bit, in the second task too."""
 
-PROCESS_BOUND: set[str] = set()
+PROCESS_BOUND = {"cama"}
 """Methods that refuse to learn in several processes, each with a sentence that says why."""

@@ -154,6 +154,15 @@ def test_workers_ignore_ctrl_c(expected):
         assert comparable(engine.run(ToyPolicy(interrupt_workers), requests(), progress=False)) == expected
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own reaction to Ctrl-C, also where the tests run in the background, with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_the_workers_and_the_engine_can_start_again(expected):
     def interrupt(calls):
         if calls == 2:
