@@ -89,11 +89,11 @@ class GradientEpisodicMemory(Method):
         parameters = with_gradient(self.model.module)
         gradients = [parameter.grad for parameter in parameters]
         rows = self._past_gradients(parameters)
-        products = rows.products(gradients).double().cpu().numpy()
+        products = rows.products(gradients).cpu().numpy()
         require_finite(products, "the gradient on the batch or on remembered samples")
         if (products >= 0).all():
             return
-        gram = (rows.matrix @ rows.matrix.T).double().cpu().numpy()
+        gram = rows.gram().cpu().numpy()
         require_finite(gram.ravel(), "the gradient on remembered samples")
         factors = minimise_above((gram + gram.T) / 2 + self.eps * np.eye(len(gram)), products, self.margin)
         rows.add_to(gradients, rows.matrix.new_tensor(factors))

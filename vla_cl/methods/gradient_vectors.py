@@ -17,6 +17,10 @@ from torch import Tensor, nn
 from vla_cl.types import Draw
 
 
+SUMMED = 4096
+"""Elements whose products are summed in float32, before the sums are added in float64."""
+
+
 def with_gradient(module: nn.Module) -> list[nn.Parameter]:
     """The parameters that the next step moves, in the order of ``parameters()``."""
     return [parameter for parameter in module.parameters() if parameter.grad is not None]
@@ -99,12 +103,18 @@ class GradientRows:
 
     @torch.no_grad()
     def products(self, gradients: Sequence[Tensor | None]) -> Tensor:
-        """The dot product of each row with a gradient (None: zero), shape (count,)."""
-        total = self.matrix.new_zeros(len(self.matrix))
+        """The dot product of each row with a gradient (None: zero), shape (count,), float64."""
+        total = torch.zeros(len(self.matrix), dtype=torch.float64, device=self.matrix.device)
         for (first, end), gradient in zip(pairwise(self._borders), gradients, strict=True):
             if gradient is not None:
-                total += self.matrix[:, first:end] @ _vector(gradient).to(self.matrix)
+                vector = _vector(gradient).to(self.matrix)
+                total += _products(self.matrix[:, first:end], vector[None]).squeeze(1)
         return total
+
+    @torch.no_grad()
+    def gram(self) -> Tensor:
+        """The dot product of each row with each row, shape (count, count), float64."""
+        return _products(self.matrix, self.matrix)
 
     @torch.no_grad()
     def add_to(self, gradients: Sequence[Tensor | None], factors: Tensor) -> None:
@@ -113,6 +123,18 @@ class GradientRows:
             if gradient is not None:
                 sums = factors.to(self.matrix) @ self.matrix[:, first:end]
                 gradient.add_(sums.view(gradient.shape))
+
+
+def _products(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right^T in float64, from float32 sums over `SUMMED` elements each: shapes (n, P), (m, P) to (n, m).
+
+    One float32 sum over millions of elements would be off by about 1e-3 of itself, which is much where gradients of
+    several tasks nearly lie in a plane.
+    """
+    whole = left.shape[1] // SUMMED * SUMMED
+    rest = left[:, whole:].double() @ right[:, whole:].double().T
+    blocks = [side[:, :whole].unflatten(1, (-1, SUMMED)).transpose(0, 1) for side in (left, right)]
+    return rest + torch.bmm(blocks[0], blocks[1].transpose(1, 2)).sum(0, dtype=torch.float64)
 
 
 def _vector(tensor: Tensor) -> Tensor:

@@ -1,0 +1,34 @@
+"""Dot products of long gradients, against float64."""
+
+import numpy as np
+import pytest
+import torch
+
+from vla_cl.methods.gradient_vectors import SUMMED, GradientRows
+
+
+def filled(lengths, seed, spread):
+    """Rows that nearly point the same way, and a gradient of the same shapes."""
+    generator = np.random.default_rng(seed)
+    parameters = [torch.zeros(length) for length in lengths]
+    rows = GradientRows(4, parameters)
+    common = [generator.standard_normal(length) for length in lengths]
+    for row in range(4):
+        near = [c + spread * generator.standard_normal(len(c)) for c in common]
+        rows.write(row, [torch.from_numpy(part).float() for part in near])
+    return rows, [torch.from_numpy(part).float() for part in common]
+
+
+@pytest.mark.parametrize("lengths", [(5,), (SUMMED,), (3, 2 * SUMMED + 7, SUMMED - 1), (4_000_000, 10)])
+def test_products_of_long_gradients_have_the_digits_of_float64(lengths):
+    rows, gradient = filled(lengths, seed=0, spread=1e-2)
+    exact = rows.matrix.double().numpy()
+    vector = torch.cat(gradient).double().numpy()
+    np.testing.assert_allclose(rows.gram().numpy(), exact @ exact.T, rtol=1e-6)
+    np.testing.assert_allclose(rows.products(gradient).numpy(), exact @ vector, rtol=1e-6)
+
+
+def test_a_missing_gradient_counts_as_zero():
+    rows, gradient = filled((6, 9), seed=1, spread=1.0)
+    exact = rows.matrix[:, 6:].double() @ gradient[1].double()
+    torch.testing.assert_close(rows.products([None, gradient[1]]), exact)
