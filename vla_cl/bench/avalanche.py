@@ -1,4 +1,4 @@
-"""Rows ``ewc-avalanche`` and ``gem-avalanche`` of ``vla-cl bench methods``: the same step with avalanche's plugins."""
+"""Rows ``ewc-avalanche`` and ``gem-avalanche*`` of ``vla-cl bench methods``: the same step with avalanche's plugins."""
 
 from __future__ import annotations
 
@@ -77,10 +77,14 @@ def ewc(settings: RowSettings) -> Result:
 
 
 def gem(settings: RowSettings) -> Result:
-    """What GEM adds to a step after ten tasks: the gradients of their memories and the projection."""
-    batch, past, turns = (2, 3, 2) if settings.quick else (BATCH, PAST, 4)
+    """What GEM adds to a step after ten tasks: the gradients of their memories and the projection.
+
+    A transformer's step is almost all gradients, which both sides compute; with a perceptron the projection counts.
+    """
+    kind = "perceptron" if settings.name.endswith("perceptron") else "transformer"
+    batch, past, turns = (2, 3, 2) if settings.quick else (BATCH, PAST, 4 if kind == "transformer" else 10)
     remembered = 2 if settings.quick else REMEMBERED
-    model = _VitModel(plain_vit.made(settings.quick))
+    model = _VitModel(plain_vit.made(settings.quick, kind))
     method = GradientEpisodicMemory(samples_per_task=remembered, batch_size=remembered, margin=0.5, eps=1e-3)
     method.attach(model, 0)
     for task in range(past):
@@ -99,7 +103,7 @@ def gem(settings: RowSettings) -> Result:
         if edited:
             method.edit_gradients()
 
-    with _peer(settings, plugin="gem", past=past, batch=batch, remembered=remembered) as peer:
+    with _peer(settings, plugin="gem", past=past, batch=batch, remembered=remembered, kind=kind) as peer:
         step(0, edited=False)
         unedited = _flat(model.module)
         method.edit_gradients()
@@ -118,8 +122,9 @@ def gem(settings: RowSettings) -> Result:
         plain = peer.ask("steps", count=_STEPS, with_plugin=False) / _STEPS
     found = ratio(seconds["ours"], seconds["avalanche"])
     return Result(
-        compares=f"a GEM step after {past} tasks, {remembered} remembered samples each, batch {batch}, against "
-        "avalanche-lib's GEMPlugin",
+        compares=f"a GEM step after {past} tasks, {remembered} remembered samples each, batch {batch}, a {kind} of "
+        f"{sum(parameter.numel() for parameter in model.module.parameters()):,} parameters, against avalanche-lib's "
+        "GEMPlugin",
         gate=gate,
         ratio=found,
         figures=[
@@ -151,7 +156,9 @@ class _Peer:
 
 
 @contextmanager
-def _peer(settings: RowSettings, plugin: str, past: int, batch: int, remembered: int = 0) -> Iterator[_Peer]:
+def _peer(
+    settings: RowSettings, plugin: str, past: int, batch: int, remembered: int = 0, kind: str = "transformer"
+) -> Iterator[_Peer]:
     """Avalanche in its own environment, with its past behind it.
 
     Raises:
@@ -168,7 +175,7 @@ def _peer(settings: RowSettings, plugin: str, past: int, batch: int, remembered:
     process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
     try:
         peer = _Peer(process)
-        sizes = {"past": past, "batch": batch, "remembered": remembered, "quick": settings.quick}
+        sizes = {"past": past, "batch": batch, "remembered": remembered, "quick": settings.quick, "kind": kind}
         peer.ask("begin", plugin=plugin, threads=torch.get_num_threads(), **sizes)
         yield peer
     finally:

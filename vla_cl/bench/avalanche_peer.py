@@ -31,12 +31,15 @@ class Peer:
         batch: Samples per step.
         remembered: Samples per past task (gem).
         quick: A smaller model.
+        kind: ``transformer`` or ``perceptron``.
         threads: Of torch.
     """
 
-    def __init__(self, plugin: str, past: int, batch: int, remembered: int, quick: bool, threads: int) -> None:
+    def __init__(
+        self, plugin: str, past: int, batch: int, remembered: int, quick: bool, kind: str, threads: int
+    ) -> None:
         torch.set_num_threads(threads)
-        self.model = plain_vit.made(quick)
+        self.model = plain_vit.made(quick, kind)
         self.pictures, self.labels = plain_vit.samples(0, batch)
         self.labels = plain_vit.contradicted(self.labels)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE)

@@ -1,4 +1,8 @@
-"""Row ``fisher`` of ``vla-cl bench methods``: the exact diagonal Fisher in one pass per batch against a loop."""
+"""Rows ``fisher`` of ``vla-cl bench methods``: the exact diagonal Fisher in one pass per batch against a loop.
+
+``fisher`` takes the default NanoVLA, where the arithmetic of a sample outweighs the calls; ``fisher-small`` takes that
+of the test beds, where it does not.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,11 @@ from torch import Tensor
 from vla_cl.bench.measuring import ratio, take_turns
 from vla_cl.bench.method_steps import Pictures, nano_vla
 from vla_cl.bench.rows import Figure, Gate, Result, RowSettings
+from vla_cl.interfaces import Data, Model
 from vla_cl.methods.per_sample_gradients_estimate import SampledGradients
-from vla_cl.types import Ability, Draw
+from vla_cl.testbeds import BEDS
+from vla_cl.testbeds.bed import Tensors
+from vla_cl.types import Ability, Batch, Draw
 
 GOAL, TOLERANCE = 15.0, 1e-5
 _LARGEST_SHARE_OF_BATCHED = 1.2
@@ -20,14 +27,12 @@ _LARGEST_SHARE_OF_BATCHED = 1.2
 
 def fisher(settings: RowSettings) -> Result:
     """Mean squared gradient of each of N samples' losses: ours, a loop over samples, and the biased batch version."""
-    count = 4 if settings.quick else 64
-    small = settings.quick or settings.name.endswith("-small")
-    model = nano_vla(small)
-    data = Pictures(count, seed=0, pixels=model_pixels(small))
+    model, data, batch = _small() if settings.name.endswith("-small") else _default(settings.quick)
+    count = min(len(data), 4 if settings.quick else len(data))
     parameters = dict(model.module.named_parameters())
     keyed = Ability.KEYED_DRAWS in model.abilities
     estimate = SampledGradients(
-        model, data, lambda batch, draw, _: model.loss(batch, draw), count, batch_size=count, seed=[0]
+        model, data, lambda batch, draw, _: model.loss(batch, draw), count, batch_size=batch, seed=[0]
     )
 
     def loop() -> dict[str, Tensor]:
@@ -70,9 +75,20 @@ def fisher(settings: RowSettings) -> Result:
     )
 
 
-def model_pixels(quick: bool) -> int:
-    """Side of the pictures that `nano_vla` expects."""
-    return 32 if quick else 96
+def _default(quick: bool) -> tuple[Model, Data, int]:
+    """The default NanoVLA (a smaller one if ``quick``), 64 samples, all in one batch."""
+    return nano_vla(quick), Pictures(64, seed=0, pixels=32 if quick else 96), 64
+
+
+def _small() -> tuple[Model, Data, int]:
+    """NanoVLA as the test beds have it, the samples of their three tasks, and 256 of them in a batch."""
+    bed = BEDS["policy_regression"]()
+    batches = [data.batch(np.arange(len(data))) for data in bed.data]
+    columns: Batch = {}
+    for key in batches[0]:
+        parts = [batch[key] for batch in batches]
+        columns[key] = torch.cat(parts) if isinstance(parts[0], Tensor) else [row for part in parts for row in part]
+    return bed.make_model(0), Tensors(columns), 256
 
 
 def _timed(part: object) -> float:

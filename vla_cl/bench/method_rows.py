@@ -10,6 +10,7 @@ from vla_cl.compose import choices
 _OTHERS: Mapping[str, Row] = {
     "ewc-avalanche": Row("<= 3 % of a step, >= 30x less", "vla_cl.bench.avalanche:ewc", "all", 2),
     "gem-avalanche": Row(">= 3x", "vla_cl.bench.avalanche:gem", "all", 3),
+    "gem-avalanche-perceptron": Row(">= 3x", "vla_cl.bench.avalanche:gem", "all", 0.5),
     "fisher": Row(">= 15x", "vla_cl.bench.fisher:fisher", "all", 1),
     "fisher-small": Row(">= 15x", "vla_cl.bench.fisher:fisher", "all", 0.5),
     "lwf-cached": Row("<= 1.03x", "vla_cl.bench.cached_teacher:lwf_cached", "all", 3),

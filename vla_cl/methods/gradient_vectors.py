@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from vla_cl.types import Draw
 
-
 SUMMED = 4096
 """Elements whose products are summed in float32, before the sums are added in float64."""
 
@@ -126,14 +125,14 @@ class GradientRows:
 
 
 def _products(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right^T in float64, from float32 sums over `SUMMED` elements each: shapes (n, P), (m, P) to (n, m).
+    """The product left @ right^T in float64, from float32 sums over `SUMMED` elements each: shapes (n, P), (m, P) to (n, m).
 
     One float32 sum over millions of elements would be off by about 1e-3 of itself, which is much where gradients of
     several tasks nearly lie in a plane.
     """
     whole = left.shape[1] // SUMMED * SUMMED
     rest = left[:, whole:].double() @ right[:, whole:].double().T
-    blocks = [side[:, :whole].unflatten(1, (-1, SUMMED)).transpose(0, 1) for side in (left, right)]
+    blocks = [side[:, :whole].reshape(len(side), whole // SUMMED, SUMMED).transpose(0, 1) for side in (left, right)]
     return rest + torch.bmm(blocks[0], blocks[1].transpose(1, 2)).sum(0, dtype=torch.float64)
 
 
