@@ -125,7 +125,7 @@ class GradientRows:
 
 
 def _products(left: Tensor, right: Tensor) -> Tensor:
-    """The product left @ right^T in float64, from float32 sums over `SUMMED` elements each: shapes (n, P), (m, P) to (n, m).
+    """Rows times rows, (n, P) and (m, P) to (n, m) in float64, from float32 sums over `SUMMED` elements each.
 
     One float32 sum over millions of elements would be off by about 1e-3 of itself, which is much where gradients of
     several tasks nearly lie in a plane.
