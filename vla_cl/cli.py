@@ -73,6 +73,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs")
     report.add_argument("--output", type=Path, help="the file to write (default: beside the runs)")
+    compare = add(
+        "compare",
+        _compare,
+        "a table of methods over training seeds",
+        "vla-cl compare outputs/er-0 outputs/er-1 outputs/ewc-0 outputs/ewc-1",
+    )
+    compare.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs, any number of seeds"
+    )
+    compare.add_argument("--metrics", metavar="A,B", help="names of metrics, the first one sorts (see vla-cl metrics)")
+    compare.add_argument("--style", choices=("text", "markdown", "json"), default="text", help="how to write the table")
     metrics = add(
         "metrics", _metrics, "print every metric of a success matrix", "vla-cl metrics outputs/run/matrix.json"
     )
@@ -161,6 +172,13 @@ def _report(options: argparse.Namespace) -> int:
     from vla_cl.report import write_report
 
     print(write_report(options.runs, options.output))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from vla_cl.report.seed_groups import SHOWN, compare
+
+    print(compare(options.runs, options.metrics.split(",") if options.metrics else SHOWN, options.style))
     return 0
 
 

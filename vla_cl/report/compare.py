@@ -70,10 +70,19 @@ def settings_differences(runs: Sequence[RunRecord]) -> FactTable:
     Raises:
         ConfigurationError: A ``config.yaml`` is not valid YAML.
     """
-    flat = [dict(_flatten(_parse(run), "")) for run in runs]
+    flat = [flat_settings(run) for run in runs]
     keys = dict.fromkeys(key for settings in flat for key in settings)
     rows = ((key, tuple(settings.get(key, UNDEFINED) for settings in flat)) for key in keys)
     return FactTable(tuple((key, values) for key, values in rows if len(set(values)) > 1))
+
+
+def flat_settings(run: RunRecord) -> dict[str, str]:
+    """The settings of a run by dotted name; none without a ``config.yaml``.
+
+    Raises:
+        ConfigurationError: Its ``config.yaml`` is not valid YAML.
+    """
+    return dict(_flatten(_parse(run), ""))
 
 
 def _parse(run: RunRecord) -> object:

@@ -1,0 +1,99 @@
+"""``vla-cl compare``: what is one line, what is refused, what is written."""
+
+import json
+
+import pytest
+from generated_run import TASKS, GeneratedRun
+
+from vla_cl import cli
+from vla_cl.report.seed_groups import compare
+from vla_cl.types import ConfigurationError
+
+KEPT = ((1.0, None, None), (0.9, 1.0, None), (0.9, 0.9, 1.0))
+LOST = ((1.0, None, None), (0.1, 1.0, None), (0.0, 0.1, 1.0))
+
+
+def write(folder, method="sequential", seed=0, success=LOST, **more):
+    extra = {"seeds": {"train_seed": seed, "eval_seed": 0}, **more.pop("extra", {})}
+    run = GeneratedRun(name=folder.name, method=method, success=success, videos=0, extra=extra, **more)
+    run.write(folder)
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text + f"\ntrain_seed: {seed}\nname: {folder.name}\n")
+    return folder
+
+
+@pytest.fixture
+def four_runs(tmp_path):
+    return [
+        write(tmp_path / "s0", seed=0),
+        write(tmp_path / "s1", seed=1),
+        write(tmp_path / "e0", "er", 0, KEPT, memory_bytes=2048),
+        write(tmp_path / "e1", "er", 1, KEPT, memory_bytes=2048),
+    ]
+
+
+def test_seeds_of_one_method_are_one_line_and_the_best_comes_first(four_runs):
+    groups = json.loads(compare(four_runs, style="json"))
+    assert [(group["label"], group["seeds"]) for group in groups] == [("er", [0, 1]), ("sequential", [0, 1])]
+    assert groups[0]["metrics"]["final_average_success"]["value"] == pytest.approx((0.9 + 0.9 + 1.0) / 3)
+    assert groups[0]["memory_bytes"] == 2048
+
+
+def test_a_metric_where_less_is_better_sorts_the_other_way(four_runs):
+    groups = json.loads(compare(four_runs, ["gem_bwt"], style="json"))
+    assert groups[0]["label"] == "er"
+    groups = json.loads(compare(four_runs, ["chaudhry_forgetting"], style="json"))
+    assert groups[0]["label"] == "er"
+
+
+def test_an_undefined_metric_comes_last_and_is_null(four_runs, tmp_path):
+    joint = write(tmp_path / "joint", success=((0.9, 0.9, 0.9),), arrangement="joint")
+    groups = json.loads(compare([joint, *four_runs], ["chaudhry_forgetting"], style="json"))
+    assert groups[-1]["label"] == "joint"
+    assert groups[-1]["metrics"]["chaudhry_forgetting"]["value"] is None
+
+
+def test_runs_with_other_settings_are_lines_of_their_own_that_say_which(tmp_path):
+    folders = [write(tmp_path / name, "er", 0, KEPT) for name in ("a", "b")]
+    for folder, rate in zip(folders, (0.1, 0.2), strict=True):
+        (folder / "config.yaml").write_text((folder / "config.yaml").read_text() + f"\nextra: {{rate: {rate}}}\n")
+    groups = json.loads(compare(folders, style="json"))
+    assert sorted(group["label"] for group in groups) == ["er extra.rate=0.1", "er extra.rate=0.2"]
+
+
+def test_the_same_seed_twice_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="train_seed=3"):
+        compare([write(tmp_path / name, seed=3) for name in ("a", "b")])
+
+
+def test_an_unfinished_run_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="is not finished"):
+        compare([write(tmp_path / "a", status="running")])
+
+
+def test_other_tasks_are_refused(tmp_path):
+    other = write(tmp_path / "b", tasks=(*TASKS[:2], "metaworld/reach"))
+    with pytest.raises(ConfigurationError, match="same tasks"):
+        compare([write(tmp_path / "a"), other])
+
+
+def test_an_unknown_metric_is_refused_with_those_there_are(tmp_path):
+    with pytest.raises(ConfigurationError, match="gem_bwt"):
+        compare([write(tmp_path / "a")], ["forgetting"])
+
+
+def test_the_command_writes_markdown(four_runs, capsys):
+    assert cli.main(["compare", *map(str, four_runs), "--style", "markdown", "--metrics", "gem_bwt"]) == 0
+    head, rule, first, second = capsys.readouterr().out.splitlines()[:4]
+    assert head == "| method | seeds | gem_bwt ↑ | kept |"
+    assert rule == "| --- | --- | --- | --- |"
+    assert first.startswith("| `er` | 2 | −0.100 [")
+    assert first.endswith("| 2 KiB |")
+    assert second.startswith("| `sequential` | 2 |")
+
+
+def test_the_command_writes_aligned_text(four_runs, capsys):
+    assert cli.main(["compare", *map(str, four_runs)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:2] == ["method", "seeds"]
+    assert {line.index("2 ") for line in lines[1:3]} == {lines[0].index("seeds")}

@@ -1,0 +1,47 @@
+"""A metric over several training seeds: its mean, and an interval that covers the luck of training as well."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from vla_cl.metrics.estimate import Estimate
+
+
+def over_seeds(estimates: Sequence[Estimate], lowest: float) -> Estimate:
+    """Mean over seeds with Student's 95 % interval, never narrower than what the episodes alone leave open.
+
+    The spread of the seeds' values holds both kinds of luck, that of training and that of the evaluation episodes, but
+    few seeds may agree by chance, or all be at the end of the range. So each end is the farther one of two: Student's,
+    from the spread of the seeds, and that of the mean of the seeds' own intervals, as if only episodes were left to
+    chance. One seed has the second alone.
+
+    Args:
+        estimates: The metric of each seed's run, each with its interval from the episodes.
+        lowest: The least value that the metric can take; the greatest is 1.
+
+    Returns:
+        NaN if the metric is undefined in one of the runs, an interval of NaN if one of the runs has none.
+
+    Raises:
+        ValueError: There are no estimates.
+    """
+    if not estimates:
+        raise ValueError("expected the estimates of at least one seed, got none")
+    values = np.array([estimate.value for estimate in estimates])
+    ends = np.array([(estimate.low, estimate.high) for estimate in estimates])
+    mean, count = float(values.mean()), len(values)
+    if math.isnan(mean) or np.isnan(ends).any():
+        return Estimate(mean, math.nan, math.nan)
+    below, above = (np.linalg.norm(values[:, None] - ends, axis=0) / count).tolist()
+    student = _student_95(count - 1) * float(values.std(ddof=1)) / math.sqrt(count) if count > 1 else 0.0
+    return Estimate(mean, max(lowest, mean - max(below, student)), min(1.0, mean + max(above, student)))
+
+
+def _student_95(degrees: int) -> float:
+    """97.5 % quantile of Student's distribution."""
+    from scipy.stats import t  # where it is needed: it takes longer to import than all the rest of the metrics
+
+    return float(t.ppf(0.975, degrees))

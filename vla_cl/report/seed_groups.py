@@ -1,0 +1,173 @@
+"""``vla-cl compare``: runs that differ in nothing but the training seed are one line; a line per method."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vla_cl.metrics import METRICS, Estimate, compute_all
+from vla_cl.metrics.seeds import over_seeds
+from vla_cl.report.compare import flat_settings, warnings
+from vla_cl.report.load import RunRecord, load_runs
+from vla_cl.report.numbers import decimal, decimal_range, memory_size
+from vla_cl.types import ConfigurationError
+
+SHOWN = ("final_average_success", "chaudhry_forgetting", "learning_accuracy")
+"""Metrics that are shown unless others are asked for."""
+
+_OF_THE_SEED = ("train_seed", "name", "output_dir", "cache_dir")
+_ALSO_IDLE = ("device", "threads", "tracking", "evaluation.workers", "evaluation.slots_per_worker", "evaluation.videos")
+"""Settings that may differ between the seeds of one group: no result depends on them."""
+
+
+@dataclass(frozen=True)
+class SeedGroup:
+    """Runs of one method with different training seeds.
+
+    Attributes:
+        label: Method or reference, with the settings that tell it from others of that name.
+        seeds: Training seeds, ascending.
+        metrics: Metric name to estimate over the seeds.
+        kept: Bytes kept of the past, at most.
+    """
+
+    label: str
+    seeds: tuple[int, ...]
+    metrics: Mapping[str, Estimate]
+    kept: int
+
+
+def compare(folders: Sequence[Path], metrics: Sequence[str] = SHOWN, style: str = "text") -> str:
+    """A table of methods over seeds, the best first.
+
+    Args:
+        folders: Finished runs.
+        metrics: Names of metrics; the first one sorts.
+        style: ``text``, ``markdown`` or ``json``.
+
+    Raises:
+        ConfigurationError: A run is not finished, a seed comes twice, the runs learnt different tasks, or a metric does
+            not exist.
+    """
+    known = {metric.name: metric for metric in METRICS}
+    if unknown := [name for name in metrics if name not in known]:
+        raise ConfigurationError(f"there is no metric {unknown[0]!r}; there are {', '.join(known)}")
+    runs = load_runs(folders)
+    _require_comparable(runs)
+    groups = _groups(runs, metrics)
+    sign = 1 if known[metrics[0]].direction == "lower" else -1
+    groups.sort(key=lambda group: _order(sign * group.metrics[metrics[0]].value))
+    if style == "json":
+        return json.dumps([_plain(group) for group in groups], indent=1, allow_nan=False)
+    rows = [_cells(group, metrics) for group in groups]
+    head = (
+        "method",
+        "seeds",
+        *(f"{name} {'↓' if known[name].direction == 'lower' else '↑'}" for name in metrics),
+        "kept",
+    )
+    table = _markdown(head, rows) if style == "markdown" else _text(head, rows)
+    return "\n".join([table, *(f"note: {warning}" for warning in warnings(runs))])
+
+
+def _require_comparable(runs: Sequence[RunRecord]) -> None:
+    for run in runs:
+        if not run.finished or run.matrix is None:
+            raise ConfigurationError(
+                f"{run.folder} is not finished; continue it with the command that began it, or leave it out"
+            )
+        if set(run.tasks) != set(runs[0].tasks):
+            raise ConfigurationError(
+                f"expected runs over the same tasks, but {runs[0].folder} has {', '.join(runs[0].tasks)} and "
+                f"{run.folder} has {', '.join(run.tasks)}; compare them apart"
+            )
+
+
+def _groups(runs: Sequence[RunRecord], metrics: Sequence[str]) -> list[SeedGroup]:
+    together: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        together.setdefault(json.dumps(_identity(run), sort_keys=True), []).append(run)
+    labels = _labels([members[0] for members in together.values()])
+    return [_group(label, members, metrics) for label, members in zip(labels, together.values(), strict=True)]
+
+
+def _identity(run: RunRecord) -> dict[str, str]:
+    """All that the result depends on but the seed."""
+    idle = (*_OF_THE_SEED, *_ALSO_IDLE)
+    settings = {
+        key: value
+        for key, value in flat_settings(run).items()
+        if not any(key == name or key.startswith(f"{name}.") for name in idle)
+    }
+    return settings | {"method": str(run.info["method"]), "arrangement": run.arrangement}
+
+
+def _labels(first: Sequence[RunRecord]) -> list[str]:
+    """Method or reference; where two groups have the same, with the settings in which they differ."""
+    names = [run.arrangement if run.info["method"] == "sequential" else str(run.info["method"]) for run in first]
+    settings = [_identity(run) for run in first]
+    labels = []
+    for name, own in zip(names, settings, strict=True):
+        alike = [other for other_name, other in zip(names, settings, strict=True) if other_name == name]
+        keys = sorted({key for other in alike for key in other} | set(own))
+        told = [f"{key}={own.get(key, '-')}" for key in keys if len({other.get(key, "-") for other in alike}) > 1]
+        labels.append(" ".join([name, *told]))
+    return labels
+
+
+def _group(label: str, members: Sequence[RunRecord], metrics: Sequence[str]) -> SeedGroup:
+    by_seed: dict[int, RunRecord] = {}
+    for run in members:
+        seed = int(run.info["seeds"]["train_seed"])
+        if seed in by_seed:
+            raise ConfigurationError(
+                f"{by_seed[seed].folder} and {run.folder} are one run with the same train_seed={seed}; leave one out"
+            )
+        by_seed[seed] = run
+    results = [compute_all(run.matrix) for run in by_seed.values() if run.matrix is not None]
+    lowest = {metric.name: metric.lowest for metric in METRICS}
+    return SeedGroup(
+        label,
+        tuple(sorted(by_seed)),
+        {name: over_seeds([result[name] for result in results], lowest[name]) for name in metrics},
+        max(int(run.info.get("memory_bytes", 0)) for run in members),
+    )
+
+
+def _order(value: float) -> float:
+    return math.inf if math.isnan(value) else value
+
+
+def _cells(group: SeedGroup, metrics: Sequence[str]) -> tuple[str, ...]:
+    shown = (
+        f"{decimal(found.value)} {decimal_range(found)}".strip() for found in map(group.metrics.get, metrics) if found
+    )
+    return group.label, str(len(group.seeds)), *shown, memory_size(group.kept).replace("\u00a0", " ")
+
+
+def _text(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)
+    )
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    named = [(f"`{row[0]}`", *row[1:]) for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *named))
+
+
+def _plain(group: SeedGroup) -> dict[str, Any]:
+    return {
+        "label": group.label,
+        "seeds": list(group.seeds),
+        "memory_bytes": group.kept,
+        "metrics": {
+            name: {key: None if math.isnan(value) else value for key, value in vars(found).items()}
+            for name, found in group.metrics.items()
+        },
+    }
