@@ -178,6 +178,39 @@ def test_files_wait_until_the_next_checkpoint(tmp_path):
     assert late.index() == before
 
 
+@pytest.mark.parametrize("lost", ["file", "half a file", "journal"])
+def test_what_a_store_has_lost_is_made_again_from_the_data(tmp_path, lost):
+    memory, again = copying(tmp_path, samples_per_task=4), copying(tmp_path / "new", samples_per_task=4)
+    memory.remember(experience(), PictureData(), 0)
+    path = memory.store.path(memory.tasks["e0"].files[1])
+    if lost == "file":
+        path.unlink()
+    elif lost == "half a file":
+        path.write_bytes(path.read_bytes()[:99])
+    else:
+        (tmp_path / "journal.jsonl").unlink()
+    again.keep_in(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"use another checkpoint|is damaged"):
+        again.restore(memory.index(), iter(()))
+    again.restore(memory.index(), iter([(experience(), PictureData())]))
+    assert again.index() == memory.index()
+    again.store.verify(memory.tasks["e0"].files)
+    picks = again.everything()
+    same(again.fetch(picks), PictureData().batch(picks[:, 1]))
+
+
+def test_an_experience_of_which_nothing_is_left_needs_no_data(tmp_path):
+    memory, again = (copying(tmp_path, budget=9_000, unit="trajectory") for _ in range(2))
+    memory.remember(experience(0), PictureData(), 0)
+    with pytest.warns(UserWarning, match="nothing of e1 is remembered"):
+        memory.remember(experience(1), PictureData(episodes=(12,), size=32), 0)
+    again.restore(json.loads(json.dumps(memory.index())), iter(()))
+    assert again.index() == memory.index()
+    for each in (memory, again):
+        each.remember(experience(2), PictureData(seed=2), 0)
+    assert again.index() == memory.index()
+
+
 def test_a_copy_needs_a_folder(tmp_path):
     memory = ReplayMemory.from_settings({"samples_per_task": 3, "keep": "copy"})
     with pytest.raises(ConfigurationError, match="needs a folder"):

@@ -227,6 +227,29 @@ def _named(name, index):
     return Experience(index, name, ())
 
 
+def test_what_a_method_keeps_beside_the_samples_counts():
+    memory, datas = made(budget=20 * 30), [TinyData(rows=40, seed=seed) for seed in range(3)]
+    memory.remember(experience(0), datas[0], seed=7)
+    worthiest = memory.index()["e0"][:20]
+    memory.charge(0, 10)
+    assert memory.index()["e0"] == worthiest
+    assert memory.memory_bytes() == 20 * 30
+    memory.remember(experience(1), datas[1], seed=7)
+    memory.charge(1, 40)
+    assert frames(memory) == [10, 5]
+    assert memory.memory_bytes() == 10 * 30 + 5 * 60
+    other = made(budget=20 * 30)
+    other.restore(json.loads(json.dumps(memory.index())), iter([(experience(i), datas[i]) for i in range(2)]))
+    assert other.memory_bytes() == memory.memory_bytes()
+    for each in (memory, other):
+        each.charge(1, 40)  # nothing new
+        each.remember(experience(2), datas[2], seed=7)
+        assert each.memory_bytes() <= 600
+    assert other.index() == memory.index()
+    with pytest.raises(ConfigurationError, match="nothing of e0 is remembered"):
+        filled(count=1, budget=20)[0].charge(0, 1)
+
+
 def test_notes_say_what_a_listing_needs():
     memory, _ = filled(samples_per_task=9)
     notes = memory.index()[NOTES]["e1"]

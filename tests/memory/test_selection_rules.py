@@ -204,6 +204,13 @@ def test_round_robin():
         ("loss", {"prefer": "middle"}, "highest or lowest"),
         ("keyframes", {"velocity": "joints"}, "states or actions"),
         ("keyframes", {"change": 0}, "above 0"),
+        ("keyframes", {"change": float("nan")}, "above 0; got nan"),
+        ("keyframes", {"change": "much"}, "above 0; got 'much'"),
+        ("keyframes", {"gripper": 1.5}, "gripper must be a whole number or null; got 1.5"),
+        ("keyframes", {"gripper": True}, "gripper must be a whole number or null; got True"),
+        ("herding", {"normalise": "no"}, "normalise must be true or false; got 'no'"),
+        ("phase", ["phases"], "must be a mapping of settings"),
+        ("phase", None, "must be a mapping of settings; got None"),
     ],
 )
 def test_wrong_rules_are_refused(name, settings, message):

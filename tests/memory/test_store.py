@@ -59,6 +59,34 @@ def test_what_is_no_longer_kept_is_removed(tmp_path):
     assert list(TrajectoryStore(tmp_path).files) == [files[1].name, last.name]
 
 
+def test_a_journal_that_another_process_has_replaced_is_read_again_though_it_is_as_long(tmp_path):
+    one = TrajectoryStore(tmp_path)
+    first = one.append("a", b"one")
+    other = TrajectoryStore(tmp_path)
+    one.keep_only([])
+    second = one.append("b", b"two")
+    assert len(second.line) == len(first.line)
+    other.remove([first.name])  # must not write the journal as it knew it
+    assert list(TrajectoryStore(tmp_path).files) == [second.name]
+    third = one.append("c", b"three")
+    other.verify([second.name, third.name])
+
+
+@pytest.mark.parametrize("content", [None, b"on"])
+def test_a_file_that_is_gone_or_cut_short_is_written_again(tmp_path, content):
+    store = TrajectoryStore(tmp_path)
+    file = store.append("a", b"one")
+    if content is None:
+        store.path(file.name).unlink()
+    else:
+        store.path(file.name).write_bytes(content)
+    assert not store.holds(file.name)
+    assert store.append("a", b"one") == file
+    assert store.holds(file.name)
+    assert (tmp_path / JOURNAL).read_bytes() == file.line
+    TrajectoryStore(tmp_path).verify([file.name])
+
+
 def test_damage_is_found(tmp_path):
     store = TrajectoryStore(tmp_path)
     file = store.append("a", b"one")
@@ -71,6 +99,16 @@ def test_damage_is_found(tmp_path):
     (tmp_path / JOURNAL).write_bytes(b"nonsense\n" + file.line)
     with pytest.raises(ConfigurationError, match="line 1 of"):
         TrajectoryStore(tmp_path)
+
+
+def test_a_journal_names_files_of_its_folder_only(tmp_path):
+    file = TrajectoryStore(tmp_path / "memory").append("a", b"one")
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"one")
+    (tmp_path / "memory" / JOURNAL).write_bytes(file.line.replace(file.name.encode(), b"../victim"))
+    with pytest.raises(ConfigurationError, match=r"line 1 of .* is damaged \(no name of a file: '\.\./victim'\)"):
+        TrajectoryStore(tmp_path / "memory").remove(["../victim"])
+    assert victim.exists()
 
 
 @pytest.mark.parametrize("torn", [1, 20, 80])

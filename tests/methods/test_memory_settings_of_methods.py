@@ -1,16 +1,23 @@
 """A method's memory may be described in full, in place of a number of samples."""
 
+import copy
+
 import numpy as np
 import pytest
+from keyed_model import KeyedModel
+from regression_model import RegressionModel
 from tiny_model import TinyData, TinyModel, experience
 
 from vla_cl.methods.agem import AveragedGradientEpisodicMemory
+from vla_cl.methods.cama import ConfidenceAwareMovingAverage
+from vla_cl.methods.der import DarkExperienceReplay
 from vla_cl.methods.er import ExperienceReplay
 from vla_cl.methods.gem import GradientEpisodicMemory
 from vla_cl.methods.mir import MaximallyInterferedRetrieval
-from vla_cl.types import ConfigurationError
+from vla_cl.types import ConfigurationError, Draw
 
 KINDS = (ExperienceReplay, MaximallyInterferedRetrieval, AveragedGradientEpisodicMemory, GradientEpisodicMemory)
+DARK = (DarkExperienceReplay, ConfidenceAwareMovingAverage)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -28,3 +35,64 @@ def test_a_budget_in_bytes_is_kept_over_tasks(kind):
 def test_an_unknown_setting_is_answered_with_the_nearest(kind):
     with pytest.raises(ConfigurationError, match=r"'budgte'.*budget"):
         kind(memory={"budgte": 200})
+
+
+@pytest.mark.parametrize("kind", DARK)
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_budget_holds_the_stored_outputs_too(kind, precision):
+    method = kind(memory={"budget": 500}, draws_per_sample=2, precision=precision)
+    method.attach(KeyedModel(), 0)
+    datas = [TinyData(seed=seed) for seed in range(4)]
+    for index in range(3):
+        method.end_task(experience(index), datas[index])
+        raw = TinyData.bytes_per_sample * len(method.memory)
+        assert method.memory_bytes() == raw + method.stored.bytes
+        per_sample = method.memory_bytes() // len(method.memory)
+        assert 500 - per_sample * (index + 1) < method.memory_bytes() <= 500
+    state, extra = method.state_dict(), copy.deepcopy(method.extra_state())
+    other = kind(memory={"budget": 500}, draws_per_sample=2, precision=precision)
+    other.attach(copy.deepcopy(method.model), 0)
+    other.load_state_dict(state, extra, iter([(experience(i), datas[i]) for i in range(3)]))
+    assert other.memory_bytes() == method.memory_bytes()
+    for each in (method, other):
+        each.end_task(experience(3), datas[3])
+    assert other.extra_state() == method.extra_state()
+
+
+def test_no_more_outputs_are_computed_than_about_fit():
+    method = DarkExperienceReplay(memory={"budget": 400})
+    method.attach(KeyedModel(), 0)
+    forward_pass, seen = method.model.forward_pass, []
+    method.model.forward_pass = lambda batch, draw: (seen.append(len(batch["task"])), forward_pass(batch, draw))[1]
+    method.end_task(experience(0), TinyData())
+    assert seen == [1, 400 // 36]  # 20 bytes of a sample, 16 of its output and seed
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *DARK])
+def test_features_are_refused_before_anything_is_learnt(kind):
+    memory = {"samples_per_task": 3, "keep": "copy", "encoding": "features"}
+    with pytest.raises(ConfigurationError, match="no model here learns from features"):
+        kind(memory=memory)
+    if kind is not GradientEpisodicMemory:
+        assert kind(memory=memory, share=0.0).memory.settings.encoding == "features"  # only measured
+
+
+@pytest.mark.parametrize("kind", DARK)
+def test_an_exported_memory_has_no_outputs(kind):
+    memory = {"samples_per_task": 3, "reuse": "anywhere"}
+    with pytest.raises(ConfigurationError, match=r"reuse.*method\.alpha=0"):
+        kind(memory=memory)
+    assert kind(memory=memory, alpha=0.0).memory.settings.reuse == "anywhere"
+
+
+def test_gem_learns_from_another_runs_memory():
+    model, method = RegressionModel(), GradientEpisodicMemory(samples_per_task=6, batch_size=4, margin=0.0)
+    method.attach(model, 0)
+    method.memory.adopt("earlier", -1, TinyData(seed=1))
+    batch = TinyData(seed=1).batch(np.arange(4))
+    batch["y"] = -batch["y"]
+    model.loss(batch, Draw(0)).mean().backward()
+    before = model.module[0].weight.grad.clone()
+    method.compose(batch, 0)
+    method.edit_gradients()
+    assert not np.allclose(model.module[0].weight.grad, before)

@@ -35,6 +35,7 @@ class Remembered:
         episodes: Episode of each unit, shape (U,).
         sizes: Bytes of each unit, shape (U,).
         files: Name of each unit's copy; empty for an index.
+        beside: Bytes that the method keeps beside each sample, such as outputs.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Remembered:
     episodes: NDArray[np.int64] = field(default_factory=_no_numbers)
     sizes: NDArray[np.int64] = field(default_factory=_no_numbers)
     files: tuple[str, ...] = ()
+    beside: int = 0
 
     @classmethod
     def nothing_yet(cls, experience: Experience, data: Data, mean: NDArray[np.float64] | None) -> Self:
@@ -61,8 +63,12 @@ class Remembered:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the units and of the mean feature."""
-        return self.fixed_bytes + int(self.sizes.sum())
+        """Bytes of the units, of what is kept beside their samples, and of the mean feature."""
+        return self.fixed_bytes + int(self._sizes_with_beside.sum())
+
+    @property
+    def _sizes_with_beside(self) -> NDArray[np.int64]:
+        return self.sizes + self.beside * self.lengths
 
     @property
     def trajectories(self) -> int:
@@ -93,7 +99,8 @@ class Remembered:
         """The worthiest units that take at most ``share`` bytes; of nothing not even the mean feature stays."""
         if self.bytes <= share:
             return self
-        kept = self.first(int(np.searchsorted(np.cumsum(self.sizes), share - self.fixed_bytes, side="right")))
+        room = share - self.fixed_bytes
+        kept = self.first(int(np.searchsorted(np.cumsum(self._sizes_with_beside), room, side="right")))
         return kept if len(kept.sizes) else replace(kept, mean=None)
 
     def first(self, count: int) -> Self:
@@ -124,6 +131,8 @@ class Remembered:
         }
         if self.mean is not None:
             notes["mean"] = self.mean.tolist()
+        if self.beside:
+            notes["beside"] = self.beside
         if self.files:
             notes |= {"files": list(self.files), "sizes": self.sizes.tolist()}
         return notes
@@ -152,4 +161,5 @@ def from_index(
         episodes=np.asarray(notes["episodes"], dtype=np.int64),
         sizes=np.asarray(notes["sizes"], dtype=np.int64) if "sizes" in notes else lengths * size,
         files=tuple(notes.get("files", ())),
+        beside=int(notes.get("beside", 0)),
     )

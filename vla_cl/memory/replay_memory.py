@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,8 +120,25 @@ class ReplayMemory:
         before = {name for name, kept in others.items() if len(kept.rows)} | {experience.name}
         self._tasks = {**others, experience.name: newest}
         self._shrink()
-        if lost := sorted(name for name in before if not len(self._tasks[name].rows)):
-            self._complain(lost)
+        self._complain_of(before)
+
+    def charge(self, experience: int, bytes_per_sample: int) -> None:
+        """Count what the method keeps beside each sample of an experience; for a budget some samples may have to go.
+
+        Args:
+            experience: Its index.
+            bytes_per_sample: Of outputs, for example.
+
+        Raises:
+            ConfigurationError: Nothing at all fits into the budget any more.
+        """
+        kept = self._by_experience[experience]
+        if kept.beside == bytes_per_sample:
+            return
+        before = {name for name, task in self._tasks.items() if len(task.rows)}
+        self._tasks[kept.name] = replace(kept, beside=bytes_per_sample)
+        self._shrink()
+        self._complain_of(before)
 
     def adopt(self, name: str, experience: int, data: Data, model: Model | None = None) -> None:
         """Remember all of ``data`` from the start, such as another run's memory.
@@ -186,18 +204,27 @@ class ReplayMemory:
         Raises:
             ConfigurationError: The copies hold features in place of pictures.
         """
+        self.require_pictures()
+        return self.fetch(self.pick(count, seed, step))
+
+    def require_pictures(self) -> None:
+        """For whoever learns from the samples.
+
+        Raises:
+            ConfigurationError: The copies hold features in place of pictures.
+        """
         if self.settings.encoding == "features":
             raise ConfigurationError(
                 f"{SETTING}.encoding=features can be read (`fetch`), but no model here learns from features in place "
                 "of pictures; use raw, jpeg or h264"
             )
-        return self.fetch(self.pick(count, seed, step))
 
     def memory_bytes(self) -> int:
         """Bytes of what is remembered.
 
         Of an index, each frame once, as raw pictures, state and action; of copies, their files and the journal's lines.
-        Mean features of the tasks (8 bytes a number) come on top.
+        Mean features of the tasks (8 bytes a number) and what the method keeps beside the samples (`charge`) come on
+        top. A budget holds all of it.
         """
         return sum(task.bytes for task in self._tasks.values())
 
@@ -218,14 +245,18 @@ class ReplayMemory:
         names = [name for name in index if name != NOTES]
         notes: Mapping[str, Mapping[str, Any]] = index.get(NOTES, {})
         copied = {name for name in names if notes.get(name, {}).get("files")}
+        empty = {name for name in names if name in notes and not index[name]}
         found: dict[str, tuple[int, Data]] = {}
-        if set(names) - copied or any(self._missing(notes[name]["files"]) for name in copied):
+        if set(names) - copied - empty or any(self._missing(notes[name]["files"]) for name in copied):
             found = {experience.name: (experience.index, data) for experience, data in past}
         self._tasks = {}
         for name in names:
             if name in copied:
                 data = found[name][1] if name in found else None
                 self._tasks[name] = self._reopened(name, data, index[name], notes[name])
+                continue
+            if name in empty and name not in found:
+                self._tasks[name] = from_index(name, int(notes[name]["experience"]), None, (), notes[name])
                 continue
             if name not in found:
                 raise ValueError(f"the checkpoint remembers experience {name!r}, which is not among {sorted(found)}")
@@ -237,7 +268,7 @@ class ReplayMemory:
         self._refresh()
 
     def _missing(self, files: Sequence[str]) -> list[str]:
-        return [] if self._store is None else [name for name in files if not self._store.path(name).is_file()]
+        return [] if self._store is None else [name for name in files if not self._store.holds(name)]
 
     def _reopened(self, name: str, data: Data | None, rows: list[int], notes: Mapping[str, Any]) -> Remembered:
         if self._store is None:
@@ -324,7 +355,11 @@ class ReplayMemory:
             self._store.remove(self._dropped)
             self._dropped = frozenset()
 
-    def _complain(self, lost: list[str]) -> None:
+    def _complain_of(self, before: Collection[str]) -> None:
+        """Of experiences of which nothing is left."""
+        lost = sorted(name for name in before if not len(self._tasks[name].rows))
+        if not lost:
+            return
         message = (
             f"{SETTING}: nothing of {', '.join(lost)} is remembered, for a {self.settings.unit} takes more than its "
             f"share of {self.settings.budget or self.settings.samples_per_task}; raise it or choose a smaller unit"

@@ -195,6 +195,8 @@ def rule_named(name: str, settings: Mapping[str, Any]) -> Rule:
     Raises:
         ConfigurationError: There is no rule of this name, or it does not take these settings.
     """
+    if not isinstance(settings, Mapping):
+        raise ConfigurationError(f"{SETTING}.selection_settings must be a mapping of settings; got {settings!r}")
     if name not in rule_names():
         raise ConfigurationError(f"{SETTING}.selection: no rule {name!r}; {nearest(str(name), rule_names())}")
     module = importlib.import_module(f"{rules.__name__}.{name}")

@@ -29,7 +29,8 @@ class MemorySettings:
     """Settings of a `vla_cl.memory.replay_memory.ReplayMemory`.
 
     Attributes:
-        budget: Bytes for all tasks together: a whole number, or a text such as ``25 MB`` (10^6) or ``24 MiB`` (2^20).
+        budget: Bytes for all tasks together, with the outputs that a method stores beside the samples: a whole number,
+            or a text such as ``25 MB`` (10^6) or ``24 MiB`` (2^20).
         samples_per_task: Instead: frames kept of each task, however many tasks come (LIBERO: 1000).
         trajectories_per_task: Instead: episodes kept of each task; needs ``unit: trajectory``.
         split: How a budget is divided between tasks: ``equal``; ``proportional`` to the length of their data;
@@ -45,6 +46,7 @@ class MemorySettings:
         quality: Of JPEG, 1 to 100.
         crf: Of H.264, 0 (lossless but for the colour space) to 51.
         reuse: A LeRobotDataset written by ``vla-cl memory RUN --export``, or null: the memory that a run starts with.
+            Not for methods that compare with stored outputs.
 
     Raises:
         ConfigurationError: A setting is unknown or out of range, or two do not go together.

@@ -63,7 +63,7 @@ class TrajectoryStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._files: dict[str, StoredFile] = {}
-        self._known_size = -1
+        self._known: tuple[int, ...] = (-1,)
         self._look()
 
     def __len__(self) -> int:
@@ -101,14 +101,21 @@ class TrajectoryStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._locked():
             self._look()
-            if file.name in self._files:
+            if self.holds(file.name):
                 return file
             with replacing(self.path(file.name)) as temporary:
                 temporary.write_bytes(content)
-            self._add_line(file)
-            self._files[file.name] = file
-            self._known_size = (self.folder / JOURNAL).stat().st_size
+            if file.name not in self._files:
+                self._add_line(file)
+                self._files[file.name] = file
+                self._known = self._stamp()
         return file
+
+    def holds(self, name: str) -> bool:
+        """Whether a file is there, as long as the journal says; `verify` looks at its content."""
+        self._look()
+        file, path = self._files.get(name), self.path(name)
+        return file is not None and path.is_file() and path.stat().st_size == file.size
 
     def keep_only(self, names: Collection[str]) -> None:
         """Remove every other file, and what a kill left half written; the journal is replaced by a shorter one."""
@@ -137,13 +144,17 @@ class TrajectoryStore:
         Raises:
             ConfigurationError: One is missing, not in the journal, or changed.
         """
+        self._look()
         for name in names:
             path, expected = self.path(name), self._files.get(name)
             if expected is None or not path.is_file():
                 raise ConfigurationError(f"the memory in {self.folder} lacks {name}; use another checkpoint of the run")
             content = path.read_bytes()
             if len(content) != expected.size or hashlib.sha256(content).hexdigest() != expected.sha256:
-                raise ConfigurationError(f"{path} is damaged: it differs from the journal beside it; copy it again")
+                raise ConfigurationError(
+                    f"{path} is damaged: it differs from the journal beside it; copy it again, or delete "
+                    "it if the run's data are there: a resumed run then makes it anew"
+                )
 
     def _shorten_journal(self, without: Collection[str]) -> None:
         """Before the files are removed: a kill in between leaves files that the journal does not name."""
@@ -151,15 +162,22 @@ class TrajectoryStore:
         if len(kept) < len(self._files):
             with replacing(self.folder / JOURNAL) as temporary:
                 temporary.write_bytes(b"".join(file.line for file in kept.values()))
-            self._files, self._known_size = kept, sum(len(file.line) for file in kept.values())
+            self._files, self._known = kept, self._stamp()
 
     def _look(self) -> None:
         """Read the journal, unless it is as this process left it."""
+        stamp = self._stamp()
+        if stamp != self._known:
+            self._files = {file.name: file for file in _lines(self.folder / JOURNAL)}
+            self._known = stamp
+
+    def _stamp(self) -> tuple[int, ...]:
+        """What changes with the journal; another process may replace it by one of the same length."""
         journal = self.folder / JOURNAL
-        size = journal.stat().st_size if journal.is_file() else 0
-        if size != self._known_size:
-            self._files = {file.name: file for file in _lines(journal)}
-            self._known_size = size
+        if not journal.is_file():
+            return ()
+        found = journal.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
 
     def _add_line(self, file: StoredFile) -> None:
         journal = self.folder / JOURNAL
@@ -196,6 +214,9 @@ def _lines(journal: Path) -> Iterator[StoredFile]:
     for number, line in enumerate(_whole_lines(journal).splitlines(), start=1):
         try:
             row = json.loads(line)
-            yield StoredFile(str(row["file"]), int(row["bytes"]), str(row["sha256"]))
+            name = str(row["file"])
+            if Path(name).name != name:
+                raise ValueError(f"no name of a file: {name!r}")
+            yield StoredFile(name, int(row["bytes"]), str(row["sha256"]))
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigurationError(f"line {number} of {journal} is damaged ({error}); restore it") from error

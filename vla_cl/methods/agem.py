@@ -64,6 +64,8 @@ class AveragedGradientEpisodicMemory(Method):
         check_range("share", share, 0, 8)
         self.share = share
         self.memory = make_memory(samples_per_task, selection, memory)
+        if share:
+            self.memory.require_pictures()
         self._step = 0
         self._count = 0
 

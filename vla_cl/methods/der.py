@@ -17,6 +17,7 @@ from torch import Tensor
 from vla_cl.interfaces import Data, Distillable, ForwardPass
 from vla_cl.memory.mixing import Mixing, select
 from vla_cl.memory.replay_memory import Selection
+from vla_cl.memory.settings import SETTING
 from vla_cl.methods.er import ReplayMethod
 from vla_cl.methods.stored_outputs import StoredOutputs, stacked, token_places
 from vla_cl.methods.task_counting import check_range
@@ -127,6 +128,11 @@ class DarkExperienceReplay(ReplayMethod):
     ) -> None:
         super().__init__(samples_per_task, mixing, share, selection, memory, mixings=("added", "replaced"))
         check_range("alpha", alpha, 0, float("inf"))
+        if alpha and self.memory.settings.reuse is not None:
+            raise ConfigurationError(
+                f"{SETTING}.reuse={self.memory.settings.reuse}: an exported memory holds no outputs that the model "
+                f"could stay near; set method.alpha=0, or use a method that keeps none, such as er; got alpha={alpha}"
+            )
         check_range("beta", beta, 0, float("inf"))
         check_range("draws_per_sample", draws_per_sample, 1, 64)
         for setting, value, allowed in (
@@ -172,12 +178,17 @@ class DarkExperienceReplay(ReplayMethod):
         """Remember samples of what was just learnt, and what the model says of them; forget outputs of lost samples."""
         super().end_task(experience, data)
         self.stored.keep_only(self.memory.everything())
-        if self.alpha:
-            self.stored.compute(self._student, self.memory, experience.index, self.train_seed)
+        if not self.alpha:
+            return
+        if self.memory.settings.budget is not None:  # one tells about how much room the others need
+            self.stored.compute(self._student, self.memory, experience.index, self.train_seed, most=1)
+            self._charge()
+        self.stored.compute(self._student, self.memory, experience.index, self.train_seed)
+        self._charge()
 
     def memory_bytes(self) -> int:
         """Bytes of the remembered samples, raw, of their outputs and of the seeds."""
-        return super().memory_bytes() + self.stored.bytes
+        return self.memory.memory_bytes()
 
     def state_dict(self) -> dict[str, Tensor]:
         """The stored outputs."""
@@ -193,6 +204,13 @@ class DarkExperienceReplay(ReplayMethod):
         """
         super().load_state_dict({}, extra, past)
         self.stored.load_state_dict(state)
+        self._charge()
+
+    def _charge(self) -> None:
+        """Have the memory count the stored outputs, and forget those of samples that it has no room for."""
+        for experience, count in self.stored.bytes_per_sample().items():
+            self.memory.charge(experience, count)
+        self.stored.keep_only(self.memory.everything())
 
     @property
     def _student(self) -> Distillable:

@@ -65,6 +65,8 @@ class ReplayMethod(Method):
         self.mixture = Mixture(mixing, share, mixings)
         self.mixing = mixing
         self.share = share
+        if share:
+            self.memory.require_pictures()
 
     def remembered_count(self, batch: Batch, step: int) -> int:
         """How many remembered samples this step learns from; 0 as long as there are none."""

@@ -26,6 +26,9 @@ from vla_cl.methods.gradient_vectors import GradientRows, gradients_of, memory_d
 from vla_cl.methods.task_counting import check_range
 from vla_cl.types import Batch, Experience, MethodCard
 
+_SEED_WORDS = 2**32
+"""Seeds are not negative; the number of another run's memory is."""
+
 
 class GradientEpisodicMemory(Method):
     """Projection of the gradient onto the cone where the loss on no past task's memory rises.
@@ -74,6 +77,7 @@ class GradientEpisodicMemory(Method):
         self.margin = margin
         self.eps = eps
         self.memory = make_memory(samples_per_task, selection, memory)
+        self.memory.require_pictures()
         self._step = 0
         self._rows: GradientRows | None = None  # kept between steps: pages of new memory are slow to come
 
@@ -109,7 +113,7 @@ class GradientEpisodicMemory(Method):
             self._rows = GradientRows(len(past), parameters)
         for row, experience in enumerate(past):
             chosen = self._some(picks[picks[:, 0] == experience])
-            draw = memory_draw(self.train_seed, self._step, experience)
+            draw = memory_draw(self.train_seed, self._step, experience % _SEED_WORDS)
             loss = self.model.loss(self.memory.fetch(chosen), draw).mean()
             self._rows.write(row, gradients_of(loss, parameters))
         return self._rows
@@ -118,7 +122,7 @@ class GradientEpisodicMemory(Method):
         """Remembered samples of one past task for this step."""
         if self.batch_size is None or len(picks) <= self.batch_size:
             return picks
-        generator = np.random.default_rng([self.train_seed, self._step, int(picks[0, 0])])
+        generator = np.random.default_rng([self.train_seed, self._step, int(picks[0, 0]) % _SEED_WORDS])
         some: NDArray[np.int64] = picks[np.sort(generator.choice(len(picks), self.batch_size, replace=False))]
         return some
 

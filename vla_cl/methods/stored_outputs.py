@@ -34,6 +34,10 @@ class _Entry:
     outputs: Tensor  # (n, K, ...)
     losses: Tensor  # float32 (n, K), or (n, 0) if they are not kept
 
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in (self.outputs, self.seeds, self.losses))
+
 
 class StoredOutputs:
     """Outputs of remembered samples, with the seed of the noise that each was computed under.
@@ -53,14 +57,27 @@ class StoredOutputs:
     @property
     def bytes(self) -> int:
         """Of outputs, seeds and losses."""
-        kept = [tensor for entry in self._entries.values() for tensor in (entry.outputs, entry.seeds, entry.losses)]
-        return sum(tensor.numel() * tensor.element_size() for tensor in kept)
+        return sum(entry.bytes for entry in self._entries.values())
 
-    def compute(self, model: Distillable, memory: ReplayMemory, experience: int, train_seed: int) -> None:
-        """Store what the model says now, in evaluation mode, of all that is remembered of an experience."""
+    def bytes_per_sample(self) -> dict[int, int]:
+        """Of each experience, the same for all its samples."""
+        return {experience: entry.bytes // len(entry.rows) for experience, entry in self._entries.items()}
+
+    def compute(
+        self, model: Distillable, memory: ReplayMemory, experience: int, train_seed: int, most: int | None = None
+    ) -> None:
+        """Store what the model says now, in evaluation mode, of all that is remembered of an experience.
+
+        Args:
+            model: As it is now.
+            memory: What is remembered.
+            experience: Which experience of it.
+            train_seed: Of the run.
+            most: Only of so many samples, the first.
+        """
         everything = memory.everything()
         picks = everything[everything[:, 0] == experience]
-        picks = picks[np.argsort(picks[:, 1])]
+        picks = picks[np.argsort(picks[:, 1])][:most]
         if not len(picks):
             return
         generator = np.random.default_rng([train_seed, experience, _SEEDS])

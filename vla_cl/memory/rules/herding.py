@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.memory.selection import Candidates, Rule
+from vla_cl.memory.settings import SETTING
+from vla_cl.types import ConfigurationError
 
 _TINY = 1e-12
 
@@ -23,6 +25,8 @@ class Herding(Rule):
     """
 
     def __init__(self, normalise: bool = True) -> None:
+        if type(normalise) is not bool:
+            raise ConfigurationError(f"{SETTING}.selection_settings.normalise must be true or false; got {normalise!r}")
         self.normalise = normalise
 
     def order(self, candidates: Candidates) -> NDArray[np.int64]:

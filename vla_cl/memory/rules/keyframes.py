@@ -36,8 +36,12 @@ class Keyframes(Rule):
             raise ConfigurationError(
                 f"{SETTING}.selection_settings.velocity must be states or actions; got {velocity!r}"
             )
-        if change <= 0:
-            raise ConfigurationError(f"{SETTING}.selection_settings.change must be above 0; got {change}")
+        if gripper is not None and type(gripper) is not int:
+            raise ConfigurationError(
+                f"{SETTING}.selection_settings.gripper must be a whole number or null; got {gripper!r}"
+            )
+        if type(change) not in (int, float) or not change > 0:
+            raise ConfigurationError(f"{SETTING}.selection_settings.change must be above 0; got {change!r}")
         self.gripper = gripper
         self.velocity = velocity
         self.change = change
