@@ -172,6 +172,8 @@ class ContinualRun:
                 (experience, self._data(experience, model)) for experience in past
             )
             checkpoint.load_method(found, self._method, chain(self._before_the_first(model), data))
+            if (memory := memory_of(self._method)) is not None:
+                memory.settle()  # a kill right after the checkpoint left copies that it does not name
             print(
                 f"continuing {self._folder.root} after {progress.experiences_done} of {len(self._stream)} experiences"
             )

@@ -143,6 +143,16 @@ def test_a_run_with_copies_resumes_bit_for_bit(with_copy, cache, tmp_path):
     assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_copies_that_a_kill_after_the_checkpoint_left_behind_go_when_the_run_continues(with_copy, cache, tmp_path):
+    copy = tmp_path / "interrupted"
+    shutil.copytree(with_copy, copy)
+    files = {path.name for path in (copy / "memory").iterdir()}
+    a_copy = next(path for path in (copy / "memory").iterdir() if path.name != "journal.jsonl")
+    shutil.copy(a_copy, a_copy.with_stem("dropped"))
+    train(cache, copy, COPY)
+    assert {path.name for path in (copy / "memory").iterdir()} == files
+
+
 def test_what_cannot_be_shown_is_said(tmp_path, with_index):
     with pytest.raises(ConfigurationError, match="is no run"):
         RunMemory.read(tmp_path)
