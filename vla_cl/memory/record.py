@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vla_cl.memory.decoded_films import FILMS
 from vla_cl.memory.encodings import Codec, codec
 from vla_cl.types import METHOD_KEY, Batch
 
@@ -131,14 +132,17 @@ class Record:
         wanted: NDArray[np.int64] = (places[:, None] * count + np.arange(count)).reshape(-1)
         wanted = wanted if feature.number is None else feature.number[wanted]
         decoder = codec(feature.codec)
-        with self.path.open("rb") as file:
-            if decoder.piecewise:
-                unique, back = np.unique(wanted, return_inverse=True)
-                pieces = [_piece(file, feature.bounds, int(number)) for number in unique]
-                found = decoder.decode(pieces, feature.shape[-3:])[back]
-            else:
-                found = decoder.decode([_piece(file, feature.bounds, 0)], feature.shape[-3:])[wanted]
+        if decoder.piecewise:
+            unique, back = np.unique(wanted, return_inverse=True)
+            found = decoder.decode(self._pieces(feature, unique.tolist()), feature.shape[-3:])[back]
+        else:
+            film = FILMS.get(self.path, key, lambda: decoder.decode(self._pieces(feature, [0]), feature.shape[-3:]))
+            found = film[wanted]
         return found.reshape(len(places), *per_sample, *feature.shape[-3:])
+
+    def _pieces(self, feature: _PictureFeature, numbers: Sequence[int]) -> list[bytes]:
+        with self.path.open("rb") as file:
+            return [_piece(file, feature.bounds, number) for number in numbers]
 
 
 @dataclass(frozen=True)
