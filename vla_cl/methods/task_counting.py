@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import cast
 
@@ -42,13 +43,14 @@ class TaskCountingMethod(Method):
 
 
 def check_range(setting: str, value: float, low: float, high: float) -> None:
-    """Refuse a value of ``method.<setting>`` that is not in ``low..high``, both included.
+    """Refuse a value of ``method.<setting>`` that is not in ``low..high``, both included, or not finite.
 
     Raises:
         ConfigurationError: It is not; the message names the range.
     """
-    if not low <= value <= high:
-        allowed = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
+    if not math.isfinite(value) or not low <= value <= high:
+        allowed = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+        allowed = allowed if math.isfinite(value) else f"a finite number, {allowed}"
         raise ConfigurationError(f"method.{setting} must be {allowed}; got {value}")
 
 
