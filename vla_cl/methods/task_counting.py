@@ -50,7 +50,7 @@ def check_range(setting: str, value: float, low: float, high: float) -> None:
     """
     if not math.isfinite(value) or not low <= value <= high:
         allowed = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-        allowed = allowed if math.isfinite(value) else f"a finite number, {allowed}"
+        allowed += "" if math.isfinite(value) else ", and finite"
         raise ConfigurationError(f"method.{setting} must be {allowed}; got {value}")
 
 
