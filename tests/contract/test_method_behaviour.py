@@ -1,7 +1,23 @@
-"""What papers say of each method holds on the test beds, at its preset unless said otherwise.
+"""What papers say of each method holds on the test beds, for every seed, at its preset unless a setting is named.
 
 Forgetting is the rise of a task's held-out loss from just after it was learnt to the end of the stream, averaged over
-tasks; its share is that of plain fine-tuning with the same seed.
+tasks; its share is that of plain fine-tuning with the same seed. Whatever forgets less must also learn the new tasks.
+
+Said of some methods is something else. PackNet forgets nothing, to the last bit, when it is told the task. MoFO, L2,
+RETAIN and the slow learner (SLCA) stay nearer to the weights of the last task, L2-SP to those before the first. OGD is
+about gradient descent; AdamW's scaling undoes it, here too. Generated pictures cost a diffusion model its old tasks
+unless they are distilled (Masip et al. 2023): generative replay and LAMOL forget as much as plain fine-tuning on the
+diffusion bed, also with 50 denoising steps and as many pictures as there were samples.
+
+That they forget less is not claimed, for it cannot be seen clearly at the preset on beds this small, of:
+
+* all beds: MoFO, OGD and OGD of losses, ``ewc_llmcl`` and ``ewc_trace`` (their strengths belong to large models);
+* policy_regression: ``ewc_clog``, ``l2``, ``l2_sp``, ``lwf_trace``, ``slca``;
+* policy_flow: ``ewc_clog``, ``ewc_libero``, ``l2``, ``layer_freezing``, ``mas``, ``osft``, ``osft_peft``, ``slca``, and
+  ``l2_sp``, which learns nothing there;
+* language: ``ewc_clog``, ``hft``, ``layer_freezing``, ``osft``, ``osft_peft``, ``slca``, and ``mas``, which learns no
+  new code;
+* diffusion: ``l2_sp``, whose warm start is random weights, and ``layer_freezing``.
 """
 
 from __future__ import annotations
@@ -20,11 +36,13 @@ from torch.optim import SGD
 
 from vla_cl.compose import build
 from vla_cl.interfaces import Method
+from vla_cl.methods.parameter_patterns import last_layer
 from vla_cl.testbeds import BEDS
 
 pytestmark = pytest.mark.slow
 
 SEEDS = (0, 1)
+SETTINGS = method_settings()
 
 LARGEST_SHARE = {
     "policy_regression": {
@@ -123,12 +141,39 @@ LARGEST_SHARE = {
 }
 """Bed to method to the share of sequential fine-tuning's forgetting that it may have at most, whatever the seed."""
 
+AT_A_SETTING = {
+    "policy_regression": [
+        ("l2", {"strength": 100000.0}, 0.9),
+        ("l2_sp", {"strength": 1.0}, 0.9),
+        ("osft", {"effective_rank": 0.9}, 0.7),
+        ("slca", {"slow_share": 0.01}, 0.9),
+    ],
+}
+"""Bed to methods that need another setting than the preset's, the setting, and the largest share as above."""
+
+LARGEST_WAY = {"l2": 0.5, "mofo": 0.75, "retain": 0.6, "slca": 0.4}
+"""Method to how far its weights go in later tasks, at most, as a share of sequential fine-tuning's way."""
+
+ENDS_BETTER = {
+    "policy_regression": (0.5, ["cama", "der", "der_pp", "er", "er_replaced", "gem", "mir"]),
+    "policy_flow": (0.7, ["cama", "der", "der_pp", "er", "er_replaced", "gem", "mir"]),
+    "language": (
+        0.3,
+        ["cama", "der", "der_pp", "er", "er_replaced", "gem", "mir", "generative_distillation", "generative_replay"],
+    ),
+    "diffusion": (0.9, ["cama", "der", "der_pp", "er", "er_replaced", "gem", "generative_distillation", "mir"]),
+}
+"""Bed to the largest share of sequential fine-tuning's final loss over all tasks, and the methods it holds for."""
+
+KEPT_OF_LOSS = {"policy_regression": 0.8, "policy_flow": 0.9, "language": 0.2, "diffusion": 0.9}
+"""Bed to how much of a new task's loss may be left when it has been learnt, at most."""
+
 
 @dataclass(frozen=True)
 class Run:
     losses: NDArray[np.float64]  # row i after task i, column j of task j
-    moved: float  # how far the weights went from task border to task border, from the second task on
-    from_start: float  # how far the weights are from those before the first task
+    way: float  # how far the weights before the output layer went from task border to task border, after the first task
+    from_start: float  # how far they are from where they were before the first task
 
     @property
     def forgetting(self):
@@ -151,7 +196,7 @@ def bed_named(name):
 
 def runs(bed, method, rate_of_descent=None, **changes):
     """One for each seed. With a ``rate_of_descent`` the optimizer is plain gradient descent."""
-    settings = {**method_settings()[method], **changes}
+    settings = {**SETTINGS[method], **changes}
     del settings["name"]  # the same settings under another name are the same run
     return _runs(bed, json.dumps(settings, sort_keys=True), rate_of_descent)
 
@@ -180,7 +225,9 @@ def _run(bed, method, seed, rate_of_descent):
 
 
 def weights(model):
-    return torch.cat([parameter.detach().flatten() for parameter in model.module.parameters()])
+    output = last_layer(model.module)
+    parameters = model.module.named_parameters()
+    return torch.cat([parameter.detach().flatten() for name, parameter in parameters if name not in output])
 
 
 def shares(ours, plain):
@@ -190,16 +237,83 @@ def shares(ours, plain):
 
 @pytest.mark.parametrize(("bed", "name"), [(bed, name) for bed in LARGEST_SHARE for name in LARGEST_SHARE[bed]])
 def test_it_forgets_less_than_sequential_fine_tuning(bed, name):
-    ours = runs(bed, name)
-    found = shares(ours, runs(bed, "sequential"))
-    assert max(found) <= LARGEST_SHARE[bed][name], found
-    assert all(run.of_new_tasks <= 0.9 * run.before_new_tasks for run in ours), "it forgets less by learning nothing"
+    assert_forgets_less(bed, runs(bed, name), runs(bed, "sequential"), LARGEST_SHARE[bed][name])
+
+
+def assert_forgets_less(bed, ours, plain, largest):
+    found = shares(ours, plain)
+    assert max(found) <= largest, found
+    assert_learnt(bed, ours)
+
+
+def assert_learnt(bed, found):
+    kept = [run.of_new_tasks / run.before_new_tasks for run in found]
+    assert max(kept) <= KEPT_OF_LOSS[bed], f"it forgets less by learning less: {kept}"
+
+
+@pytest.mark.parametrize(
+    ("bed", "name", "changes", "largest"), [(bed, *claim) for bed, claims in AT_A_SETTING.items() for claim in claims]
+)
+def test_at_this_setting_it_forgets_less(bed, name, changes, largest):
+    assert_forgets_less(bed, runs(bed, name, **changes), runs(bed, "sequential"), largest)
+
+
+@pytest.mark.parametrize("name", ["ogd", "ogd_loss"])
+def test_ogd_forgets_less_than_plain_gradient_descent(name):
+    plain = runs("policy_regression", "sequential", rate_of_descent=0.1)
+    ours = runs("policy_regression", name, rate_of_descent=0.1, vectors_per_task=256)
+    assert_forgets_less("policy_regression", ours, plain, 0.9)
 
 
 @pytest.mark.parametrize("bed", BEDS)
 @pytest.mark.parametrize("name", ["packnet", "packnet_libero"])
 def test_told_the_task_packnet_forgets_nothing_at_all(bed, name):
-    for run in runs(bed, name):
+    found = runs(bed, name)
+    assert_learnt(bed, found)
+    for run in found:
         for task in range(3):
             assert (run.losses[task:, task] == run.losses[task, task]).all()
-        assert run.of_new_tasks <= 0.9 * run.before_new_tasks
+
+
+@pytest.mark.parametrize(("bed", "name"), [(bed, name) for bed in ENDS_BETTER for name in ENDS_BETTER[bed][1]])
+def test_over_all_tasks_it_ends_better_than_sequential_fine_tuning(bed, name):
+    pairs = zip(runs(bed, name), runs(bed, "sequential"), strict=True)
+    found = [ours.losses[-1].mean() / plain.losses[-1].mean() for ours, plain in pairs]
+    assert max(found) <= ENDS_BETTER[bed][0], found
+
+
+@pytest.mark.parametrize("bed", BEDS)
+def test_labels_beside_stored_outputs_forget_less(bed):
+    pairs = zip(runs(bed, "der_pp"), runs(bed, "der"), strict=True)
+    assert all(with_labels.forgetting < outputs_only.forgetting for with_labels, outputs_only in pairs)
+
+
+def test_generated_pictures_are_to_be_distilled_not_learnt_as_data():
+    pairs = zip(runs("diffusion", "generative_distillation"), runs("diffusion", "generative_replay"), strict=True)
+    found = [distilled.forgetting / learnt.forgetting for distilled, learnt in pairs]
+    assert max(found) <= 0.5, found
+
+
+@pytest.mark.parametrize("bed", BEDS)
+@pytest.mark.parametrize("name", LARGEST_WAY)
+def test_it_stays_nearer_to_the_old_weights(bed, name):
+    ours, plain = runs(bed, name), runs(bed, "sequential")
+    found = [run.way / other.way for run, other in zip(ours, plain, strict=True)]
+    assert max(found) <= LARGEST_WAY[name], found
+    assert_learnt(bed, ours)
+
+
+@pytest.mark.parametrize("bed", BEDS)
+def test_l2_sp_stays_nearer_to_the_warm_start(bed):
+    found = [
+        run.from_start / other.from_start
+        for run, other in zip(runs(bed, "l2_sp"), runs(bed, "sequential"), strict=True)
+    ]
+    assert max(found) <= 0.5, found
+
+
+@pytest.mark.parametrize("bed", BEDS)
+def test_mofo_learns_new_tasks_as_well_though_it_moves_less(bed):
+    ours, plain = runs(bed, "mofo"), runs(bed, "sequential")
+    for run, other in zip(ours, plain, strict=True):
+        assert run.of_new_tasks <= other.of_new_tasks + 0.05 * other.before_new_tasks

@@ -11,6 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+SLACK = 1.05
+"""Measured over theoretical time, and bytes kept over theoretical bytes, at most."""
+
+SMALLER_SLACK = {"er_replaced": 1.02}
+"""Methods that have to keep to less: replay in place of new samples is a plain step."""
+
 _ADAM_BYTES = 28  # per parameter: weight, gradient and two moments read, all but the gradient written
 
 
