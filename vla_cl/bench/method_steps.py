@@ -247,7 +247,7 @@ def _seconds(part: Any) -> float:  # noqa: ANN401 - any callable
 
 def _bandwidth() -> float:
     """Bytes per second of ``a += b`` on tensors that no cache holds (two read, one written)."""
-    left, right = torch.ones(2**25), torch.ones(2**25)
+    left, right = torch.ones(2**27), torch.ones(2**27)
     seconds = min(_seconds(lambda: left.add_(right)) for _ in range(5))
     return 12 * len(left) / seconds
 

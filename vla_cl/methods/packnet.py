@@ -70,6 +70,7 @@ class PackNet(Method):
         self.learnt: list[list[str]] = []  # the ids of the tasks of each experience
         self._now: list[str] | None = None  # those of the experience that is being learnt
         self._trains = FREE
+        self._masks: dict[str, Tensor] = {}  # where a weight learns in this phase: 1 or 0; made when first asked for
         self._aside: dict[str, Tensor] = {}
         self._freezer = Freezer()
         self._norms: list[_BatchNorm] = []
@@ -102,7 +103,7 @@ class PackNet(Method):
                 f"(now {self.prune_share}), so that each task keeps less"
             )
         self._now = [task.id for task in experience.tasks]
-        self._trains = FREE
+        self._train(FREE)
         frozen = number > 1 or self.train_rest == "never"
         mine = {id(parameter) for parameter in self._weights.values()}
         self._freezer.freeze(p for p in self.model.module.parameters() if frozen and id(p) not in mine)
@@ -120,8 +121,8 @@ class PackNet(Method):
 
     def make_optimizer(self, groups: list[dict[str, Any]], learning_rate: float, weight_decay: float) -> Optimizer:
         """AdamW that neither moves nor shrinks what does not learn."""
-        owners = {id(self._weights[name]): owner for name, owner in self.owners.items()}
-        return _OwnedAdamW(groups, learning_rate, weight_decay, lambda parameter: self._fixed(owners, parameter))
+        names = {id(parameter): name for name, parameter in self._weights.items()}
+        return _OwnedAdamW(groups, learning_rate, weight_decay, lambda parameter: self._mask(names.get(id(parameter))))
 
     def compose(self, batch: Batch, step: int) -> Batch:
         """The batch, unedited; batch normalisation that no longer learns uses its running statistics."""
@@ -131,15 +132,15 @@ class PackNet(Method):
 
     def edit_gradients(self) -> None:
         """No gradient for weights that are not being trained."""
-        if not self._all_learn:
-            for name, parameter in self._weights.items():
-                if parameter.grad is not None:
-                    parameter.grad.masked_fill_(self.owners[name] != self._trains, 0)
+        for name, parameter in self._weights.items():
+            if parameter.grad is not None and (mask := self._mask(name)) is not None:
+                parameter.grad.mul_(mask)
 
     def end_task(self, experience: Experience, data: Data) -> None:
         """From now on these weights are this experience's."""
         self.learnt.append([task.id for task in experience.tasks])
         self._now = None
+        self._masks = {}
         self._freezer.thaw()
         self._norms = []
 
@@ -163,14 +164,18 @@ class PackNet(Method):
             self._aside[name] = parameter.detach().clone()
             parameter.masked_fill_(others, 0)
 
-    @property
-    def _all_learn(self) -> bool:
-        """Whether no weight needs a mask: the first task, before pruning."""
-        return not self.learnt and self._trains == FREE
+    def _train(self, owner: int) -> None:
+        """From now on the weights of this owner learn."""
+        self._trains = owner
+        self._masks = {}
 
-    def _fixed(self, owners: Mapping[int, Tensor], parameter: Tensor) -> Tensor | None:
-        owner = None if self._all_learn else owners.get(id(parameter))
-        return None if owner is None else owner != self._trains
+    def _mask(self, name: str | None) -> Tensor | None:
+        """1 where a weight learns, 0 elsewhere, kept while a phase lasts; None where all learn, or nobody owns any."""
+        if name is None or (not self.learnt and self._trains == FREE):
+            return None
+        if name not in self._masks:
+            self._masks[name] = (self.owners[name] == self._trains).to(self._weights[name].dtype)
+        return self._masks[name]
 
     @torch.no_grad()
     def _prune(self, number: int) -> None:
@@ -183,7 +188,7 @@ class PackNet(Method):
             sizes = parameter.abs().masked_fill(~free, -1).flatten()
             owner.view(-1)[torch.topk(sizes, kept, sorted=False).indices] = number
             parameter.masked_fill_(owner == FREE, 0)
-        self._trains = number
+        self._train(number)
 
     def memory_bytes(self) -> int:
         """The owners: 1 byte per weight of linear layers and convolutions."""
@@ -216,6 +221,7 @@ class PackNet(Method):
         for name, owner in self.owners.items():
             owner.copy_(state[_OWNER + name])
         self.learnt = [list(ids) for ids in cast(list[list[str]], extra["learnt"])]
+        self._masks = {}
 
 
 class _OwnedAdamW(AdamW):
@@ -227,7 +233,7 @@ class _OwnedAdamW(AdamW):
         groups: Of parameters, as for any optimizer.
         learning_rate: Of groups without their own.
         weight_decay: Decoupled, of groups without their own.
-        fixed: Where a parameter does not learn, bool of its shape; None where it learns everywhere.
+        learning: Where a parameter learns, 1 or 0, of its shape and type; None where it learns everywhere.
     """
 
     def __init__(
@@ -235,13 +241,13 @@ class _OwnedAdamW(AdamW):
         groups: list[dict[str, Any]],
         learning_rate: float,
         weight_decay: float,
-        fixed: Callable[[Tensor], Tensor | None],
+        learning: Callable[[Tensor], Tensor | None],
     ) -> None:
         decays = [group.get("weight_decay", weight_decay) for group in groups]
         super().__init__([{**group, "weight_decay": 0.0} for group in groups], lr=learning_rate)
         for group, decay in zip(self.param_groups, decays, strict=True):
             group["decay_of_learning"] = decay
-        self._fixed = fixed
+        self._learning = learning
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # noqa: ANN401
@@ -251,8 +257,11 @@ class _OwnedAdamW(AdamW):
             for parameter in group["params"]:
                 if parameter.grad is None or factor == 1:
                     continue
-                fixed = self._fixed(parameter)
-                parameter.mul_(factor if fixed is None else torch.where(fixed, 1.0, factor).to(parameter.dtype))
+                learning = self._learning(parameter)
+                if learning is None:
+                    parameter.mul_(factor)
+                else:
+                    parameter.lerp_(parameter * factor, learning)  # to the bit either the one or the other
         return super().step(closure)
 
 
