@@ -1,10 +1,11 @@
 """A model with outputs, small enough to check by hand: two layers, squared error."""
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from vla_cl.interfaces import Distillable, ForwardPass
+from vla_cl.interfaces import Data, Distillable, ForwardPass
 from vla_cl.types import Ability
 
 
@@ -54,3 +55,31 @@ class TokenModel(RegressionModel):
         wanted = (teacher / temperature).log_softmax(-1)
         given = (student / temperature).log_softmax(-1)
         return temperature**2 * (wanted.exp() * (wanted - given)).sum(-1).mean(1)
+
+
+class Columns(Data):
+    """Samples that are given as one batch."""
+
+    bytes_per_sample = 20
+
+    def __init__(self, columns):
+        self.columns = columns
+
+    def __len__(self):
+        return len(self.columns["task"])
+
+    @property
+    def episode_of_row(self):
+        return np.arange(len(self))
+
+    def batch(self, rows):
+        return {
+            name: [column[row] for row in rows.tolist()] if isinstance(column, list) else column[rows]
+            for name, column in self.columns.items()
+        }
+
+
+def with_padding(batch, count):
+    """Token sequences with padding behind them that nobody learns from."""
+    fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+    return {k: functional.pad(v, (0, count), value=fill[k]) if k in fill else v for k, v in batch.items()}

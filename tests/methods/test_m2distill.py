@@ -111,6 +111,7 @@ def test_a_model_without_modalities_is_refused():
         ({"strengths": ["vision"]}, r"method.strengths must give names numbers, .*; got \['vision'\]"),
         ({"outputs_strength": -1.0}, "method.outputs_strength must be at least 0"),
         ({"temperature": 0.0}, "method.temperature must be above 0"),
+        ({"temperature": float("inf")}, "method.temperature must be above 0 and finite; got inf"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, message):

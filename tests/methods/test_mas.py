@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from regression_model import RegressionModel
+from keyed_model import KeyedTokens, tokens
+from regression_model import Columns, RegressionModel, with_padding
 from safetensors.torch import load, save
 from tiny_model import TinyData, TinyModel, experience
 
@@ -70,6 +71,20 @@ def test_targets_play_no_role():
     second.end_task(experience(0), data)
     for name, tensor in first.penalty.importance.items():
         assert torch.equal(tensor, second.penalty.importance[name])
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+def test_of_tokens_only_those_count_that_are_learnt_from(padding):
+    model, batch = KeyedTokens(), tokens(6, 7, 3, seed=2)
+    table = model.module[0].weight
+    expected = torch.zeros_like(table)
+    for row in range(6):
+        said = batch["input_ids"][row, 3:6]  # the places before the three tokens that are learnt from
+        (gradient,) = torch.autograd.grad(table[said].square().sum().sqrt(), table)
+        expected += gradient.abs() / 6
+    method = attached(model, batch_size=4)
+    method.end_task(experience(0), Columns(with_padding(batch, padding)))
+    assert torch.allclose(method.penalty.importance["0.weight"], expected, rtol=1e-12)
 
 
 def test_strength_zero_is_sequential_bit_for_bit():

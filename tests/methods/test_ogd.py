@@ -3,11 +3,13 @@ import copy
 import numpy as np
 import pytest
 import torch
-from regression_model import RegressionModel
+from keyed_model import KeyedTokens, tokens
+from regression_model import Columns, RegressionModel, with_padding
 from tiny_distillable import TinyDistillable, assert_same, assert_sequential, run, weights
 from tiny_model import TinyData, TinyModel, experience
+from torch import nn
 
-from vla_cl.methods.gradient_vectors import memory_draw
+from vla_cl.methods.gradient_vectors import GradientRows, memory_draw
 from vla_cl.methods.ogd import OrthogonalGradientDescent
 from vla_cl.types import ConfigurationError, Draw
 
@@ -127,6 +129,65 @@ def test_parameters_without_gradient_stay_out_of_it():
     method.edit_gradients()
     assert model.module[0].bias.grad is None
     assert not torch.equal(model.module[0].weight.grad, before)
+
+
+@pytest.mark.parametrize("absent", [["0.bias"], ["0.weight", "0.bias"], ["2.weight"]])
+def test_what_moves_is_orthogonal_where_some_parameters_have_no_gradient(absent):
+    model = RegressionModel(dtype=torch.float64)
+    method = attached(model, vectors_per_task=3)
+    for index in range(2):
+        method.end_task(experience(index), TinyData(seed=index))
+    model.loss(TinyData(seed=5).batch(np.arange(8)), Draw(0)).mean().backward()
+    for name in absent:
+        model.module.get_parameter(name).grad = None
+    method.edit_gradients()
+    assert [name for name, p in model.module.named_parameters() if p.grad is None] == absent
+    moves = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.module.parameters()]
+    step = torch.cat([move.flatten() for move in moves])
+    assert (basis(method) @ step).abs().max() < 1e-9
+
+
+class WithBatchNorm(RegressionModel):
+    def __init__(self):
+        torch.manual_seed(0)
+        self._module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2), nn.Dropout(0.5))
+
+
+@pytest.mark.parametrize("of", ["outputs", "loss"])
+def test_gradients_are_those_of_evaluation_mode_and_the_model_stays_as_it_is(of):
+    model = WithBatchNorm()
+    model.module.train()
+    model.module[3].eval()  # one part in another mode
+    method, before = attached(model, vectors_per_task=4, of=of), weights(model)
+    data = TinyData(rows=4, seed=1)
+    method.end_task(experience(0), data)
+    assert_same(weights(model), before)
+    assert [part.training for part in model.module] == [True, True, True, False]
+    model.module.eval()
+    for row in range(4):
+        batch = data.batch(np.array([row]))
+        value = model.outputs(batch, Draw(0)).mean() if of == "outputs" else model.loss(batch, Draw(0)).mean()
+        vector = torch.cat([g.flatten() for g in torch.autograd.grad(value, list(model.module.parameters()))])
+        assert (vector - basis(method).T @ (basis(method) @ vector)).norm() < 1e-5 * vector.norm()
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+def test_of_tokens_only_those_count_that_are_learnt_from(padding):
+    model, batch = KeyedTokens(), tokens(1, 7, 3, seed=2)
+    method = attached(model, vectors_per_task=1)
+    method.end_task(experience(0), Columns(with_padding(batch, padding)))
+    expected = torch.zeros(5, 5, dtype=torch.float64)
+    for said in batch["input_ids"][0, 3:6].tolist():  # the places before the three tokens that are learnt from
+        expected[said] += 1
+    torch.testing.assert_close(basis(method)[0], (expected / expected.norm()).flatten())
+
+
+def test_long_vectors_come_out_of_length_one_too():
+    vector = torch.logspace(-3, 1, 4_000_000) * torch.randn(4_000_000, generator=torch.Generator().manual_seed(0))
+    block = GradientRows(1, [vector])
+    block.write(0, [vector])
+    assert attached(RegressionModel())._orthonormalise(block.matrix, 0)
+    assert block.matrix.double().norm().item() == pytest.approx(1, abs=1e-6)
 
 
 def test_samples_and_noise_are_a_function_of_seed_and_experience():

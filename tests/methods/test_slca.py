@@ -9,6 +9,7 @@ from tiny_distillable import (
     weights,
 )
 from tiny_model import TinyData, TinyModel, experience
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from vla_cl.methods.parameter_patterns import last_layer, matching
@@ -99,6 +100,16 @@ def test_a_share_of_zero_keeps_the_slow_part_bit_for_bit():
     moved = [name for name in before if not torch.equal(before[name], after[name])]
     assert moved == ["head.weight", "head.bias"]  # without patterns, all but the last layer is slow
     assert list(last_layer(model.module)) == ["head.weight", "head.bias"]
+
+
+def test_a_last_layer_that_is_tied_to_the_first_is_the_last():
+    module = nn.Module()
+    module.embedding, module.norm = nn.Embedding(5, 4), nn.LayerNorm(4)
+    module.head = nn.Linear(4, 5, bias=False)
+    module.head.weight = module.embedding.weight
+    assert list(last_layer(module)) == ["embedding.weight"]
+    module.head.bias = nn.Parameter(torch.zeros(5))
+    assert list(last_layer(module)) == ["embedding.weight", "head.bias"]
 
 
 def test_the_reported_rate_is_the_fast_one():

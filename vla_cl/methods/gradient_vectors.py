@@ -123,6 +123,12 @@ class GradientRows:
                 sums = factors.to(self.matrix) @ self.matrix[:, first:end]
                 gradient.add_(sums.view(gradient.shape))
 
+    def of_missing(self, gradients: Sequence[Tensor | None]) -> Tensor:
+        """The columns of the parameters whose gradient is None, shape (count, their entries)."""
+        places = zip(pairwise(self._borders), gradients, strict=True)
+        missing = [self.matrix[:, first:end] for (first, end), gradient in places if gradient is None]
+        return torch.cat(missing, 1) if missing else self.matrix[:, :0]
+
 
 def _products(left: Tensor, right: Tensor) -> Tensor:
     """Rows times rows, (n, P) and (m, P) to (n, m) in float64, from float32 sums over `SUMMED` elements each.

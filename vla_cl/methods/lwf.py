@@ -73,7 +73,7 @@ class LearningWithoutForgetting(TaskCountingMethod):
         check_range("strength", strength, 0, float("inf"))
         check_range("cache_megabytes", cache_megabytes, 0, float("inf"))
         if not 0 < temperature < float("inf"):
-            raise ConfigurationError(f"method.temperature must be above 0; got {temperature}")
+            raise ConfigurationError(f"method.temperature must be above 0 and finite; got {temperature}")
         if cache not in CACHINGS:
             raise ConfigurationError(f"method.cache must be one of {', '.join(CACHINGS)}; got {cache!r}")
         if cache_precision not in PRECISIONS:

@@ -62,7 +62,7 @@ class M2Distill(TaskCountingMethod):
         check_range("strength", strength, 0, float("inf"))
         check_range("outputs_strength", outputs_strength, 0, float("inf"))
         if not 0 < temperature < float("inf"):
-            raise ConfigurationError(f"method.temperature must be above 0; got {temperature}")
+            raise ConfigurationError(f"method.temperature must be above 0 and finite; got {temperature}")
         self.strength = strength
         self.outputs_strength = outputs_strength
         self.temperature = temperature

@@ -16,6 +16,7 @@ from torch import Tensor
 from vla_cl.interfaces import Data, Distillable
 from vla_cl.methods.per_sample_gradients_estimate import SampledGradients
 from vla_cl.methods.quadratic_penalty import ImportancePenalty
+from vla_cl.methods.stored_outputs import token_places
 from vla_cl.methods.task_counting import check_range
 from vla_cl.types import Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
 
@@ -28,7 +29,8 @@ class MemoryAwareSynapses(ImportancePenalty):
     Args:
         strength: Of the penalty; 0 is sequential fine-tuning.
         half: Whether the penalty is strength / 2 * sum_i ...
-        norm: Of a sample's outputs, all of them together: ``l2`` or ``l2_squared`` (the paper's).
+        norm: Of a sample's outputs, all of them together: ``l2`` or ``l2_squared`` (the paper's). Of tokens those that
+            are learnt from, as in a distance of outputs.
         samples: Of a task, to estimate its importances on; None for all.
         batch_size: Samples of one pass; the result does not depend on it.
 
@@ -79,8 +81,14 @@ class MemoryAwareSynapses(ImportancePenalty):
 
     def _norm_of_outputs(self, batch: Batch, draw: Draw, seeds: NDArray[np.int64]) -> Tensor:
         assert isinstance(self.model, Distillable)
-        outputs = self.model.outputs(batch, draw).flatten(1)
+        outputs = outputs_that_count(self.model.outputs(batch, draw), batch).flatten(1)
         if self.norm == "l2_squared":
             return outputs.square().sum(1)
         norms: Tensor = torch.linalg.vector_norm(outputs, dim=1)
         return norms
+
+
+def outputs_that_count(outputs: Tensor, batch: Batch) -> Tensor:
+    """Outputs (B, ...); of tokens those that are learnt from, zero at all other places, which may be padding."""
+    places = token_places(outputs, batch)
+    return outputs if places is None else outputs[:, :-1] * places.unsqueeze(-1)

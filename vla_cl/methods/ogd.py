@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from vla_cl.interfaces import Data, Distillable, Method
 from vla_cl.methods.gradient_vectors import GradientRows, gradients_of, memory_draw
+from vla_cl.methods.mas import outputs_that_count
 from vla_cl.methods.quadratic_penalty import trainable
+from vla_cl.methods.stored_outputs import evaluation_mode
 from vla_cl.methods.task_counting import check_range
 from vla_cl.types import Ability, ConfigurationError, Experience, MethodCard
 
@@ -30,6 +32,9 @@ _ROWS, _NOISE = 1, 2
 _NEW = 1e-4
 """Share of a vector's length that must be left beside the basis; less is rounding."""
 
+_ROUNDING = 1e-6
+"""Of products of the basis's vectors."""
+
 
 class OrthogonalGradientDescent(Method):
     """Projection of the gradient onto the complement of an orthonormal basis of past gradients.
@@ -39,8 +44,8 @@ class OrthogonalGradientDescent(Method):
     Args:
         vectors_per_task: Samples of each task whose gradients are kept, 4 bytes per parameter each; 0 is sequential
             fine-tuning.
-        of: What is differentiated: the mean of a sample's ``outputs``, as in the paper, or its ``loss``, which any
-            model has.
+        of: What is differentiated, in evaluation mode: the mean of a sample's ``outputs``, as in the paper (of tokens,
+            those that are learnt from), or its ``loss``, which any model has.
 
     Raises:
         ConfigurationError: A setting is out of range.
@@ -79,11 +84,20 @@ class OrthogonalGradientDescent(Method):
             )
 
     def edit_gradients(self) -> None:
-        """Take out what lies in the span of the basis. Parameters without gradient stay out of it."""
+        """Take out what lies in the span of the basis. Parameters without gradient stay as they are."""
         gradients = [parameter.grad for parameter in self._parameters()] if self.basis else []
         shares = [block.products(gradients) for block in self.basis]  # the basis is orthonormal, so all at once
+        if any(gradient is None for gradient in gradients):
+            shares = self._shares_of_the_rest(gradients, shares)
         for block, share in zip(self.basis, shares, strict=True):
             block.add_to(gradients, -share)
+
+    def _shares_of_the_rest(self, gradients: list[Tensor | None], shares: list[Tensor]) -> list[Tensor]:
+        """Factors that make a gradient orthogonal where parameters are missing: there the basis is not orthonormal."""
+        missing = torch.cat([block.of_missing(gradients) for block in self.basis]).double()
+        gram = torch.eye(len(missing), dtype=missing.dtype, device=missing.device) - missing @ missing.T
+        factors = torch.linalg.pinv(gram, rtol=_ROUNDING, hermitian=True) @ torch.cat(shares)
+        return list(factors.split([len(share) for share in shares]))
 
     def end_task(self, experience: Experience, data: Data) -> None:
         """Extend the basis by the gradients of some samples; those that lie in its span already add nothing."""
@@ -95,9 +109,10 @@ class OrthogonalGradientDescent(Method):
         parameters = self._parameters()
         block = GradientRows(count, parameters)
         used = 0
-        for row in rows.tolist():
-            block.write(used, self._sample_gradient(data, row, experience.index, parameters))
-            used += self._orthonormalise(block.matrix, used)
+        with evaluation_mode(self.model.module):
+            for row in rows.tolist():
+                block.write(used, self._sample_gradient(data, row, experience.index, parameters))
+                used += self._orthonormalise(block.matrix, used)
         if used:
             block.matrix = block.matrix[:used] if used == count else block.matrix[:used].clone()
             self.basis.append(block)
@@ -108,7 +123,7 @@ class OrthogonalGradientDescent(Method):
         if self.of == "loss":
             return gradients_of(self.model.loss(batch, draw).mean(), parameters)
         assert isinstance(self.model, Distillable)  # `needs` says so
-        return gradients_of(self.model.outputs(batch, draw).mean(), parameters)
+        return gradients_of(outputs_that_count(self.model.outputs(batch, draw), batch).mean(), parameters)
 
     @torch.no_grad()
     def _orthonormalise(self, block: Tensor, row: int) -> bool:
@@ -118,11 +133,11 @@ class OrthogonalGradientDescent(Method):
         enough").
         """
         vector = block[row]
-        length = torch.linalg.vector_norm(vector)
+        length = torch.linalg.vector_norm(vector, dtype=torch.float64)
         for _ in range(2):
             for earlier in (*(kept.matrix for kept in self.basis), block[:row]):
                 vector -= (earlier @ vector) @ earlier
-        left = torch.linalg.vector_norm(vector)
+        left = torch.linalg.vector_norm(vector, dtype=torch.float64)
         if not bool(left > _NEW * length):
             return False
         vector /= left

@@ -49,12 +49,16 @@ def checked_patterns(setting: str, given: object) -> list[str] | None:
 
 
 def last_layer(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Weight and bias of the module that was registered last among those with parameters: what gives the output."""
-    names = list(dict(module.named_parameters()))
-    if not names:
+    """Weight and bias of the module that was registered last among those with parameters: what gives the output.
+
+    A weight that it shares with another module, such as an embedding, comes under the name that it has there.
+    """
+    everything = list(module.named_parameters(remove_duplicate=False))
+    if not everything:
         return {}
-    owner = names[-1].rpartition(".")[0]
-    return {name: parameter for name, parameter in module.named_parameters() if name.rpartition(".")[0] == owner}
+    owner = everything[-1][0].rpartition(".")[0]
+    last = {id(parameter) for name, parameter in everything if name.rpartition(".")[0] == owner}
+    return {name: parameter for name, parameter in module.named_parameters() if id(parameter) in last}
 
 
 class Freezer:
