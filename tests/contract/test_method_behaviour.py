@@ -17,6 +17,9 @@ That a method forgets less at its preset is not claimed where it does not for ev
   ``slca``; ``l2_sp`` learns nothing there;
 * language: ``hft``, ``mofo``, ``osft``; ``mas`` learns no new code;
 * diffusion: ``hft``, ``layer_freezing``, ``l2_sp``, whose warm start is random weights; ``osft_peft`` hardly learns.
+
+On policy_flow, where one of the seeds learns its tasks by halves only, SLCA and MoFO learn less than plain fine-tuning,
+so nothing else is claimed of them there. OGD of losses does not forget less than gradient descent for every seed.
 """
 
 from __future__ import annotations
@@ -156,7 +159,6 @@ AT_A_SETTING = {
     ],
     "policy_flow": [
         ("osft", {"effective_rank": 0.9}, 0.8),
-        ("slca", {"slow_share": 0.01}, 0.8),
     ],
     "language": [
         ("hft", {"frozen_share": 0.75}, 0.85),
@@ -276,10 +278,9 @@ def test_at_this_setting_it_forgets_less(bed, name, changes, largest):
     assert_forgets_less(bed, runs(bed, name, **changes), runs(bed, "sequential"), largest)
 
 
-@pytest.mark.parametrize("name", ["ogd", "ogd_loss"])
-def test_ogd_forgets_less_than_plain_gradient_descent(name):
+def test_ogd_forgets_less_than_plain_gradient_descent():
     plain = runs("policy_regression", "sequential", rate_of_descent=0.1)
-    ours = runs("policy_regression", name, rate_of_descent=0.1, vectors_per_task=256)
+    ours = runs("policy_regression", "ogd", rate_of_descent=0.1, vectors_per_task=256)
     assert_forgets_less("policy_regression", ours, plain, 0.9)
 
 
@@ -312,8 +313,9 @@ def test_generated_pictures_are_to_be_distilled_not_learnt_as_data():
     assert max(found) <= 0.5, found
 
 
-@pytest.mark.parametrize("bed", BEDS)
-@pytest.mark.parametrize("name", LARGEST_WAY)
+@pytest.mark.parametrize(
+    ("bed", "name"), [(bed, name) for bed in BEDS for name in LARGEST_WAY if (bed, name) != ("policy_flow", "slca")]
+)
 def test_it_stays_nearer_to_the_old_weights(bed, name):
     ours, plain = runs(bed, name), runs(bed, "sequential")
     found = [run.way / other.way for run, other in zip(ours, plain, strict=True)]
@@ -330,7 +332,7 @@ def test_l2_sp_stays_nearer_to_the_warm_start(bed):
     assert max(found) <= 0.5, found
 
 
-@pytest.mark.parametrize("bed", BEDS)
+@pytest.mark.parametrize("bed", [bed for bed in BEDS if bed != "policy_flow"])
 def test_mofo_learns_new_tasks_as_well_though_it_moves_less(bed):
     ours, plain = runs(bed, "mofo"), runs(bed, "sequential")
     for run, other in zip(ours, plain, strict=True):
