@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import vla_cl
-from vla_cl.bench import plain_vit
+from vla_cl.bench import plain_models
 from vla_cl.bench.avalanche_peer import LEARNING_RATE, STRENGTH
 from vla_cl.bench.measuring import ratio, take_turns
 from vla_cl.bench.rows import CannotRunError, Figure, Gate, Result, RowSettings
@@ -36,13 +36,13 @@ _STEPS = 3
 def ewc(settings: RowSettings) -> Result:
     """What EWC adds to a step after ten tasks, ours merged, avalanche's ``separate``."""
     batch, past, turns = (2, 3, 2) if settings.quick else (BATCH, PAST, 6)
-    model = plain_vit.made(settings.quick)
+    model = plain_models.made(settings.quick)
     penalty = QuadraticPenalty()
     for task in range(past):
-        importances, anchors = plain_vit.past(model, task)
+        importances, anchors = plain_models.past(model, task)
         penalty.merge(importances, anchors)
-    pictures, labels = plain_vit.samples(0, batch)
-    labels = plain_vit.contradicted(labels)
+    pictures, labels = plain_models.samples(0, batch)
+    labels = plain_models.contradicted(labels)
     with _peer(settings, plugin="ewc", past=past, batch=batch) as peer:
         functional.cross_entropy(model(pictures), labels).backward()  # type: ignore[no-untyped-call]
         penalty.add_gradient(trainable(model), STRENGTH, half=False)
@@ -84,7 +84,7 @@ def gem(settings: RowSettings) -> Result:
     kind = "perceptron" if settings.name.endswith("perceptron") else "transformer"
     batch, past, turns = (2, 3, 2) if settings.quick else (BATCH, PAST, 4 if kind == "transformer" else 10)
     remembered = 2 if settings.quick else REMEMBERED
-    model = _VitModel(plain_vit.made(settings.quick, kind))
+    model = _VitModel(plain_models.made(settings.quick, kind))
     method = GradientEpisodicMemory(samples_per_task=remembered, batch_size=remembered, margin=0.5, eps=1e-3)
     method.attach(model, 0)
     for task in range(past):
@@ -224,8 +224,8 @@ class _VitModel(Model):
 
 class _VitData(Data):
     def __init__(self, task: int, count: int, contradicts: bool = False) -> None:
-        self._pictures, labels = plain_vit.samples(task, count)
-        self._labels = plain_vit.contradicted(labels) if contradicts else labels
+        self._pictures, labels = plain_models.samples(task, count)
+        self._labels = plain_models.contradicted(labels) if contradicts else labels
         self._task = f"task {task}"
 
     def __len__(self) -> int:

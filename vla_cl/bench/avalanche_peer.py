@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from vla_cl.bench import plain_vit
+from vla_cl.bench import plain_models
 
 STRENGTH = 0.4
 LEARNING_RATE = 1e-4
@@ -39,9 +39,9 @@ class Peer:
         self, plugin: str, past: int, batch: int, remembered: int, quick: bool, kind: str, threads: int
     ) -> None:
         torch.set_num_threads(threads)
-        self.model = plain_vit.made(quick, kind)
-        self.pictures, self.labels = plain_vit.samples(0, batch)
-        self.labels = plain_vit.contradicted(self.labels)
+        self.model = plain_models.made(quick, kind)
+        self.pictures, self.labels = plain_models.samples(0, batch)
+        self.labels = plain_models.contradicted(self.labels)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE)
         self.strategy: Any = SimpleNamespace(
             model=self.model,
@@ -59,7 +59,7 @@ class Peer:
 
         plugin = EWCPlugin(STRENGTH, mode="separate")
         for task in range(past):
-            importances, anchors = plain_vit.past(self.model, task)
+            importances, anchors = plain_models.past(self.model, task)
             for name in importances:
                 for kept, tensor in ((plugin.importances, importances[name]), (plugin.saved_params, anchors[name])):
                     kept[task][name] = ParamData(name, init_tensor=tensor)
@@ -70,7 +70,7 @@ class Peer:
 
         plugin = GEMPlugin(remembered, memory_strength=0.5)
         for task in range(past):
-            plugin.memory_x[task], plugin.memory_y[task] = plain_vit.samples(task, remembered)
+            plugin.memory_x[task], plugin.memory_y[task] = plain_models.samples(task, remembered)
             plugin.memory_tid[task] = torch.zeros(remembered, dtype=torch.long)
         return plugin
 

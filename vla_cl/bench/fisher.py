@@ -27,12 +27,12 @@ _LARGEST_SHARE_OF_BATCHED = 1.2
 
 def fisher(settings: RowSettings) -> Result:
     """Mean squared gradient of each of N samples' losses: ours, a loop over samples, and the biased batch version."""
-    model, data, batch = _small() if settings.name.endswith("-small") else _default(settings.quick)
-    count = min(len(data), 4 if settings.quick else len(data))
+    model, data, batch_size = _small() if settings.name.endswith("-small") else _default(settings.quick)
+    count = 4 if settings.quick else len(data)
     parameters = dict(model.module.named_parameters())
     keyed = Ability.KEYED_DRAWS in model.abilities
     estimate = SampledGradients(
-        model, data, lambda batch, draw, _: model.loss(batch, draw), count, batch_size=batch, seed=[0]
+        model, data, lambda batch, draw, _: model.loss(batch, draw), count, batch_size=batch_size, seed=[0]
     )
 
     def loop() -> dict[str, Tensor]:

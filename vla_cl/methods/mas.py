@@ -16,7 +16,7 @@ from torch import Tensor
 from vla_cl.interfaces import Data, Distillable
 from vla_cl.methods.per_sample_gradients_estimate import SampledGradients
 from vla_cl.methods.quadratic_penalty import ImportancePenalty
-from vla_cl.methods.stored_outputs import token_places
+from vla_cl.methods.stored_outputs import outputs_that_count
 from vla_cl.methods.task_counting import check_range
 from vla_cl.types import Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
 
@@ -86,9 +86,3 @@ class MemoryAwareSynapses(ImportancePenalty):
             return outputs.square().sum(1)
         norms: Tensor = torch.linalg.vector_norm(outputs, dim=1)
         return norms
-
-
-def outputs_that_count(outputs: Tensor, batch: Batch) -> Tensor:
-    """Outputs (B, ...); of tokens those that are learnt from, zero at all other places, which may be padding."""
-    places = token_places(outputs, batch)
-    return outputs if places is None else outputs[:, :-1] * places.unsqueeze(-1)

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from vla_cl.interfaces import Data, Distillable, Method
 from vla_cl.methods.gradient_vectors import GradientRows, gradients_of, memory_draw
-from vla_cl.methods.mas import outputs_that_count
 from vla_cl.methods.quadratic_penalty import trainable
-from vla_cl.methods.stored_outputs import evaluation_mode
+from vla_cl.methods.stored_outputs import evaluation_mode, outputs_that_count
 from vla_cl.methods.task_counting import check_range
 from vla_cl.types import Ability, ConfigurationError, Experience, MethodCard
 

@@ -199,3 +199,9 @@ def _fitted(batch: Tensor, shape: tuple[int, ...]) -> Tensor:
         return batch
     missing = [size - present for size, present in zip(shape, batch.shape[1:], strict=True)]
     return functional.pad(batch, [number for size in reversed(missing) for number in (0, size)])
+
+
+def outputs_that_count(outputs: Tensor, batch: Batch) -> Tensor:
+    """Outputs (B, ...); of tokens those that are learnt from, zero at all other places, which may be padding."""
+    places = token_places(outputs, batch)
+    return outputs if places is None else outputs[:, :-1] * places.unsqueeze(-1)

@@ -19,9 +19,11 @@ from vla_cl.types import ConfigurationError
 SHOWN = ("final_average_success", "chaudhry_forgetting", "learning_accuracy")
 """Metrics that are shown unless others are asked for."""
 
-_OF_THE_SEED = ("train_seed", "name", "output_dir", "cache_dir")
-_ALSO_IDLE = ("device", "threads", "tracking", "evaluation.workers", "evaluation.slots_per_worker", "evaluation.videos")
-"""Settings that may differ between the seeds of one group: no result depends on them."""
+_NOT_COMPARED = (
+    *("train_seed", "name", "output_dir", "cache_dir", "device", "threads", "tracking"),
+    *("evaluation.workers", "evaluation.slots_per_worker", "evaluation.videos"),
+)
+"""Settings that may differ between the seeds of one group: the seed, where things lie, and what computes."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,11 @@ def _groups(runs: Sequence[RunRecord], metrics: Sequence[str]) -> list[SeedGroup
 
 
 def _identity(run: RunRecord) -> dict[str, str]:
-    """All that the result depends on but the seed."""
-    idle = (*_OF_THE_SEED, *_ALSO_IDLE)
+    """The settings that tell runs of one method apart."""
     settings = {
         key: value
         for key, value in flat_settings(run).items()
-        if not any(key == name or key.startswith(f"{name}.") for name in idle)
+        if not any(key == name or key.startswith(f"{name}.") for name in _NOT_COMPARED)
     }
     return settings | {"method": str(run.info["method"]), "arrangement": run.arrangement}
 
@@ -113,7 +114,7 @@ def _labels(first: Sequence[RunRecord]) -> list[str]:
     labels = []
     for name, own in zip(names, settings, strict=True):
         alike = [other for other_name, other in zip(names, settings, strict=True) if other_name == name]
-        keys = sorted({key for other in alike for key in other} | set(own))
+        keys = sorted({key for other in alike for key in other})
         told = [f"{key}={own.get(key, '-')}" for key in keys if len({other.get(key, "-") for other in alike}) > 1]
         labels.append(" ".join([name, *told]))
     return labels
@@ -143,9 +144,8 @@ def _order(value: float) -> float:
 
 
 def _cells(group: SeedGroup, metrics: Sequence[str]) -> tuple[str, ...]:
-    shown = (
-        f"{decimal(found.value)} {decimal_range(found)}".strip() for found in map(group.metrics.get, metrics) if found
-    )
+    estimates = [group.metrics[name] for name in metrics]
+    shown = (f"{decimal(found.value)} {decimal_range(found)}".strip() for found in estimates)
     return group.label, str(len(group.seeds)), *shown, memory_size(group.kept).replace("\u00a0", " ")
 
 
