@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_cl.compose import Settings, compose
+from vla_cl.manifest import require_seal, require_text_seal
 from vla_cl.types import ConfigurationError, Task
 
 RANDOM = "random"
@@ -115,7 +116,9 @@ def tasks_of_run(location: str, available: Sequence[Task]) -> list[str]:
     known = {task.id for task in available}
     for folder in _around(location):
         if (folder / "run.json").is_file():
-            tasks: list[dict[str, Any]] = json.loads((folder / "run.json").read_text())["tasks"]
+            info = json.loads((folder / "run.json").read_text())
+            require_seal(info, str(folder / "run.json"), "give the run's command again: it writes the file anew")
+            tasks: list[dict[str, Any]] = info["tasks"]
             return [task["id"] for task in tasks if task["id"] in known]
     return []
 
@@ -134,6 +137,9 @@ def _read(config: Path) -> Settings:
     from yaml import YAMLError  # type: ignore[import-untyped]
 
     try:
+        require_text_seal(
+            config.read_text(encoding="utf-8"), str(config), "restore it, or delete line 1 if you edited it on purpose"
+        )
         content = OmegaConf.to_container(OmegaConf.load(config))
     except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{config} cannot be read ({' '.join(str(error).split())})") from error

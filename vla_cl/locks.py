@@ -54,9 +54,11 @@ def only_writer(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
         write_text(note, json.dumps(_about(os.getpid())))
         yield
     finally:
-        note.unlink(missing_ok=True)
-        path.unlink(missing_ok=True)  # whoever waits for it sees that it has no name any more, and makes a new one
-        lock.release()
+        try:
+            note.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)  # whoever waits for it sees that it has no name any more, and makes a new one
+        finally:
+            lock.release()
 
 
 def _acquired(lock: FileLock, seconds: float) -> bool:

@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl import checkpoint
+from vla_cl.files import remove_leftovers_of
 from vla_cl.interfaces import Data
+from vla_cl.locks import only_writer
+from vla_cl.manifest import require_text_seal
 from vla_cl.memory.copied import CopiedData
 from vla_cl.memory.record import is_picture
 from vla_cl.memory.remembered import Remembered, from_index
@@ -56,7 +59,9 @@ class RunMemory:
         index = state["state"].get("memory") if isinstance(state["state"], Mapping) else None
         if not isinstance(index, Mapping) or NOTES not in index:
             raise ConfigurationError(f"the method {state['method']!r} of {root} remembers no samples")
-        configuration: Any = OmegaConf.to_container(OmegaConf.load(root / "config.yaml"))
+        text = (root / "config.yaml").read_text(encoding="utf-8")
+        require_text_seal(text, str(root / "config.yaml"), "restore it, or delete line 1 if you edited it on purpose")
+        configuration: Any = OmegaConf.to_container(OmegaConf.create(text))
         given = configuration["method"].get("memory")
         names = [name for name in index if name != NOTES]
         tasks = [from_index(n, int(index[NOTES][n]["experience"]), None, index[n], index[NOTES][n]) for n in names]
@@ -116,11 +121,17 @@ def export(root: Path, target: Path) -> str:
         ConfigurationError: As `RunMemory.read`; ``target`` exists; the data are no longer there; the copies hold no
             pictures.
     """
+    with only_writer(target.with_name(f".{target.name}.lock"), f"the dataset {target}"):
+        remove_leftovers_of(target)
+        if target.exists():
+            raise ConfigurationError(f"{target} exists; give --export a new folder")
+        return _export(RunMemory.read(root), target)
+
+
+def _export(memory: RunMemory, target: Path) -> str:
     from vla_cl.rollout.demonstrations import FORMAT, versions, write_dataset
 
-    if target.exists():
-        raise ConfigurationError(f"{target} exists; give --export a new folder")
-    memory = RunMemory.read(root)
+    root = memory.root
     if memory.encoding == "features":
         raise ConfigurationError(f"the memory of {root} holds features in place of pictures; there is nothing to show")
     opened = list(_opened(memory))

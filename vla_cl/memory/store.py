@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from vla_cl.files import flush, replacing
+from vla_cl.files import flush, make_folder, replacing
 from vla_cl.types import ConfigurationError
 
 JOURNAL = "journal.jsonl"
@@ -98,7 +98,7 @@ class TrajectoryStore:
             content: All of it.
         """
         file = self.plan(label, content)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         with self._locked():
             self._look()
             if self.holds(file.name):

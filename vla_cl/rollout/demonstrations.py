@@ -207,7 +207,7 @@ def reading_piece(path: Path) -> Iterator[None]:
     except (ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, OSError, MemoryError,
             SyntaxError, OverflowError, zlib.error, zipfile.BadZipFile, struct.error) as error:  # fmt: skip
         raise ConfigurationError(
-            f"{path} is damaged ({str(error)[:100]}); remove it and give the command again"
+            f"{path} is damaged ({str(error)[:100]}); give the command again: it is recorded anew"
         ) from error
 
 

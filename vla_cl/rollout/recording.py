@@ -224,7 +224,7 @@ def write_recorded(
         policy: What the dataset says about who acted.
 
     Raises:
-        ConfigurationError: A recorded file is damaged; it is removed first, so that the same command records it again.
+        ConfigurationError: A recorded file is damaged; the same command then records it again.
         OSError: The disk is full, say.
     """
     by_id = {task.id: task for task in tasks}
