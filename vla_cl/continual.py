@@ -21,8 +21,10 @@ from vla_cl.data.normalisation import frozen_statistics
 from vla_cl.data.reused_memory import memory_of, reused_memory
 from vla_cl.data.source import Source
 from vla_cl.interfaces import Data, Method, Suite
+from vla_cl.location import find_policy
 from vla_cl.memory.replay_memory import COPIES
-from vla_cl.models.vla import CONVENTIONS, VlaModel, horizon, policy_config
+from vla_cl.models.stored_policy import CONVENTIONS
+from vla_cl.models.vla import VlaModel, horizon, policy_config
 from vla_cl.rollout.compatibility import check_interface
 from vla_cl.rollout.engine import Engine
 from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, requests, roll_out, save_videos
@@ -108,6 +110,7 @@ class ContinualRun:
         self._folder = folder
         self._table = folder.episodes()
         self._loaded: dict[int, Frames] = {}
+        self._passed_over: tuple[str, ...] = ()
         self._evaluable = {task.id for task in suite.tasks()}
 
     def go(self, tracker: Tracker) -> None:
@@ -154,7 +157,9 @@ class ContinualRun:
 
     def _start(self) -> tuple[VlaModel, Progress]:
         """The model and the progress of the newest checkpoint, or of the beginning."""
-        found = checkpoint.newest(self._folder.checkpoints)
+        newest = checkpoint.find_newest(self._folder.checkpoints)
+        found = None if newest is None else newest.folder
+        self._passed_over = self._folder.passed_over() + (newest.passed_over if newest else ())
         if found is None:
             progress = Progress(experiences_done=0, step=0, train_seconds=0.0, evaluate_seconds=0.0)
             model = self._new_model()
@@ -194,7 +199,9 @@ class ContinualRun:
         first = self._stream.experiences[0]
         spec = DatasetFolder(self._sources_of(first)[0].root).spec
         if self._policy.warm_start is not None:
-            model = VlaModel.load(self._policy.warm_start, self._policy.device)
+            start = find_policy(self._policy.warm_start)
+            self._passed_over += start.passed_over
+            model = VlaModel.load(start.folder, self._policy.device)
             require_fit(model.spec, spec, f"checkpoint {self._policy.warm_start}")
             model.complete_conventions(spec)
             if self._policy.normalisation == "checkpoint":
@@ -319,6 +326,7 @@ class ContinualRun:
                 "versions": versions(),
                 "machine": machine(str(model.device)),
                 "seconds": {name: round(value, 1) for name, value in seconds.items()},
+                "passed_over": list(self._passed_over),
                 "memory_bytes": self._method.memory_bytes(),
                 "parameters": sum(p.numel() for p in model.module.parameters()),
                 "steps": progress.step,

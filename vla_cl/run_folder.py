@@ -15,6 +15,8 @@ import numpy as np
 from vla_cl.files import write_json, write_text
 from vla_cl.metrics.matrix import SuccessMatrix
 from vla_cl.rollout.table import EpisodeTable
+from vla_cl.trust.reading import read_json_object, require_entries
+from vla_cl.trust.yaml_files import read_yaml_object
 from vla_cl.types import ConfigurationError, Stream
 
 PACKAGES = (
@@ -53,7 +55,7 @@ class RunFolder:
 
         config = self.root / "config.yaml"
         if config.is_file() and self.checkpoints.exists():
-            before = OmegaConf.to_container(OmegaConf.load(config))
+            before = read_yaml_object(config, "the settings of the run", "restore the file, or give another output_dir")
             changed = _differences(before, dict(settings)) - set(MAY_DIFFER)
             changed = {key for key in changed if not key.startswith(tuple(f"{name}." for name in MAY_DIFFER))}
             if changed:
@@ -73,6 +75,17 @@ class RunFolder:
         """The episode table; empty for a new run."""
         path = self.root / "episodes.parquet"
         return EpisodeTable.read(path) if path.is_file() else EpisodeTable()
+
+    def passed_over(self) -> tuple[str, ...]:
+        """Damaged checkpoints that the run once continued without, as ``run.json`` names them."""
+        path = self.root / "run.json"
+        if not path.is_file():
+            return ()
+        remedy = "remove it: the run writes it anew"
+        listed = read_json_object(path, "the summary of the run", remedy).get("passed_over", [])
+        return tuple(
+            str(sentence) for sentence in require_entries({"said": listed}, {"said": list}, str(path), remedy)["said"]
+        )
 
     def write_results(
         self, table: EpisodeTable, stream: Stream, experiences_done: int, curve_episodes: int | None = None

@@ -1,7 +1,7 @@
 """Policy folders of others, looked at before LeRobot sees them: it would import and call what they name.
 
-A folder holds ``config.json``, weights as safetensors, and two pipelines of processors. LeRobot imports the ``class`` of
-a step, follows ``state_file`` wherever it leads, and hands names of other models to libraries that run code from the
+A folder holds ``config.json``, weights as safetensors, and two pipelines of processors. LeRobot imports the ``class``
+of a step, follows ``state_file`` wherever it leads, and hands names of other models to libraries that run code from the
 hub. None of that gets past here.
 """
 
@@ -87,6 +87,11 @@ def check_policy_folder(folder: Path, pipelines: bool = True) -> PolicyFolder:
 
 def _check_config(folder: Path) -> dict[str, Any]:
     path = inside(folder, CONFIG, f"the policy {short(folder)}")
+    if not path.exists():
+        raise ConfigurationError(
+            f"{short(folder)} is not a LeRobot policy (it has no {CONFIG}); give the pretrained_model folder of a "
+            "checkpoint"
+        )
     what = f"the policy configuration {short(path)}"
     config = read_json_object(path, "the policy configuration", _ADVICE, JSON_BYTES)
     require_entries(config, {"type": str}, what, _ADVICE)

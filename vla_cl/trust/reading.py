@@ -152,6 +152,11 @@ def as_object(content: object, what: str, remedy: str) -> dict[str, Any]:
     return content
 
 
+def as_plain(content: object) -> Any:  # noqa: ANN401 - any JSON value
+    """One's own content as a JSON file would give it back: tuples are lists, keys are text."""
+    return json.loads(json.dumps(content))
+
+
 def require_entries(
     content: object, kinds: dict[str, type | tuple[type, ...]], what: str, remedy: str
 ) -> dict[str, Any]:
