@@ -21,7 +21,7 @@ from vla_cl.memory.remembered import Remembered, from_index
 from vla_cl.memory.replay_memory import COPIES, NOTES
 from vla_cl.memory.settings import MemorySettings
 from vla_cl.memory.store import TrajectoryStore
-from vla_cl.trust.reading import require_entries
+from vla_cl.trust.reading import as_plain, require_entries
 from vla_cl.trust.text import harmless, short, told_as
 from vla_cl.trust.yaml_files import read_yaml_object
 from vla_cl.types import ConfigurationError, Experience, Stream, SuiteSpec, Task, Trajectory
@@ -86,7 +86,7 @@ class RunMemory:
         package = str(content["suite"].get("class")).partition(":")[0].split(".")[0]
         if package not in ("vla_cl", *plugins):
             raise ConfigurationError(
-                f"the suite of the run {short(self.root)} is in the package {harmless(package, 40)!r}, which is not listed; "
+                f"the suite of the run {short(self.root)} is in the package {harmless(package, 40)!r}, not listed; "
                 f"if you trust it, add --plugins {harmless(package, 40)}"
             )
         cache = Path(content["cache_dir"])

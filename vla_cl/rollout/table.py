@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from vla_cl.files import replacing
-from vla_cl.types import Episode, Outcome, Split
+from vla_cl.trust.tables import read_rows
+from vla_cl.trust.text import harmless, short
+from vla_cl.types import ConfigurationError, Episode, Outcome, Split
 
 if TYPE_CHECKING:
     import pyarrow
@@ -28,6 +30,12 @@ _COLUMNS = {
     "video": "string",
     "render_profile": "string",
 }
+_PYTHON: dict[str, type | tuple[type, ...]] = {"int64": int, "float64": (int, float), "string": str}
+_MAY_BE_EMPTY = ("error", "video", "render_profile")
+_REMEDY = "restore it, or move it away"
+TABLE_BYTES = 1024 * 2**20
+"""Most bytes of a table: a million episodes, some with a traceback."""
+
 _KEY = ("experience", "step", "split", "task", "initial_state")
 
 
@@ -142,19 +150,27 @@ class EpisodeTable:
         """Read what `write` wrote.
 
         Raises:
-            ValueError: The file has other columns.
+            ConfigurationError: The file is damaged, or is not of this format.
         """
-        from pyarrow import parquet
-
-        table = parquet.read_table(path)
-        if table.column_names != list(_COLUMNS):
-            raise ValueError(
-                f"{path} is not an episode table: it has the columns {table.column_names}, not {list(_COLUMNS)}"
-            )
-        return cls(table.to_pylist())
+        rows = read_rows(path, "the episode table", _REMEDY, tuple(_COLUMNS), TABLE_BYTES)
+        for number, row in enumerate(rows):
+            _require_row(row, f"row {number} of {short(path)}")
+        return cls(rows)
 
     def _put(self, row: Mapping[str, Any]) -> None:
         self._rows[tuple(row[name] for name in _KEY)] = {name: row[name] for name in _COLUMNS}
+
+
+def _require_row(row: Mapping[str, Any], what: str) -> None:
+    """Refuse a row that `EpisodeTable.append` would not have written."""
+    for name, value in row.items():
+        kind = _PYTHON[_COLUMNS[name]]
+        empty = value is None and name in _MAY_BE_EMPTY
+        if not empty and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise ConfigurationError(f"{what} has {harmless(repr(value), 60)} as {name}; {_REMEDY}")
+    if row["outcome"] not in {outcome.value for outcome in Outcome} or row["split"] not in get_args(Split):
+        came = harmless(f"{row['outcome']} in {row['split']}", 60)
+        raise ConfigurationError(f"{what} has the outcome {came}, which is none; {_REMEDY}")
 
 
 def _cell(outcomes: Sequence[str]) -> SuccessCell:

@@ -40,7 +40,12 @@ _HEADER = 10_000
 
 
 def read_arrays(
-    path: Path, what: str, remedy: str, names: Sequence[str] = (), most: int = UNPACKED_BYTES
+    path: Path,
+    what: str,
+    remedy: str,
+    names: Sequence[str] = (),
+    only: Sequence[str] | None = None,
+    most: int = UNPACKED_BYTES,
 ) -> dict[str, NDArray[Any]]:
     """Every array of an npz archive by name.
 
@@ -49,6 +54,7 @@ def read_arrays(
         what: What it is to the reader, for the message.
         remedy: What to do if it is damaged.
         names: Arrays that must be there.
+        only: The only ones to read; None: all.
         most: Most bytes of all of them together.
 
     Raises:
@@ -64,7 +70,9 @@ def read_arrays(
     ):
         entries = archive.infolist()
         _check_entries(entries, size, most, shown, remedy)
-        arrays = {entry.filename.removesuffix(".npy"): _read(archive, entry, shown, remedy) for entry in entries}
+        found = {entry.filename.removesuffix(".npy"): entry for entry in entries}
+        wanted = found if only is None else {name: found[name] for name in only if name in found}
+        arrays = {name: _read(archive, entry, shown, remedy) for name, entry in wanted.items()}
     lacking = [name for name in names if name not in arrays]
     if lacking:
         raise ConfigurationError(f"{shown} lacks the array {', '.join(lacking)[:80]}; {remedy}")
@@ -94,7 +102,8 @@ def _check_entries(entries: Sequence[zipfile.ZipInfo], size: int, most: int, sho
     if len(names) > ENTRIES or len(set(names)) < len(names):
         raise ConfigurationError(f"{shown} has {len(names)} entries, or one twice; {remedy}")
     for entry in entries:
-        if not entry.filename.endswith(".npy") or "/" in entry.filename or "\\" in entry.filename:
+        parts = entry.filename.split("/")
+        if not entry.filename.endswith(".npy") or "\\" in entry.filename or {"", ".", ".."} & set(parts):
             raise ConfigurationError(f"{shown} holds {harmless(entry.filename, 60)!r}, expected arrays only; {remedy}")
     total = sum(entry.file_size for entry in entries)
     if total > most or (total > FREE_BYTES and total > RATIO * size):

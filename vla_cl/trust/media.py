@@ -103,6 +103,28 @@ def open_video(path: Path, what: str, remedy: str) -> Iterator[InputContainer]:
         yield container
 
 
+@contextmanager
+def open_film(content: bytes, what: str, remedy: str) -> Iterator[InputContainer]:
+    """Open a bare H.264 stream in memory.
+
+    Args:
+        content: The stream.
+        what: What it is to the reader, for the message.
+        remedy: What to do if it is damaged.
+
+    Raises:
+        ConfigurationError: It is damaged or has too large frames, also if that shows in the body.
+    """
+    import av
+
+    with (
+        told_as(f"{what} cannot be decoded", remedy, av.FFmpegError, OSError, IndexError),
+        av.open(io.BytesIO(content), format="h264", options=VIDEO_OPTIONS) as container,
+    ):
+        container.streams.video[0].codec_context.options = {"max_pixels": str(PIXELS)}
+        yield container
+
+
 def _container(path: Path) -> str | None:
     """FFmpeg's name of the format, from the first bytes."""
     with path.open("rb") as file:

@@ -134,8 +134,8 @@ def _check_pipeline(folder: Path, name: str) -> Iterator[str]:
     path = inside(folder, name, f"the policy {short(folder)}")
     if not path.exists():
         raise ConfigurationError(
-            f"{short(folder, 60)} has no {name}, as policies of LeRobot before 0.4; run `python -m "
-            f"lerobot.processor.migrate_policy_normalization --pretrained-path {short(folder, 60)}` and use its output"
+            f"the policy has no {name}, as before LeRobot 0.4; make a policy that has one: python -m "
+            f"lerobot.processor.migrate_policy_normalization --pretrained-path {short(folder)}"
         )
     what = f"the processor pipeline {short(path)}"
     content = read_json_object(path, "the processor pipeline", _ADVICE, JSON_BYTES)
