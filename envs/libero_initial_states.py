@@ -93,15 +93,17 @@ def read_initial_states(path: Path) -> NDArray[np.float64]:
     """
     require_file(path, "the file of initial states", _ADVICE, _LARGEST)
     failures = (OSError, ValueError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile)
-    with told_as(f"the initial states {short(path)} cannot be read", _ADVICE, *failures):
-        with zipfile.ZipFile(path) as archive:
-            entries = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            if len(entries) != 1:
-                raise ConfigurationError(f"{path} holds {len(entries)} entries data.pkl instead of 1; {_ADVICE}")
-            size = archive.getinfo(entries[0]).file_size
-            if size > _LARGEST:
-                raise ConfigurationError(f"{short(path)} would unpack to {size} bytes; {_ADVICE}")
-            pickled = archive.read(entries[0])
+    with (
+        told_as(f"the initial states {short(path)} cannot be read", _ADVICE, *failures),
+        zipfile.ZipFile(path) as archive,
+    ):
+        entries = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        if len(entries) != 1:
+            raise ConfigurationError(f"{path} holds {len(entries)} entries data.pkl instead of 1; {_ADVICE}")
+        size = archive.getinfo(entries[0]).file_size
+        if size > _LARGEST:
+            raise ConfigurationError(f"{short(path)} would unpack to {size} bytes; {_ADVICE}")
+        pickled = archive.read(entries[0])
     return _read_array(pickled, path)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from vla_cl.types import ConfigurationError
 
 _REASON = 110
-_PATH = 140
+_PATH = 120
 
 
 def harmless(text: str, most: int = 200) -> str:
