@@ -7,21 +7,29 @@ of every file. Tensors are safetensors, the rest is JSON.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from vla_cl.files import replacing_folder, sha256, write_json, write_text
+from vla_cl.files import replacing_folder, write_json, write_text
 from vla_cl.interfaces import Data, Method, Model
-from vla_cl.manifest import MANIFEST, write_manifest
+from vla_cl.manifest import MANIFEST, verify_manifest, write_manifest
+from vla_cl.trust.reading import read_json_object, require_entries
+from vla_cl.trust.tensors import load_tensors
+from vla_cl.trust.text import harmless, short, told_as
 from vla_cl.types import ConfigurationError, Experience
 
 EPISODES = "training_state/episodes.parquet"
 """The episode table up to a checkpoint, within its folder."""
+
+STATE_BYTES = 512 * 2**20
+"""Largest ``method.json``: the rows that a memory of ten million samples names."""
+
+_REMEDY = "use another checkpoint of the run"
 
 
 @dataclass(frozen=True)
@@ -33,28 +41,14 @@ class Progress:
         step: Optimizer steps since the start of the stream.
         train_seconds: Time spent training.
         evaluate_seconds: Time spent in rollouts.
-        resumed_from: Each time that a damaged checkpoint was passed over: ``checkpoint``, the name of the one that the
-            run went on from (None: the beginning), and ``passed_over``, name to reason.
+        passed_over: A sentence for each damaged checkpoint that the run once went on without.
     """
 
     experiences_done: int
     step: int
     train_seconds: float
     evaluate_seconds: float
-    resumed_from: tuple[Mapping[str, Any], ...] = ()
-
-
-@dataclass(frozen=True)
-class Found:
-    """The newest checkpoint that is whole.
-
-    Attributes:
-        folder: None if there is none.
-        passed_over: Names of newer ones, and why each cannot be used.
-    """
-
-    folder: Path | None
-    passed_over: Mapping[str, str]
+    passed_over: tuple[str, ...] = ()
 
 
 def folder_name(experiences_done: int) -> str:
@@ -97,66 +91,106 @@ def save(
     return target
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder is one of ours, whole or not: LeRobot's own have neither a manifest nor a method's state."""
+    return (folder / MANIFEST).exists() or (folder / "cl_state").is_dir()
+
+
 def verify(folder: Path) -> None:
     """Compare every file with the manifest.
 
     Raises:
-        ConfigurationError: There is no manifest, or a file is missing, of another size, or changed.
+        ConfigurationError: There is no manifest, or a file is missing, of another size, changed, or not listed.
     """
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
-        raise ConfigurationError(f"{folder} is not a complete checkpoint: it has no {MANIFEST}")
-    try:
-        files: dict[str, dict[str, object]] = json.loads(manifest.read_text())["files"]
-    except (ValueError, KeyError) as error:
-        raise ConfigurationError(f"{manifest} cannot be read ({error}); use another checkpoint of the run") from error
-    for name, expected in files.items():
-        path = folder / name
-        if not path.is_file():
-            raise ConfigurationError(f"checkpoint {folder} lacks {name}; use another checkpoint of the run")
-        if path.stat().st_size != expected["bytes"] or sha256(path) != expected["sha256"]:
-            raise ConfigurationError(
-                f"{path} is damaged: it differs from its manifest; use another checkpoint of the run"
-            )
+    verify_manifest(folder, "checkpoint", _REMEDY)
 
 
-def newest(checkpoints: Path) -> Path | None:
-    """The newest checkpoint that is whole; None if there is none. A damaged one is passed over, and said to be."""
-    return find_newest(checkpoints).folder
+@dataclass(frozen=True)
+class Newest:
+    """The newest whole checkpoint of a run.
+
+    Attributes:
+        folder: Its folder.
+        passed_over: A sentence for each newer one that is damaged; whoever shows results names them.
+    """
+
+    folder: Path
+    passed_over: tuple[str, ...]
 
 
-def find_newest(checkpoints: Path) -> Found:
-    """The same, with what was passed over."""
-    passed_over: dict[str, str] = {}
-    for folder in sorted(checkpoints.glob("[0-9][0-9][0-9]"), reverse=True):
+def find_newest(checkpoints: Path) -> Newest | None:
+    """The newest checkpoint that is whole; None if none was ever written.
+
+    Raises:
+        ConfigurationError: There are checkpoints, and every one is damaged.
+    """
+    folders = [path for path in checkpoints.glob("[0-9]*") if re.fullmatch(r"[0-9]{3,9}", path.name) and path.is_dir()]
+    passed_over: list[str] = []
+    for folder in sorted(folders, key=lambda path: int(path.name), reverse=True):
         try:
             verify(folder)
             if (done := load_progress(folder).experiences_done) != int(folder.name):
                 raise ConfigurationError(f"{folder} holds the checkpoint after {done} experiences, not its own")
         except ConfigurationError as error:
-            print(f"passing over a checkpoint: {error}")
-            passed_over[folder.name] = str(error)
+            passed_over.append(harmless(f"passing over a checkpoint: {error}", 300))
+            print(passed_over[-1])
             continue
-        return Found(folder, passed_over)
-    return Found(None, passed_over)
+        return Newest(folder, tuple(passed_over))
+    if passed_over:
+        raise ConfigurationError(
+            f"no checkpoint in {short(checkpoints)} is whole: {harmless(passed_over[0], 130)}; restore one, or remove "
+            "them all to begin anew"
+        )
+    return None
 
 
 def load_progress(folder: Path) -> Progress:
-    """How far the run was."""
-    content = json.loads((folder / "training_state" / "progress.json").read_text())
-    return Progress(**content | {"resumed_from": tuple(content.get("resumed_from", ()))})
+    """How far the run was.
+
+    Raises:
+        ConfigurationError: The file does not say.
+    """
+    path = folder / "training_state" / "progress.json"
+    content = read_json_object(path, "the progress of the checkpoint", _REMEDY)
+    numbers: dict[str, type | tuple[type, ...]] = {
+        "experiences_done": int,
+        "step": int,
+        "train_seconds": (int, float),
+        "evaluate_seconds": (int, float),
+    }
+    require_entries(content, numbers, short(path), _REMEDY)
+    passed_over = content.pop("passed_over", [])
+    texts = isinstance(passed_over, list) and all(isinstance(sentence, str) for sentence in passed_over)
+    if content.keys() != numbers.keys() or min(content.values()) < 0 or not texts:
+        raise ConfigurationError(f"{short(path)} is damaged: it says {harmless(str(content), 80)}; {_REMEDY}")
+    return Progress(**content, passed_over=tuple(passed_over))
 
 
 def load_method(folder: Path, method: Method, past: Iterator[tuple[Experience, Data]]) -> None:
     """Give a method its state back.
 
     Raises:
-        ConfigurationError: The checkpoint was written by another method.
+        ConfigurationError: The checkpoint was written by another method, or does not fit it.
     """
-    content = json.loads((folder / "cl_state" / "method.json").read_text())
-    if content["method"] != method.name:
+    state, name = read_method(folder)
+    if name != method.name:
         raise ConfigurationError(
-            f"checkpoint {folder} was written by method {content['method']!r}, the run asks for {method.name!r}; "
-            "resume with the same method, or start another run"
+            f"checkpoint {short(folder)} was written by method {harmless(name, 40)!r}, the run asks for "
+            f"{method.name!r}; resume with the same method, or start another run"
         )
-    method.load_state_dict(load_file(folder / "cl_state" / "method.safetensors"), content["state"], past)
+    tensors = load_tensors(folder / "cl_state" / "method.safetensors", "the state of the method", _REMEDY)
+    failures = (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError)
+    with told_as(f"the state in {short(folder)} does not fit method {method.name!r}", _REMEDY, *failures):
+        method.load_state_dict(tensors, state, past)
+
+
+def read_method(folder: Path) -> tuple[dict[str, Any], str]:
+    """What the method keeps beside its tensors, and its name.
+
+    Raises:
+        ConfigurationError: The file is damaged.
+    """
+    path = folder / "cl_state" / "method.json"
+    content = read_json_object(path, "the state of the method", _REMEDY, STATE_BYTES)
+    require_entries(content, {"method": str, "state": dict}, short(path), _REMEDY)
+    return content["state"], content["method"]

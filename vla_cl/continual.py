@@ -14,15 +14,17 @@ import torch
 from tqdm import tqdm
 
 from vla_cl import checkpoint
-from vla_cl.checkpoint import Found, Progress
+from vla_cl.checkpoint import Progress
 from vla_cl.data.dataset_folder import DatasetFolder
 from vla_cl.data.frames import Frames
 from vla_cl.data.normalisation import frozen_statistics
 from vla_cl.data.reused_memory import memory_of, reused_memory
 from vla_cl.data.source import Source
 from vla_cl.interfaces import Data, Method, Suite
+from vla_cl.location import find_policy
 from vla_cl.memory.replay_memory import COPIES
-from vla_cl.models.vla import CONVENTIONS, VlaModel, horizon, policy_config
+from vla_cl.models.stored_policy import CONVENTIONS
+from vla_cl.models.vla import VlaModel, horizon, policy_config
 from vla_cl.rollout.compatibility import check_interface
 from vla_cl.rollout.engine import Engine
 from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, requests, roll_out, save_videos
@@ -109,6 +111,7 @@ class ContinualRun:
         self._folder = folder
         self._table = EpisodeTable()
         self._loaded: dict[int, Frames] = {}
+        self._passed_over: tuple[str, ...] = ()
         self._evaluable = {task.id for task in suite.tasks()}
 
     def go(self, tracker: Tracker) -> None:
@@ -149,6 +152,7 @@ class ContinualRun:
                     self._table, self._stream, progress.experiences_done, self._evaluation.curve_episodes
                 )
                 tracker.flush()
+                progress = replace(progress, passed_over=self._passed_over)
                 checkpoint.save(self._folder.checkpoints, model, self._method, progress, self._table.write)
                 if (memory := memory_of(self._method)) is not None:
                     memory.settle()
@@ -158,9 +162,8 @@ class ContinualRun:
     def _start(self) -> tuple[VlaModel, Progress]:
         """The model and the progress of the newest checkpoint, or of the beginning."""
         newest = checkpoint.find_newest(self._folder.checkpoints)
-        found, fallback = newest.folder, resumption(newest)
-        if found is None:
-            progress = Progress(0, step=0, train_seconds=0.0, evaluate_seconds=0.0, resumed_from=fallback)
+        if newest is None:
+            progress = Progress(0, step=0, train_seconds=0.0, evaluate_seconds=0.0)
             model = self._new_model()
             self._method.attach(model, self._train_seed)
             memory = memory_of(self._method)
@@ -168,8 +171,9 @@ class ContinualRun:
                 assert memory is not None  # whose settings named it
                 memory.adopt(earlier.name, earlier.index, remembered, model)
         else:
+            found = newest.folder
             progress = checkpoint.load_progress(found)
-            progress = replace(progress, resumed_from=(*progress.resumed_from, *fallback))
+            self._passed_over = progress.passed_over + newest.passed_over
             self._table = self._episodes_of(found, progress)
             model = VlaModel.load(found / "pretrained_model", self._policy.device)
             self._method.attach(model, self._train_seed)
@@ -221,7 +225,9 @@ class ContinualRun:
         first = self._stream.experiences[0]
         spec = DatasetFolder(self._sources_of(first)[0].root).spec
         if self._policy.warm_start is not None:
-            model = VlaModel.load(self._policy.warm_start, self._policy.device)
+            start = find_policy(self._policy.warm_start)
+            self._passed_over += start.passed_over
+            model = VlaModel.load(start.folder, self._policy.device)
             require_fit(model.spec, spec, f"checkpoint {self._policy.warm_start}")
             model.complete_conventions(spec)
             if self._policy.normalisation == "checkpoint":
@@ -346,20 +352,12 @@ class ContinualRun:
                 "versions": versions(),
                 "machine": machine(str(model.device)),
                 "seconds": {name: round(value, 1) for name, value in seconds.items()},
+                "passed_over": list(self._passed_over),
                 "memory_bytes": self._method.memory_bytes(),
                 "parameters": sum(p.numel() for p in model.module.parameters()),
                 "steps": progress.step,
-                "resumed_from": list(progress.resumed_from),
             }
         )
-
-
-def resumption(found: Found) -> tuple[dict[str, object], ...]:
-    """What ``run.json`` says of damaged checkpoints that were passed over; nothing if none was."""
-    if not found.passed_over:
-        return ()
-    name = found.folder.name if found.folder is not None else None
-    return ({"checkpoint": name, "passed_over": dict(found.passed_over)},)
 
 
 def require_fit(policy: InterfaceSpec, data: InterfaceSpec, who: str) -> None:

@@ -9,7 +9,6 @@ journal, and what the journal does not say is rolled out again.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -30,10 +29,11 @@ from vla_cl.rollout.journal import Entry, Journal, check_same_evaluation
 from vla_cl.rollout.progress import ProgressBar
 from vla_cl.rollout.random_policy import RandomPolicy
 from vla_cl.rollout.recording import RecordingSuite, piece_is_whole, piece_path, remove_pieces, write_recorded
-from vla_cl.rollout.summary import ERRORS, describe, summarise, write_errors
+from vla_cl.rollout.summary import ERRORS, describe, read_summary, summarise, write_errors
 from vla_cl.rollout.table import EpisodeTable
 from vla_cl.run import use_threads
 from vla_cl.run_folder import machine, versions
+from vla_cl.trust.reading import as_plain
 from vla_cl.types import ConfigurationError, Episode, EpisodeRequest, Outcome, Split, Task
 
 VIDEOS = "videos"
@@ -103,7 +103,7 @@ def evaluate(location: str, settings: Settings) -> Path:
             _roll_out(plan, policy, method, journal)
             _write_results(plan, candidate, journal)
             write_manifest(plan.folder)
-    print(describe(json.loads(plan.summary.read_text()), plan.folder))
+    print(describe(read_summary(plan.summary), plan.folder))
     return plan.folder
 
 
@@ -131,8 +131,7 @@ def _has_errors_to_retry(plan: _Plan) -> bool:
     """
     if not plan.retry_errors:
         return False
-    tasks = json.loads(plan.summary.read_text())["tasks"].values()
-    if not any(task["errors"] for task in tasks):
+    if not any(task["errors"] for task in read_summary(plan.summary)["tasks"].values()):
         return False
     if plan.record:
         raise ConfigurationError(
@@ -162,7 +161,7 @@ def _identity(plan: _Plan, candidate: Candidate) -> dict[str, object]:
         "device": candidate.device.partition(":")[0],
         "versions": versions(),
     }
-    plain: dict[str, object] = json.loads(json.dumps(identity))
+    plain: dict[str, object] = as_plain(identity)
     return plain
 
 
@@ -253,6 +252,7 @@ def _write_results(plan: _Plan, candidate: Candidate, journal: Journal) -> None:
     summary = {
         "format": 1,
         "policy": candidate.location,
+        "passed_over": list(candidate.passed_over),
         "suite": plan.suite.name,
         "split": plan.split,
         "render_profile": plan.suite.spec.render_profile,

@@ -19,6 +19,8 @@ from vla_cl.manifest import require_text_seal, seal, seal_text
 from vla_cl.metrics.matrix import SuccessMatrix
 from vla_cl.rollout.table import EpisodeTable
 from vla_cl.trust.reading import read_text
+from vla_cl.trust.text import short
+from vla_cl.trust.yaml_files import YAML_BYTES, read_yaml_object
 from vla_cl.types import ConfigurationError, Stream
 
 PACKAGES = (
@@ -82,33 +84,14 @@ class RunFolder:
         if not list(self.checkpoints.glob("[0-9][0-9][0-9]")):
             write_text(self.root / CONFIG, seal_text(OmegaConf.to_yaml(OmegaConf.create(dict(settings)))))
             return
-        changed = _differences(self._settings(), dict(settings)) - set(MAY_DIFFER)
+        before = read_settings(self.root / CONFIG)
+        changed = _differences(before, dict(settings)) - set(MAY_DIFFER)
         changed = {key for key in changed if not key.startswith(tuple(f"{name}." for name in MAY_DIFFER))}
         if changed:
             raise ConfigurationError(
                 f"{self.root} holds a run with other settings ({', '.join(sorted(changed))}); "
                 "give output_dir=<a new folder>, or the same settings to continue it"
             )
-
-    def _settings(self) -> object:
-        """What ``config.yaml`` says, as plain data.
-
-        Raises:
-            ConfigurationError: It is damaged.
-        """
-        from omegaconf import OmegaConf
-        from omegaconf.errors import OmegaConfBaseException
-        from yaml import YAMLError  # type: ignore[import-untyped]
-
-        path = self.root / CONFIG
-        remedy = "restore it, or give output_dir=<a new folder>"
-        text = read_text(path, "the run's config.yaml", remedy)
-        require_text_seal(text, str(path), remedy)
-        try:
-            return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-        except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
-            reason = " ".join(str(error).split())[:100]
-            raise ConfigurationError(f"{path} cannot be read ({reason}); {remedy}") from error
 
     def episodes(self) -> EpisodeTable:
         """The episode table; empty for a new run."""
@@ -128,6 +111,17 @@ class RunFolder:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``run.json``."""
         write_json(self.root / "run.json", seal(summary))
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a run's ``config.yaml``, as text says them: ``${...}`` in them is text, too.
+
+    Raises:
+        ConfigurationError: The file is damaged, or somebody edited it.
+    """
+    remedy = "restore it, or delete its first line if you edited it on purpose"
+    require_text_seal(read_text(path, "the settings of the run", remedy, YAML_BYTES), short(path), remedy)
+    return read_yaml_object(path, "the settings of the run", remedy)
 
 
 def success_matrix(

@@ -20,7 +20,9 @@ from typing import Any, BinaryIO, Self, cast
 from vla_cl.files import flush, write_json
 from vla_cl.locks import only_writer
 from vla_cl.manifest import require_seal, seal
-from vla_cl.trust.reading import read_json_object
+from vla_cl.trust.paths import inside
+from vla_cl.trust.reading import LINES_BYTES, as_plain, parse_json_object, read_json_object, require_entries
+from vla_cl.trust.text import harmless, reason, short
 from vla_cl.types import ConfigurationError, Episode, EpisodeRequest, Outcome
 
 IDENTITY = "evaluation.json"
@@ -28,6 +30,10 @@ EPISODES = "episodes.jsonl"
 LOCK = ".lock"
 
 _EPISODE_FIELDS = tuple(item.name for item in fields(Episode) if item.name != "frames")
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "task": str, "split": str, "initial_state": int, "env_steps": int, "decisions": int, "total_reward": float,
+    "seconds": (int, float), "session": int, "elapsed": (int, float),
+}  # fmt: skip
 _DIFFERENCES_SHOWN = 3
 _CHARACTERS_SHOWN = 60
 
@@ -132,10 +138,8 @@ def check_same_evaluation(folder: Path, identity: Mapping[str, object]) -> None:
                 f"{folder} is not empty and holds no evaluation (it has no {IDENTITY}); give output_dir=<a new folder>"
             )
         return
-    before = read_json_object(
-        path, "what the folder is an evaluation of", "restore it, or give output_dir=<a new folder>"
-    )
-    found = list(differences(before, json.loads(json.dumps(identity))))
+    before = read_json_object(path, "the description of the evaluation", "give output_dir=<a new folder>")
+    found = list(differences(before, as_plain(identity)))
     if found and _whole_lines(folder / EPISODES):
         more = f"; and {len(found) - _DIFFERENCES_SHOWN} more" if len(found) > _DIFFERENCES_SHOWN else ""
         raise ConfigurationError(
@@ -154,7 +158,7 @@ def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:  # noqa
 
 
 def _shown(value: object) -> str:
-    text = "absent" if value is None else str(value)
+    text = "absent" if value is None else harmless(str(value), 500)
     return text if len(text) <= _CHARACTERS_SHOWN else f"{text[: _CHARACTERS_SHOWN - 4]} ..."
 
 
@@ -177,6 +181,10 @@ def _whole_lines(path: Path) -> bytes:
     """The file up to the end of its last whole line."""
     content = b""
     with suppress(FileNotFoundError):
+        if path.stat().st_size > LINES_BYTES:
+            raise ConfigurationError(
+                f"{short(path)} is larger than {LINES_BYTES} bytes; give output_dir=<a new folder>"
+            )
         content = path.read_bytes()
     return content[: content.rfind(b"\n") + 1]
 
@@ -184,15 +192,31 @@ def _whole_lines(path: Path) -> bytes:
 def _entries(path: Path, lines: bytes, salt: str) -> Iterator[Entry]:
     for number, line in enumerate(lines.splitlines(), start=1):
         try:
-            row = json.loads(line)
-            require_seal(row, "the line", "", salt)
+            row = parse_json_object(line, "it", "")
+            require_seal(row, "it", "", salt)
             row |= {"outcome": Outcome(row["outcome"]), "total_reward": float(row["total_reward"])}
             episode = Episode(**{name: row[name] for name in _EPISODE_FIELDS})
-            yield Entry(episode, row["video"], row["session"], row["elapsed"])
-        except (ValueError, KeyError, TypeError, AttributeError, ConfigurationError) as error:
+            require_entries(row, _KINDS, "it", "")
+            yield Entry(episode, _video(row["video"]), row["session"], row["elapsed"])
+        except (ValueError, KeyError, TypeError) as error:
             raise ConfigurationError(
-                f"line {number} of {path} is damaged ({error}); delete the line, and its episode is rolled out again"
+                f"line {number} of {short(path)} is damaged ({reason(error)}); delete the line, and its episode is "
+                "rolled out again"
             ) from error
+
+
+def _video(name: object) -> str | None:
+    """The path of a film, which lies in the evaluation's folder.
+
+    Raises:
+        ConfigurationError: It leads elsewhere.
+    """
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise ConfigurationError(f"the video is {harmless(repr(name), 40)}, expected a path")
+    inside(Path(), name, "the video")
+    return name
 
 
 def _line(entry: Entry, salt: str) -> bytes:

@@ -7,9 +7,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from vla_cl.files import replacing
+from vla_cl.trust.tables import open_table, read_rows
+from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError, Episode, Outcome, Split
 
 if TYPE_CHECKING:
@@ -30,6 +32,12 @@ _COLUMNS = {
     "video": "string",
     "render_profile": "string",
 }
+_PYTHON: dict[str, type | tuple[type, ...]] = {"int64": int, "float64": (int, float), "string": str}
+_MAY_BE_EMPTY = ("error", "video", "render_profile")
+_REMEDY = "restore it, or move it away"
+TABLE_BYTES = 1024 * 2**20
+"""Most bytes of a table: a million episodes, some with a traceback."""
+
 _SEAL = "vla_cl.rows"
 _KEY = ("experience", "step", "split", "task", "initial_state")
 
@@ -156,29 +164,28 @@ class EpisodeTable:
         """Read what `write` wrote.
 
         Raises:
-            ConfigurationError: The file is damaged or has other columns.
+            ConfigurationError: The file is damaged, or is not of this format.
         """
-        import pyarrow
-        from pyarrow import parquet
-
-        try:
-            with parquet.ParquetFile(path) as file:
-                table = file.read()
-                names, rows = table.column_names, table.to_pylist()
-        except (pyarrow.ArrowException, OSError, ValueError, TypeError) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # of the system, not of the file's content
-                raise
-            reason = " ".join(str(error).split())[:100]
-            raise ConfigurationError(f"{path} cannot be read as an episode table ({reason}); restore it") from error
-        if names != list(_COLUMNS):
-            raise ConfigurationError(
-                f"{path} is not an episode table: it has the columns {names}, not {list(_COLUMNS)}"
-            )
-        require_rows_seal(table.schema.metadata, rows, path)
+        require_rows_seal(path)
+        rows = read_rows(path, "the episode table", _REMEDY, tuple(_COLUMNS), TABLE_BYTES)
+        for number, row in enumerate(rows):
+            _require_row(row, f"row {number} of {short(path)}")
         return cls(rows)
 
     def _put(self, row: Mapping[str, Any]) -> None:
         self._rows[tuple(row[name] for name in _KEY)] = {name: row[name] for name in _COLUMNS}
+
+
+def _require_row(row: Mapping[str, Any], what: str) -> None:
+    """Refuse a row that `EpisodeTable.append` would not have written."""
+    for name, value in row.items():
+        kind = _PYTHON[_COLUMNS[name]]
+        empty = value is None and name in _MAY_BE_EMPTY
+        if not empty and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise ConfigurationError(f"{what} has {harmless(repr(value), 60)} as {name}; {_REMEDY}")
+    if row["outcome"] not in {outcome.value for outcome in Outcome} or row["split"] not in get_args(Split):
+        came = harmless(f"{row['outcome']} in {row['split']}", 60)
+        raise ConfigurationError(f"{what} has the outcome {came}, which is none; {_REMEDY}")
 
 
 def rows_seal(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -187,17 +194,19 @@ def rows_seal(rows: Sequence[Mapping[str, Any]]) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
-def require_rows_seal(metadata: Mapping[bytes, bytes] | None, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Refuse rows that have changed since they were written; a table of other software has no seal.
+def require_rows_seal(path: Path) -> None:
+    """Refuse a table whose rows have changed since `EpisodeTable.write`; one of other software has no seal.
 
     Raises:
-        ConfigurationError: They have.
+        ConfigurationError: They have, or the file cannot be read.
     """
-    found = (metadata or {}).get(_SEAL.encode())
-    if found is not None and found.decode(errors="replace") != rows_seal(rows):
-        raise ConfigurationError(
-            f"{path} is damaged: its rows do not fit their seal; restore it, or give the command that wrote it again"
-        )
+    with open_table(path, "the episode table", _REMEDY, (), TABLE_BYTES) as table:
+        found = (table.file.metadata.metadata or {}).get(_SEAL.encode())
+    if found is None:
+        return
+    rows = read_rows(path, "the episode table", _REMEDY, tuple(_COLUMNS), TABLE_BYTES)
+    if found.decode(errors="replace") != rows_seal(rows):
+        raise ConfigurationError(f"{short(path)} is damaged: its rows do not fit their seal; {_REMEDY}")
 
 
 def _cell(outcomes: Sequence[str]) -> SuccessCell:
