@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import pickletools
 import zipfile
+import zlib
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_cl.trust.reading import require_file
+from vla_cl.trust.text import short, told_as
 from vla_cl.types import ConfigurationError
 
 _ANY_INTEGER = object()
 _ANY_TEXT = object()
+
+_LARGEST = 64 * 2**20
+"""Most bytes of a file of initial states, packed or not; LIBERO's have at most 200 kB."""
 
 _ADVICE = "reinstall hf-libero, whose initial states are zip archives around one pickled float64 array"
 _INTEGER_OPCODES = ("BININT", "BININT1", "BININT2")
@@ -85,14 +91,19 @@ def read_initial_states(path: Path) -> NDArray[np.float64]:
     Raises:
         ConfigurationError: The file is missing or holds anything but one float64 table.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            if len(entries) != 1:
-                raise ConfigurationError(f"{path} holds {len(entries)} entries data.pkl instead of 1; {_ADVICE}")
-            pickled = archive.read(entries[0])
-    except (OSError, zipfile.BadZipFile) as error:
-        raise ConfigurationError(f"the initial states {path} cannot be read ({error}); {_ADVICE}") from error
+    require_file(path, "the file of initial states", _ADVICE, _LARGEST)
+    failures = (OSError, ValueError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile)
+    with (
+        told_as(f"the initial states {short(path)} cannot be read", _ADVICE, *failures),
+        zipfile.ZipFile(path) as archive,
+    ):
+        entries = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        if len(entries) != 1:
+            raise ConfigurationError(f"{path} holds {len(entries)} entries data.pkl instead of 1; {_ADVICE}")
+        size = archive.getinfo(entries[0]).file_size
+        if size > _LARGEST:
+            raise ConfigurationError(f"{short(path)} would unpack to {size} bytes; {_ADVICE}")
+        pickled = archive.read(entries[0])
     return _read_array(pickled, path)
 
 

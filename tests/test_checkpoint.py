@@ -19,7 +19,7 @@ def saved(tmp_path):
 
 
 def test_the_newest_whole_checkpoint_is_found(saved):
-    found = checkpoint.newest(saved)
+    found = checkpoint.find_newest(saved).folder
     assert found.name == "002"
     assert checkpoint.load_progress(found) == Progress(2, 20, 1.0, 2.0)
     assert (saved / "last").read_text() == "002\n"
@@ -40,12 +40,12 @@ def test_a_damaged_checkpoint_is_noticed_and_passed_over(saved, capsys, file, da
         path.write_bytes(content)
     with pytest.raises(ConfigurationError):
         checkpoint.verify(saved / "002")
-    assert checkpoint.newest(saved).name == "001"
+    assert checkpoint.find_newest(saved).folder.name == "001"
     assert "passing over" in capsys.readouterr().out
 
 
 def test_nothing_to_continue_from(tmp_path):
-    assert checkpoint.newest(tmp_path / "none") is None
+    assert checkpoint.find_newest(tmp_path / "none") is None
 
 
 def test_another_methods_checkpoint_is_refused(saved):

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from vla_cl.compose import Settings, build, checked_arguments
 from vla_cl.files import sha256
 from vla_cl.interfaces import Method, Policy, Suite
-from vla_cl.location import POLICY_FILES, RANDOM, PastRun, find_run, policy_folder, require_listed
+from vla_cl.location import RANDOM, PastRun, find_policy, find_run, require_listed
 from vla_cl.rollout.random_policy import RandomPolicy
+from vla_cl.trust.hub import POLICY_FILES
 from vla_cl.types import ConfigurationError, Task
 
 if TYPE_CHECKING:
@@ -29,12 +30,14 @@ class Candidate:
         identity: Hashes of all that decides its actions.
         device: Torch device, or ``none``.
         load: The policy; and its method, if that must be told at test time which task it is.
+        passed_over: A sentence for each newer checkpoint of its run that is damaged.
     """
 
     location: str
     identity: Mapping[str, object]
     device: str
     load: Callable[[], tuple[Policy, Method | None]]
+    passed_over: tuple[str, ...] = ()
 
 
 def find_candidate(location: str, settings: Settings, suite: Suite, replan_every: int) -> Candidate:
@@ -54,7 +57,8 @@ def find_candidate(location: str, settings: Settings, suite: Suite, replan_every
         given["chunk_size"] = given["chunk_size"] or replan_every
         policy = RandomPolicy(**checked_arguments(RandomPolicy, given))
         return Candidate(location, {RANDOM: {"seed": given["seed"]}}, "none", lambda: (policy, None))
-    folder = policy_folder(location)
+    found = find_policy(location)
+    folder, notes = found.folder, found.passed_over
     run = find_run(location)
     method = None if run is None else _told_method(run, settings["plugins"])
     from vla_cl.continual import choose_device
@@ -63,7 +67,7 @@ def find_candidate(location: str, settings: Settings, suite: Suite, replan_every
     files = _hashes(folder, POLICY_FILES)
     identity: dict[str, object] = {"files": {k: v for k, v in files.items() if k not in _NOT_OF_THE_POLICY}}
     if run is None or method is None:
-        return Candidate(location, identity, device, lambda: (_load(folder, device), None))
+        return Candidate(location, identity, device, lambda: (_load(folder, device), None), notes)
     checkpoint_folder = folder.resolve().parent
     if not (checkpoint_folder / "cl_state" / "method.json").is_file():
         raise ConfigurationError(
@@ -72,7 +76,7 @@ def find_candidate(location: str, settings: Settings, suite: Suite, replan_every
         )
     identity["method"] = {"settings": run.settings["method"], "files": _hashes(checkpoint_folder / "cl_state", ("*",))}
     seed = run.settings["train_seed"]
-    return Candidate(location, identity, device, lambda: _load_told(folder, device, method, seed))
+    return Candidate(location, identity, device, lambda: _load_told(folder, device, method, seed), notes)
 
 
 def require_served(method: Method, tasks: Sequence[Task]) -> None:
@@ -111,10 +115,7 @@ def _load_told(folder: Path, device: str, method: Method, train_seed: int) -> tu
     checkpoint.verify(whole)
     model = _load(folder, device)
     method.attach(model, train_seed)
-    try:
-        checkpoint.load_method(whole, method, iter(()))  # nothing is learnt any more, so the past's data are not needed
-    except ValueError as error:
-        raise ConfigurationError(f"{whole / 'cl_state'} does not fit method {method.name!r}: {error}") from error
+    checkpoint.load_method(whole, method, iter(()))  # nothing is learnt any more, so the past's data are not needed
     return model, method
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import Any
 
 from vla_cl.compose import build, choices, compose
 from vla_cl.interfaces import Method
+from vla_cl.trust.reading import read_json_object
+from vla_cl.trust.text import short, told_as
 from vla_cl.types import Ability, ConfigurationError
 
 _FAMILIES = ("reference", "regularisation", "replay", "architecture")
@@ -118,11 +119,15 @@ def _support(method: Method, abilities: frozenset[Ability]) -> str:
 
 
 def _costs(listed: Sequence[Entry], path: Path) -> Iterator[str]:
-    try:
-        stored: dict[str, dict[str, Any]] = dict(json.loads(path.read_text(encoding="utf-8")))
-        rows = {name: stored[_STEP_ROW + name] for name in (e.name for e in listed) if _STEP_ROW + name in stored}
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigurationError(f"{path} is not what vla-cl bench methods stores ({error})") from error
+    remedy = "run vla-cl bench methods rows=[step] again"
+    stored: dict[str, dict[str, Any]] = read_json_object(path, "the file of measurements", remedy)
+    failures = (KeyError, TypeError, ValueError, AttributeError)
+    with told_as(f"{short(path)} is not what vla-cl bench methods stores", remedy, *failures):
+        yield from _cost_lines(listed, stored, path)
+
+
+def _cost_lines(listed: Sequence[Entry], stored: Mapping[str, dict[str, Any]], path: Path) -> Iterator[str]:
+    rows = {name: stored[_STEP_ROW + name] for name in (e.name for e in listed) if _STEP_ROW + name in stored}
     if not rows:
         raise ConfigurationError(f"{path} holds no row step-<method>; run vla-cl bench methods rows=[step]")
     first = next(iter(rows.values()))

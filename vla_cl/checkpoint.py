@@ -7,19 +7,29 @@ of every file. Tensors are safetensors, the rest is JSON.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from vla_cl.files import replacing_folder, sha256, write_json, write_text
+from vla_cl.files import replacing_folder, write_json, write_text
 from vla_cl.interfaces import Data, Method, Model
+from vla_cl.manifest import MANIFEST, verify_manifest, write_manifest
+from vla_cl.trust.reading import read_json_object, require_entries
+from vla_cl.trust.tensors import load_tensors
+from vla_cl.trust.text import harmless, short, told_as
 from vla_cl.types import ConfigurationError, Experience
 
-MANIFEST = "MANIFEST.json"
-FORMAT = 1
+EPISODES = "training_state/episodes.parquet"
+"""The episode table up to a checkpoint, within its folder."""
+
+STATE_BYTES = 512 * 2**20
+"""Largest ``method.json``: the rows that a memory of ten million samples names."""
+
+_REMEDY = "use another checkpoint of the run"
 
 
 @dataclass(frozen=True)
@@ -31,12 +41,14 @@ class Progress:
         step: Optimizer steps since the start of the stream.
         train_seconds: Time spent training.
         evaluate_seconds: Time spent in rollouts.
+        passed_over: A sentence for each damaged checkpoint that the run once went on without.
     """
 
     experiences_done: int
     step: int
     train_seconds: float
     evaluate_seconds: float
+    passed_over: tuple[str, ...] = ()
 
 
 def folder_name(experiences_done: int) -> str:
@@ -44,8 +56,21 @@ def folder_name(experiences_done: int) -> str:
     return f"{experiences_done:03d}"
 
 
-def save(checkpoints: Path, model: Model, method: Method, progress: Progress) -> Path:
+def save(
+    checkpoints: Path,
+    model: Model,
+    method: Method,
+    progress: Progress,
+    write_episodes: Callable[[Path], None] | None = None,
+) -> Path:
     """Write ``checkpoints/<NNN>`` and point ``checkpoints/last`` at it.
+
+    Args:
+        checkpoints: Folder of the run's checkpoints.
+        model: What has learnt.
+        method: With what it remembers.
+        progress: How far the run is.
+        write_episodes: Writes the episode table so far to the file it is given, so that the run's own can be rebuilt.
 
     Raises:
         OSError: The disk is full or cannot be written; nothing half-written keeps the final name.
@@ -59,65 +84,113 @@ def save(checkpoints: Path, model: Model, method: Method, progress: Progress) ->
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in method.state_dict().items()}
         save_file(tensors, folder / "cl_state" / "method.safetensors")
         write_json(folder / "cl_state" / "method.json", {"method": method.name, "state": method.extra_state()})
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        listed = {
-            str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files
-        }
-        write_json(folder / MANIFEST, {"format": FORMAT, "files": listed})
+        if write_episodes is not None:
+            write_episodes(folder / EPISODES)
+        write_manifest(folder)
     write_text(checkpoints / "last", target.name + "\n")
     return target
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder is one of ours, whole or not: LeRobot's own have neither a manifest nor a method's state."""
+    return (folder / MANIFEST).exists() or (folder / "cl_state").is_dir()
 
 
 def verify(folder: Path) -> None:
     """Compare every file with the manifest.
 
     Raises:
-        ConfigurationError: There is no manifest, or a file is missing, of another size, or changed.
+        ConfigurationError: There is no manifest, or a file is missing, of another size, changed, or not listed.
     """
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
-        raise ConfigurationError(f"{folder} is not a complete checkpoint: it has no {MANIFEST}")
-    try:
-        files: dict[str, dict[str, object]] = json.loads(manifest.read_text())["files"]
-    except (ValueError, KeyError) as error:
-        raise ConfigurationError(f"{manifest} cannot be read ({error}); use another checkpoint of the run") from error
-    for name, expected in files.items():
-        path = folder / name
-        if not path.is_file():
-            raise ConfigurationError(f"checkpoint {folder} lacks {name}; use another checkpoint of the run")
-        if path.stat().st_size != expected["bytes"] or sha256(path) != expected["sha256"]:
-            raise ConfigurationError(
-                f"{path} is damaged: it differs from its manifest; use another checkpoint of the run"
-            )
+    verify_manifest(folder, "checkpoint", _REMEDY)
 
 
-def newest(checkpoints: Path) -> Path | None:
-    """The newest checkpoint that is whole; None if there is none. A damaged one is passed over."""
-    for folder in sorted(checkpoints.glob("[0-9][0-9][0-9]"), reverse=True):
+@dataclass(frozen=True)
+class Newest:
+    """The newest whole checkpoint of a run.
+
+    Attributes:
+        folder: Its folder.
+        passed_over: A sentence for each newer one that is damaged; whoever shows results names them.
+    """
+
+    folder: Path
+    passed_over: tuple[str, ...]
+
+
+def find_newest(checkpoints: Path) -> Newest | None:
+    """The newest checkpoint that is whole; None if none was ever written.
+
+    Raises:
+        ConfigurationError: There are checkpoints, and every one is damaged.
+    """
+    folders = [path for path in checkpoints.glob("[0-9]*") if re.fullmatch(r"[0-9]{3,9}", path.name) and path.is_dir()]
+    passed_over: list[str] = []
+    for folder in sorted(folders, key=lambda path: int(path.name), reverse=True):
         try:
             verify(folder)
+            if (done := load_progress(folder).experiences_done) != int(folder.name):
+                raise ConfigurationError(f"{folder} holds the checkpoint after {done} experiences, not its own")
         except ConfigurationError as error:
-            print(f"passing over a checkpoint: {error}")
+            passed_over.append(harmless(f"passing over a checkpoint: {error}", 300))
+            print(passed_over[-1])
             continue
-        return folder
+        return Newest(folder, tuple(passed_over))
+    if passed_over:
+        raise ConfigurationError(
+            f"no checkpoint in {short(checkpoints)} is whole: {harmless(passed_over[0], 130)}; restore one, or remove "
+            "them all to begin anew"
+        )
     return None
 
 
 def load_progress(folder: Path) -> Progress:
-    """How far the run was."""
-    return Progress(**json.loads((folder / "training_state" / "progress.json").read_text()))
+    """How far the run was.
+
+    Raises:
+        ConfigurationError: The file does not say.
+    """
+    path = folder / "training_state" / "progress.json"
+    content = read_json_object(path, "the progress of the checkpoint", _REMEDY)
+    numbers: dict[str, type | tuple[type, ...]] = {
+        "experiences_done": int,
+        "step": int,
+        "train_seconds": (int, float),
+        "evaluate_seconds": (int, float),
+    }
+    require_entries(content, numbers, short(path), _REMEDY)
+    passed_over = content.pop("passed_over", [])
+    texts = isinstance(passed_over, list) and all(isinstance(sentence, str) for sentence in passed_over)
+    if content.keys() != numbers.keys() or min(content.values()) < 0 or not texts:
+        raise ConfigurationError(f"{short(path)} is damaged: it says {harmless(str(content), 80)}; {_REMEDY}")
+    return Progress(**content, passed_over=tuple(passed_over))
 
 
 def load_method(folder: Path, method: Method, past: Iterator[tuple[Experience, Data]]) -> None:
     """Give a method its state back.
 
     Raises:
-        ConfigurationError: The checkpoint was written by another method.
+        ConfigurationError: The checkpoint was written by another method, or does not fit it.
     """
-    content = json.loads((folder / "cl_state" / "method.json").read_text())
-    if content["method"] != method.name:
+    state, name = read_method(folder)
+    if name != method.name:
         raise ConfigurationError(
-            f"checkpoint {folder} was written by method {content['method']!r}, the run asks for {method.name!r}; "
-            "resume with the same method, or start another run"
+            f"checkpoint {short(folder)} was written by method {harmless(name, 40)!r}, the run asks for "
+            f"{method.name!r}; resume with the same method, or start another run"
         )
-    method.load_state_dict(load_file(folder / "cl_state" / "method.safetensors"), content["state"], past)
+    tensors = load_tensors(folder / "cl_state" / "method.safetensors", "the state of the method", _REMEDY)
+    failures = (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError)
+    with told_as(f"the state in {short(folder)} does not fit method {method.name!r}", _REMEDY, *failures):
+        method.load_state_dict(tensors, state, past)
+
+
+def read_method(folder: Path) -> tuple[dict[str, Any], str]:
+    """What the method keeps beside its tensors, and its name.
+
+    Raises:
+        ConfigurationError: The file is damaged.
+    """
+    path = folder / "cl_state" / "method.json"
+    content = read_json_object(path, "the state of the method", _REMEDY, STATE_BYTES)
+    require_entries(content, {"method": str, "state": dict}, short(path), _REMEDY)
+    return content["state"], content["method"]

@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     memory = add("memory", _memory, "list what a run remembers", "vla-cl memory outputs/run --export outputs/memory")
     memory.add_argument("run", type=Path, help="the folder of a run")
     memory.add_argument("--export", type=Path, metavar="FOLDER", help="also write it as a LeRobotDataset v3")
+    memory.add_argument("--plugins", metavar="A,B", default="", help="packages that the run's suite may come from")
     memory.add_argument("--json", action="store_true", help="for machines")
     _add_tools(add)
     return parser
@@ -194,7 +195,9 @@ def _memory(options: argparse.Namespace) -> int:
 
     print(memory_command.describe(options.run, options.json))
     if options.export is not None:
-        print(memory_command.export(options.run, options.export), file=sys.stderr if options.json else sys.stdout)
+        plugins = [name for name in options.plugins.split(",") if name]
+        written = memory_command.export(options.run, options.export, plugins)
+        print(written, file=sys.stderr if options.json else sys.stdout)
     return 0
 
 

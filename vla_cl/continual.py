@@ -21,11 +21,14 @@ from vla_cl.data.normalisation import frozen_statistics
 from vla_cl.data.reused_memory import memory_of, reused_memory
 from vla_cl.data.source import Source
 from vla_cl.interfaces import Data, Method, Suite
+from vla_cl.location import find_policy
 from vla_cl.memory.replay_memory import COPIES
-from vla_cl.models.vla import CONVENTIONS, VlaModel, horizon, policy_config
+from vla_cl.models.stored_policy import CONVENTIONS
+from vla_cl.models.vla import VlaModel, horizon, policy_config
 from vla_cl.rollout.compatibility import check_interface
 from vla_cl.rollout.engine import Engine
 from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, requests, roll_out, save_videos
+from vla_cl.rollout.table import EpisodeTable
 from vla_cl.run_folder import RunFolder, machine, versions
 from vla_cl.tracking import Tracker
 from vla_cl.train import TrainingSettings, learn
@@ -106,8 +109,9 @@ class ContinualRun:
         self._train_seed = train_seed
         self._frame_cache = frame_cache
         self._folder = folder
-        self._table = folder.episodes()
+        self._table = EpisodeTable()
         self._loaded: dict[int, Frames] = {}
+        self._passed_over: tuple[str, ...] = ()
         self._evaluable = {task.id for task in suite.tasks()}
 
     def go(self, tracker: Tracker) -> None:
@@ -118,6 +122,7 @@ class ContinualRun:
             FloatingPointError: Training diverged.
         """
         model, progress = self._start()
+        tracker.continue_after(progress.step)
         frames = horizon(model.policy.config).observations or (0,)
         if frames != (0,) and any(task.id in self._evaluable for task in self._stream.tasks):
             raise ConfigurationError(
@@ -146,7 +151,9 @@ class ContinualRun:
                 self._folder.write_results(
                     self._table, self._stream, progress.experiences_done, self._evaluation.curve_episodes
                 )
-                checkpoint.save(self._folder.checkpoints, model, self._method, progress)
+                tracker.flush()
+                progress = replace(progress, passed_over=self._passed_over)
+                checkpoint.save(self._folder.checkpoints, model, self._method, progress, self._table.write)
                 if (memory := memory_of(self._method)) is not None:
                     memory.settle()
                 self._write_summary(model, progress)
@@ -154,9 +161,9 @@ class ContinualRun:
 
     def _start(self) -> tuple[VlaModel, Progress]:
         """The model and the progress of the newest checkpoint, or of the beginning."""
-        found = checkpoint.newest(self._folder.checkpoints)
-        if found is None:
-            progress = Progress(experiences_done=0, step=0, train_seconds=0.0, evaluate_seconds=0.0)
+        newest = checkpoint.find_newest(self._folder.checkpoints)
+        if newest is None:
+            progress = Progress(0, step=0, train_seconds=0.0, evaluate_seconds=0.0)
             model = self._new_model()
             self._method.attach(model, self._train_seed)
             memory = memory_of(self._method)
@@ -164,7 +171,10 @@ class ContinualRun:
                 assert memory is not None  # whose settings named it
                 memory.adopt(earlier.name, earlier.index, remembered, model)
         else:
+            found = newest.folder
             progress = checkpoint.load_progress(found)
+            self._passed_over = progress.passed_over + newest.passed_over
+            self._table = self._episodes_of(found, progress)
             model = VlaModel.load(found / "pretrained_model", self._policy.device)
             self._method.attach(model, self._train_seed)
             past = self._stream.experiences[: progress.experiences_done]
@@ -177,8 +187,29 @@ class ContinualRun:
             print(
                 f"continuing {self._folder.root} after {progress.experiences_done} of {len(self._stream)} experiences"
             )
+        done = progress.experiences_done
+        self._folder.write_results(self._table, self._stream, done, self._evaluation.curve_episodes)
         self._write_summary(model, progress)
         return model, progress
+
+    def _episodes_of(self, found: Path, progress: Progress) -> EpisodeTable:
+        """The episode table up to a checkpoint: its own copy, or, of a version that wrote none, the run's table.
+
+        Raises:
+            ConfigurationError: Episodes of an experience that has been learnt are missing.
+        """
+        path = found / checkpoint.EPISODES
+        table = EpisodeTable.read(path) if path.is_file() else self._folder.episodes()
+        states = self._suite.initial_states("report", self._evaluation.episodes)
+        for experience in self._stream.experiences[: progress.experiences_done]:
+            tasks = [task.id for task in self._tasks_to_evaluate(experience) if task.id in self._evaluable]
+            missing = {(task, state) for task in tasks for state in states} - table.reported(experience.index)
+            if missing:
+                raise ConfigurationError(
+                    f"the episode table of {self._folder.root} lacks {len(missing)} episodes after {experience.name}, "
+                    "which its checkpoint implies; restore episodes.parquet, or start again with output_dir=<a new one>"
+                )
+        return table
 
     def _before_the_first(self, model: VlaModel) -> list[tuple[Experience, Data]]:
         """What the method's memory starts with; also tells it where copies go."""
@@ -194,7 +225,9 @@ class ContinualRun:
         first = self._stream.experiences[0]
         spec = DatasetFolder(self._sources_of(first)[0].root).spec
         if self._policy.warm_start is not None:
-            model = VlaModel.load(self._policy.warm_start, self._policy.device)
+            start = find_policy(self._policy.warm_start)
+            self._passed_over += start.passed_over
+            model = VlaModel.load(start.folder, self._policy.device)
             require_fit(model.spec, spec, f"checkpoint {self._policy.warm_start}")
             model.complete_conventions(spec)
             if self._policy.normalisation == "checkpoint":
@@ -319,6 +352,7 @@ class ContinualRun:
                 "versions": versions(),
                 "machine": machine(str(model.device)),
                 "seconds": {name: round(value, 1) for name, value in seconds.items()},
+                "passed_over": list(self._passed_over),
                 "memory_bytes": self._method.memory_bytes(),
                 "parameters": sum(p.numel() for p in model.module.parameters()),
                 "steps": progress.step,

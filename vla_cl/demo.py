@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from vla_cl.compose import compose
 from vla_cl.report import write_report
 from vla_cl.run import train
+from vla_cl.trust.reading import read_json_object
 
 METHODS = ("sequential", "er")
 
@@ -50,4 +50,6 @@ def free_folder(parent: Path) -> Path:
 
 def _finished(run: Path) -> bool:
     summary = run / "run.json"
-    return summary.is_file() and json.loads(summary.read_text())["status"] == "finished"
+    if not summary.is_file():
+        return False
+    return read_json_object(summary, "the summary of the demo", "move the folder away").get("status") == "finished"

@@ -5,25 +5,31 @@ Of a run, its resolved settings say in which suite it learnt and how often it pl
 
 from __future__ import annotations
 
-import json
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
+
 from vla_cl.compose import Settings, compose
+from vla_cl.manifest import require_seal
+from vla_cl.run_folder import read_settings
+from vla_cl.trust.hub import fetch_policy
+from vla_cl.trust.reading import read_json_object, require_entries
+from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError, Task
 
 RANDOM = "random"
 """Given instead of a policy: `vla_cl.rollout.random_policy.RandomPolicy`. A folder of this name is ``./random``."""
 
-POLICY_FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
-
 _CONFIG = "config.yaml"
 _PARENTS = 3
 _REPLAN = "evaluation.replan_every"
 _CHOICE = "of_the_run"
+_RESTORE = "restore the file, or name tasks=[...]"
 
 
 @dataclass(frozen=True)
@@ -61,15 +67,13 @@ def compose_evaluation(location: str, overrides: Sequence[str], folders: Sequenc
     shown: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
         if "suite" not in named:
-            from omegaconf import OmegaConf
-
-            suite = run.settings["suite"]
+            suite = _as_text(run.settings["suite"])
             file = Path(temporary) / "suite" / f"{_CHOICE}.yaml"
             file.parent.mkdir()
-            file.write_text(OmegaConf.to_yaml(OmegaConf.create(suite)))
+            file.write_text(yaml.safe_dump(suite, allow_unicode=True), encoding="utf-8")
             taken.append(f"suite={_CHOICE}")
-            shown.append(f"suite={suite.get('name', suite['class'])}")
-        replan_every = run.settings.get("evaluation", {}).get("replan_every")
+            shown.append(f"suite={harmless(str(suite.get('name', suite['class'])), 60)}")
+        replan_every = _replan_every(run)
         if _REPLAN not in named and replan_every is not None:
             taken.append(f"{_REPLAN}={replan_every}")
             shown.append(taken[-1])
@@ -77,8 +81,31 @@ def compose_evaluation(location: str, overrides: Sequence[str], folders: Sequenc
     if "suite" not in named:
         require_listed(run, "suite", settings["suite"]["class"], settings["plugins"])
     if shown:
-        print(f"as in the run {run.root}: {', '.join(shown)}")
+        print(f"as in the run {short(run.root)}: {', '.join(shown)}")
     return settings
+
+
+def _replan_every(run: PastRun) -> int | None:
+    """The run's own setting; it goes into a command line, so it has to be a number."""
+    evaluation = run.settings.get("evaluation")
+    value = evaluation.get("replan_every") if isinstance(evaluation, dict) else None
+    if value is not None and type(value) is not int:
+        raise ConfigurationError(
+            f"{short(run.root / _CONFIG)} gives {_REPLAN} as {harmless(repr(value), 60)}, expected a whole number; "
+            f"add {_REPLAN}=<number>"
+        )
+    return value
+
+
+def _as_text(value: Any) -> Any:  # noqa: ANN401 - plain data
+    """The same for OmegaConf: it would resolve ``${oc.env:HOME}`` here, in another environment than the run's."""
+    if isinstance(value, dict):
+        return {key: _as_text(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_text(item) for item in value]
+    if isinstance(value, str):  # a backslash hides the dollar, and one before it has to be doubled
+        return re.sub(r"(\\*)\$\{", lambda found: f"{found[1] * 2}\\${{", value)
+    return value
 
 
 def find_run(location: str) -> PastRun | None:
@@ -87,8 +114,10 @@ def find_run(location: str) -> PastRun | None:
     Raises:
         ConfigurationError: A ``config.yaml`` cannot be read.
     """
-    for folder in _around(location):
-        if (folder / _CONFIG).is_file():
+    for place, folder in enumerate(_around(location)):
+        # a config.yaml of something else above the policy is not looked into
+        written = place == 0 or (folder / "checkpoints").is_dir() or (folder / "run.json").is_file()
+        if written and (folder / _CONFIG).is_file():
             settings = _read(folder / _CONFIG)
             parts = [settings.get(name) for name in ("suite", "method")]
             if all(isinstance(part, dict) and "class" in part for part in parts) and "train_seed" in settings:
@@ -105,8 +134,8 @@ def require_listed(run: PastRun, what: str, kind: str, plugins: Sequence[str]) -
     package = str(kind).partition(":")[0].split(".")[0]
     if package not in ("vla_cl", *plugins):
         raise ConfigurationError(
-            f"the {what} of the run {run.root} is {kind!r}, and its package is not listed; "
-            f"if you trust it, add plugins=[{','.join((*plugins, package))}]"
+            f"the {what} of the run {short(run.root)} is {harmless(repr(kind), 60)}, and its package is not listed; "
+            f"if you trust it, add plugins=[{','.join((*plugins, harmless(package, 40)))}]"
         )
 
 
@@ -115,8 +144,11 @@ def tasks_of_run(location: str, available: Sequence[Task]) -> list[str]:
     known = {task.id for task in available}
     for folder in _around(location):
         if (folder / "run.json").is_file():
-            tasks: list[dict[str, Any]] = json.loads((folder / "run.json").read_text())["tasks"]
-            return [task["id"] for task in tasks if task["id"] in known]
+            info = read_json_object(folder / "run.json", "the summary of the run", _RESTORE)
+            require_seal(info, short(folder / "run.json"), "give the run's command again: it writes the file anew")
+            tasks = require_entries(info, {"tasks": list}, short(folder / "run.json"), _RESTORE)["tasks"]
+            names = [require_entries(task, {"id": str}, short(folder / "run.json"), _RESTORE)["id"] for task in tasks]
+            return [name for name in names if name in known]
     return []
 
 
@@ -129,53 +161,51 @@ def _around(location: str) -> tuple[Path, ...]:
 
 
 def _read(config: Path) -> Settings:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError  # type: ignore[import-untyped]
-
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(config))
-    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{config} cannot be read ({' '.join(str(error).split())})") from error
-    return {str(name): value for name, value in content.items()} if isinstance(content, dict) else {}
+    """The settings of a run as text says them: ``${...}`` in them is text, too."""
+    return read_settings(config)
 
 
-def policy_folder(location: str) -> Path:
-    """The folder that LeRobot loads: of a run the newest checkpoint's, of a checkpoint its ``pretrained_model``.
+@dataclass(frozen=True)
+class FoundPolicy:
+    """Where LeRobot's files of a policy lie.
+
+    Attributes:
+        folder: On this disk; if it belongs to a checkpoint, that is whole.
+        passed_over: A sentence for each newer checkpoint of the run that is damaged.
+    """
+
+    folder: Path
+    passed_over: tuple[str, ...] = ()
+
+
+def find_policy(location: str) -> FoundPolicy:
+    """The folder that LeRobot loads: of a run the newest whole checkpoint's, of a checkpoint its ``pretrained_model``.
 
     A policy on the hub is downloaded into the hub's cache, unless it lies there.
 
     Raises:
-        ConfigurationError: The run has no checkpoint yet, or neither the disk nor the hub has such a policy.
+        ConfigurationError: The run has no checkpoint yet, the checkpoint that was named is damaged, or neither the disk
+            nor the hub has such a policy.
     """
+    from vla_cl import checkpoint
+
     path = Path(location)
+    if not path.exists():
+        return FoundPolicy(fetch_policy(location))
     if (path / "pretrained_model").is_dir():
-        return path / "pretrained_model"
-    if (path / "config.yaml").is_file() or (path / "checkpoints").is_dir():
-        from vla_cl import checkpoint
-
-        newest = checkpoint.newest(path / "checkpoints")
+        if checkpoint.is_checkpoint(path):
+            checkpoint.verify(path)
+        return FoundPolicy(path / "pretrained_model")
+    if (path / _CONFIG).is_file() or (path / "checkpoints").is_dir():
+        newest = checkpoint.find_newest(path / "checkpoints")
         if newest is None:
-            raise ConfigurationError(f"the run {path} has no whole checkpoint yet; let it learn its first task")
-        return newest / "pretrained_model"
-    if path.exists() and not (path / "config.json").is_file():
-        raise ConfigurationError(f"{path} holds no policy: expected a run, a checkpoint, or a folder with config.json")
-    return path if path.exists() else _from_hub(location)
-
-
-def _from_hub(name: str) -> Path:
-    if name.count("/") != 1 or name.startswith((".", "/")):
+            raise ConfigurationError(f"the run {short(path)} has no whole checkpoint yet; let it learn its first task")
+        return FoundPolicy(newest.folder / "pretrained_model", newest.passed_over)
+    if not (path / "config.json").is_file():
         raise ConfigurationError(
-            f"{name!r} is neither a folder here nor a hub name like user/policy; or say {RANDOM!r} to act at random"
+            f"{short(path)} holds no policy: expected a run, a checkpoint, or a folder with config.json"
         )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(POLICY_FILES), ignore_patterns=["*/*"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigurationError(
-            f"{name!r} is no folder here and cannot be had from the hub ({reason}); check the name, the connection "
-            "and, for a private policy, `hf auth login`"
-        ) from error
+    whole = path.resolve().parent
+    if path.resolve().name == "pretrained_model" and checkpoint.is_checkpoint(whole):
+        checkpoint.verify(whole)
+    return FoundPolicy(path)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl import checkpoint
+from vla_cl.compose import compose
+from vla_cl.files import remove_leftovers_of
 from vla_cl.interfaces import Data
+from vla_cl.locks import only_writer
 from vla_cl.memory.copied import CopiedData
 from vla_cl.memory.record import is_picture
 from vla_cl.memory.remembered import Remembered, from_index
 from vla_cl.memory.replay_memory import COPIES, NOTES
 from vla_cl.memory.settings import MemorySettings
 from vla_cl.memory.store import TrajectoryStore
+from vla_cl.run_folder import read_settings
+from vla_cl.trust.reading import as_plain, require_entries
+from vla_cl.trust.text import harmless, short, told_as
 from vla_cl.types import ConfigurationError, Experience, Stream, SuiteSpec, Task, Trajectory
+
+_REMEDY = "restore the file from where the run was written"
 
 
 @dataclass(frozen=True)
@@ -31,12 +39,14 @@ class RunMemory:
         tasks: What is remembered of each experience, without its data.
         settings: Of the memory; None for a method that has only a number of samples.
         configuration: The run's settings.
+        passed_over: A sentence for each newer checkpoint that is damaged.
     """
 
     root: Path
     tasks: tuple[Remembered, ...]
     settings: MemorySettings | None
     configuration: Mapping[str, Any]
+    passed_over: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, root: Path) -> RunMemory:
@@ -45,22 +55,46 @@ class RunMemory:
         Raises:
             ConfigurationError: There is no run, no checkpoint, or its method remembers no samples.
         """
-        from omegaconf import OmegaConf
-
         if not (root / "config.yaml").is_file():
             raise ConfigurationError(f"{root} is no run (it has no config.yaml); give the folder of a run")
-        found = checkpoint.newest(root / "checkpoints")
-        if found is None:
+        newest = checkpoint.find_newest(root / "checkpoints")
+        if newest is None:
             raise ConfigurationError(f"{root} has no checkpoint yet; a memory is written after the first experience")
-        state = json.loads((found / "cl_state" / "method.json").read_text())
-        index = state["state"].get("memory") if isinstance(state["state"], Mapping) else None
+        state, method = checkpoint.read_method(newest.folder)
+        index = state.get("memory")
         if not isinstance(index, Mapping) or NOTES not in index:
-            raise ConfigurationError(f"the method {state['method']!r} of {root} remembers no samples")
-        configuration: Any = OmegaConf.to_container(OmegaConf.load(root / "config.yaml"))
+            raise ConfigurationError(f"the method {harmless(method, 40)!r} of {short(root)} remembers no samples")
+        configuration = read_settings(root / "config.yaml")
+        require_entries(configuration, {"method": dict}, short(root / "config.yaml"), _REMEDY)
         given = configuration["method"].get("memory")
         names = [name for name in index if name != NOTES]
-        tasks = [from_index(n, int(index[NOTES][n]["experience"]), None, index[n], index[NOTES][n]) for n in names]
-        return cls(root, tuple(tasks), MemorySettings.of(given) if given else None, configuration)
+        failures = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)
+        with told_as(
+            f"the memory in {short(newest.folder)} is damaged", "use another checkpoint of the run", *failures
+        ):
+            tasks = [from_index(n, int(index[NOTES][n]["experience"]), None, index[n], index[NOTES][n]) for n in names]
+        settings = MemorySettings.of(given) if given else None
+        return cls(root, tuple(tasks), settings, configuration, newest.passed_over)
+
+    def trusting(self, plugins: Sequence[str]) -> RunMemory:
+        """The same with settings that may be acted on: packages that the user lists, a cache of this machine.
+
+        Raises:
+            ConfigurationError: The suite is in another package, or the settings are not those of a run.
+        """
+        kinds: dict[str, type | tuple[type, ...]] = {"suite": dict, "stream": dict, "demonstrations": dict}
+        what = short(self.root / "config.yaml")
+        content = require_entries(self.configuration, kinds | {"cache_dir": str, "arrangement": str}, what, _REMEDY)
+        package = str(content["suite"].get("class")).partition(":")[0].split(".")[0]
+        if package not in ("vla_cl", *plugins):
+            raise ConfigurationError(
+                f"the suite of the run {short(self.root)} is in the package {harmless(package, 40)!r}, not listed; "
+                f"if you trust it, add --plugins {harmless(package, 40)}"
+            )
+        cache = Path(content["cache_dir"])
+        if not (cache / "frames").is_dir():  # of another machine: no folder is made because a file says so
+            cache = Path(compose(())["cache_dir"])
+        return replace(self, configuration={**content, "plugins": list(plugins), "cache_dir": str(cache)})
 
     @property
     def encoding(self) -> str:
@@ -94,33 +128,50 @@ def describe(root: Path, as_json: bool = False) -> str:
     budget = memory.settings.budget_bytes if memory.settings else None
     if as_json:
         settings = asdict(memory.settings) if memory.settings else None
-        content = {"tasks": memory.rows(), "bytes": total, "budget_bytes": budget, "settings": settings}
+        content = {
+            "tasks": memory.rows(),
+            "bytes": total,
+            "budget_bytes": budget,
+            "settings": settings,
+            "passed_over": list(memory.passed_over),
+        }
         return json.dumps(content, indent=1)
     lines = [f"{'experience':24} {'frames':>14} {'trajectories':>12} {'encoding':>8} {'bytes':>13} {'per frame':>10}"]
     for row in memory.rows():
         kept = f"{row['frames']} of {row['frames_in_total']}"
         each = "-" if row["bytes_per_frame"] is None else f"{row['bytes_per_frame']:.0f}"
         counts = f"{kept:>14} {row['trajectories']:>12} {row['encoding']:>8} {row['bytes']:>13,} {each:>10}"
-        lines.append(f"{row['experience']:24} {counts}")
+        lines.append(f"{harmless(row['experience'], 60):24} {counts}")
     used = f"of a budget of {budget:,} bytes ({total / budget:.1%})" if budget else "(no budget in bytes)"
     return "\n".join([*lines, f"{total:,} bytes {used}"])
 
 
-def export(root: Path, target: Path) -> str:
+def export(root: Path, target: Path, plugins: Sequence[str] = ()) -> str:
     """Write a run's memory as a LeRobotDataset v3; a sentence that says what was written.
 
     An episode of the dataset is a remembered trajectory or window, or, of single frames, those of one episode in time.
     Pictures are encoded as in collected demonstrations.
 
+    Args:
+        root: Folder of the run.
+        target: Folder of the dataset, which must not exist.
+        plugins: Packages that the run's suite may come from; the run's own list does not count.
+
     Raises:
         ConfigurationError: As `RunMemory.read`; ``target`` exists; the data are no longer there; the copies hold no
-            pictures.
+            pictures; or the suite is in a package that ``plugins`` does not list.
     """
+    with only_writer(target.with_name(f".{target.name}.lock"), f"the dataset {target}"):
+        remove_leftovers_of(target)
+        if target.exists():
+            raise ConfigurationError(f"{target} exists; give --export a new folder")
+        return _export(RunMemory.read(root).trusting(plugins), target)
+
+
+def _export(memory: RunMemory, target: Path) -> str:
     from vla_cl.rollout.demonstrations import FORMAT, versions, write_dataset
 
-    if target.exists():
-        raise ConfigurationError(f"{target} exists; give --export a new folder")
-    memory = RunMemory.read(root)
+    root = memory.root
     if memory.encoding == "features":
         raise ConfigurationError(f"the memory of {root} holds features in place of pictures; there is nothing to show")
     opened = list(_opened(memory))
@@ -144,7 +195,7 @@ def export(root: Path, target: Path) -> str:
         },
         "versions": versions(),
     }
-    write_dataset(target, spec, _again(first, trajectories), json.loads(json.dumps(about)))
+    write_dataset(target, spec, _again(first, trajectories), as_plain(about))
     frames = sum(len(rows) for _, _, rows in kept)
     left_out = about["memory"]["frames_left_out"]  # type: ignore[index]
     tail = f"; {left_out} frames without a neighbour were left out" if left_out else ""

@@ -82,7 +82,7 @@ def test_a_memory_is_listed(kind, request, capsys):
 @pytest.mark.parametrize("kind", ["with_index", "with_copy"])
 def test_stock_lerobot_opens_the_export(kind, request, cache, tmp_path, capsys):
     root, folder = request.getfixturevalue(kind), tmp_path / "exported"
-    assert main(["memory", str(root), "--export", str(folder)]) == 0
+    assert main(["memory", str(root), "--export", str(folder), "--plugins", "toy_world"]) == 0
     assert f"{folder}: " in capsys.readouterr().out
     memory = RunMemory.read(root)
     stock = LeRobotDataset("local/exported", root=folder, video_backend="pyav", return_uint8=True)
@@ -104,12 +104,12 @@ def test_stock_lerobot_opens_the_export(kind, request, cache, tmp_path, capsys):
             pictures = frame["observation.image"].float(), expected["observation.image"][number].float()
             assert (pictures[0] - pictures[1]).abs().mean() < 8  # the film is encoded again
     with pytest.raises(ConfigurationError, match="exists; give --export a new folder"):
-        memory_command.export(root, folder)
+        memory_command.export(root, folder, ["toy_world"])
 
 
 def test_another_run_starts_with_it_and_resumes(with_index, cache, tmp_path):
     folder = tmp_path / "exported"
-    memory_command.export(with_index, folder)
+    memory_command.export(with_index, folder, ["toy_world"])
     settings = f"{{budget: 60 kB, unit: trajectory, reuse: {folder}}}"
     later = train(cache, tmp_path / "later", settings)
     names = [task.name for task in RunMemory.read(later).tasks]
@@ -124,7 +124,7 @@ def test_another_run_starts_with_it_and_resumes(with_index, cache, tmp_path):
         load_file(root / "checkpoints" / "002" / "pretrained_model" / "model.safetensors") for root in (later, copy)
     )
     assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
-    memory_command.export(later, tmp_path / "again")
+    memory_command.export(later, tmp_path / "again", ["toy_world"])
     without = load_file(with_index / "checkpoints" / "001" / "pretrained_model" / "model.safetensors")
     with_it = load_file(later / "checkpoints" / "001" / "pretrained_model" / "model.safetensors")
     assert any(not np.array_equal(without[name], with_it[name]) for name in without)
@@ -163,7 +163,7 @@ def test_what_cannot_be_shown_is_said(tmp_path, with_index):
 
 def test_single_frames_are_not_reused(cache, tmp_path):
     single = train(cache, tmp_path / "run", "{samples_per_task: 9}")
-    memory_command.export(single, tmp_path / "exported")
+    memory_command.export(single, tmp_path / "exported", ["toy_world"])
     assert main(["memory", str(single)]) == 0
     with pytest.raises(ConfigurationError, match="kept single frames"):
         train(cache, tmp_path / "later", f"{{samples_per_task: 9, reuse: {tmp_path / 'exported'}}}")

@@ -32,7 +32,7 @@ class CopiedData(Data):
         self, store: TrajectoryStore, files: Sequence[str], episodes: Sequence[int], bytes_per_sample: int
     ) -> None:
         self._records = [Record.open(store.path(name)) for name in files]
-        rows = [record.arrays["index"].reshape(-1) for record in self._records]
+        rows = [record.array("index").reshape(-1) for record in self._records]
         self._start: NDArray[np.int64] = np.cumsum([0, *(len(part) for part in rows)])
         self._source_rows: NDArray[np.int64] = np.concatenate([*rows, np.empty(0, np.int64)]).astype(np.int64)
         self._episodes = np.repeat(np.asarray(episodes, dtype=np.int64), np.diff(self._start))

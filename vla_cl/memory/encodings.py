@@ -9,11 +9,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_cl.trust.media import open_film, open_picture
 from vla_cl.types import ConfigurationError
 
 Pictures = NDArray[np.uint8]
 """Shape (N, 3, H, W), RGB."""
 
+
+FILM_BYTES = 4 * 2**30
+"""Most bytes of one decoded film: an episode of 1,000 frames of 1024 pixels."""
 
 _MACROBLOCK = 16
 """Pixels; pictures are padded to a multiple by what stands at their edge."""
@@ -83,11 +87,9 @@ class Jpeg(Codec):
 
     def decode(self, pieces: Sequence[bytes], shape: tuple[int, ...]) -> Pictures:
         """Nearly what was encoded."""
-        from PIL import Image
-
         result = np.empty((len(pieces), *shape), np.uint8)
         for number, piece in enumerate(pieces):
-            with Image.open(io.BytesIO(piece)) as picture:
+            with open_picture(piece, "a remembered picture", "copy the memory again") as picture:
                 result[number] = np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
         return result
 
@@ -131,12 +133,16 @@ class H264(Codec):
 
     def decode(self, pieces: Sequence[bytes], shape: tuple[int, ...]) -> Pictures:
         """Nearly what was encoded."""
-        import av
-
         height, width = shape[1:]
-        with av.open(io.BytesIO(b"".join(pieces)), format="h264") as container:
+        frames: list[NDArray[np.uint8]] = []
+        with open_film(b"".join(pieces), "a remembered film", "copy the memory again") as container:
             container.streams.video[0].thread_count = 1
-            frames = [frame.to_ndarray(format="rgb24")[:height, :width] for frame in container.decode(video=0)]
+            for frame in container.decode(video=0):
+                if not (0 <= frame.height - height < _MACROBLOCK and 0 <= frame.width - width < _MACROBLOCK):
+                    raise ConfigurationError(f"a remembered film has pictures of {frame.height} x {frame.width} pixels")
+                frames.append(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)[:height, :width])
+                if len(frames) * height * width * 3 > FILM_BYTES:
+                    raise ConfigurationError(f"a remembered film has more than {FILM_BYTES} bytes of pictures")
         return np.ascontiguousarray(np.stack(frames).transpose(0, 3, 1, 2))
 
 

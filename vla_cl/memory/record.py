@@ -8,6 +8,7 @@ pictures, in pieces (see `vla_cl.memory.encodings`); a picture that several samp
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +21,19 @@ from numpy.typing import NDArray
 
 from vla_cl.memory.decoded_films import FILMS
 from vla_cl.memory.encodings import Codec, codec
-from vla_cl.types import METHOD_KEY, Batch
+from vla_cl.trust.media import PIXELS
+from vla_cl.trust.reading import parse_json_object, require_file
+from vla_cl.trust.text import harmless, short, told_as
+from vla_cl.types import METHOD_KEY, Batch, ConfigurationError
 
 NOTE_KEY = "@"
 """How the keys begin that a record keeps beside the batch's own, such as ``@action``, the action of each frame."""
 
+UNPACKED_BYTES = 2**30
+"""Most bytes of what is no picture in a unit; an episode of 10,000 frames with chunks of 100 actions has 50 MB."""
+
+_SAMPLES = 10_000_000
+_REMEDY = "copy it again, or use another checkpoint of the run"
 _LENGTH_BYTES = 8
 _PICTURE_DIMENSIONS = 4
 
@@ -93,27 +102,37 @@ class Record:
 
     @classmethod
     def open(cls, path: Path) -> Record:
-        """Read all but the pictures."""
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-            header, _, content = zlib.decompress(file.read(length)).partition(b"\n")
-        about = json.loads(header)
-        arrays, start = {}, 0
-        for key, (dtype, shape) in about["arrays"].items():
-            count = int(np.prod(shape))
-            arrays[key] = np.frombuffer(content, dtype, count, start).reshape(shape).copy()
-            start += arrays[key].nbytes
-        pictures, begin = {}, _LENGTH_BYTES + length
-        for key, item in about["pictures"].items():
-            bounds = begin + np.cumsum([0, *item["sizes"]])
-            number = None if item["number"] is None else np.asarray(item["number"])
-            pictures[key] = _PictureFeature(about["codec"], tuple(item["shape"]), number, bounds)
-            begin = int(bounds[-1])
-        texts = {
-            key: [different[n] for n in numbers] if isinstance(numbers, list) else different * numbers
-            for key, (different, numbers) in about["texts"].items()
-        }
-        return cls(path, arrays, texts, pictures)
+        """Read all but the pictures.
+
+        Raises:
+            ConfigurationError: The file is damaged, or would unpack to more than a unit ever is.
+        """
+        size = require_file(path, "the remembered unit", _REMEDY)
+        failures = (zlib.error, OSError, ValueError, KeyError, TypeError, IndexError, OverflowError)
+        with told_as(f"the remembered unit {short(path)} is damaged", _REMEDY, *failures):
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+                if length > size - _LENGTH_BYTES:
+                    raise ValueError(f"its first part of {length} bytes does not fit into {size}")
+                header, _, content = _inflated(file.read(length)).partition(b"\n")
+            about = parse_json_object(header, f"the header of {short(path)}", _REMEDY)
+            arrays = _arrays(about["arrays"], content)
+            pictures = _picture_features(about, _LENGTH_BYTES + length, size)
+            texts = _texts(about["texts"])
+            lengths = {len(array) for array in arrays.values()} | {len(listed) for listed in texts.values()}
+            if len(lengths | {feature.shape[0] for feature in pictures.values()}) > 1:
+                raise ValueError("its parts are of different lengths")
+            return cls(path, arrays, texts, pictures)
+
+    def array(self, name: str) -> NDArray[Any]:
+        """What is no picture, by name.
+
+        Raises:
+            ConfigurationError: It is not there.
+        """
+        if name not in self.arrays:
+            raise ConfigurationError(f"the remembered unit {short(self.path)} lacks {name!r}; {_REMEDY}")
+        return self.arrays[name]
 
     def read(self, places: NDArray[np.int64]) -> Batch:
         """The samples at these places of the unit, in this order, without what stands under `NOTE_KEY`."""
@@ -134,11 +153,18 @@ class Record:
         decoder = codec(feature.codec)
         if decoder.piecewise:
             unique, back = np.unique(wanted, return_inverse=True)
-            found = decoder.decode(self._pieces(feature, unique.tolist()), feature.shape[-3:])[back]
+            found = self._decoded(feature, decoder, unique.tolist())[back]
         else:
-            film = FILMS.get(self.path, key, lambda: decoder.decode(self._pieces(feature, [0]), feature.shape[-3:]))
+            film = FILMS.get(self.path, key, lambda: self._decoded(feature, decoder, [0]))
+            if wanted.max(initial=-1) >= len(film):
+                raise ConfigurationError(f"{short(self.path)} is damaged: a film has {len(film)} pictures; {_REMEDY}")
             found = film[wanted]
         return found.reshape(len(places), *per_sample, *feature.shape[-3:])
+
+    def _decoded(self, feature: _PictureFeature, decoder: Codec, numbers: Sequence[int]) -> NDArray[np.uint8]:
+        failures = (OSError, ValueError, IndexError)
+        with told_as(f"the pictures of the remembered unit {short(self.path)} are damaged", _REMEDY, *failures):
+            return decoder.decode(self._pieces(feature, numbers), feature.shape[-3:])
 
     def _pieces(self, feature: _PictureFeature, numbers: Sequence[int]) -> list[bytes]:
         with self.path.open("rb") as file:
@@ -151,6 +177,58 @@ class _PictureFeature:
     shape: tuple[int, ...]  # of the whole unit, (samples, ..., 3, H, W)
     number: NDArray[np.int64] | None  # which distinct picture each one is; None: each its own
     bounds: NDArray[np.int64]  # where the pieces begin and end in the file
+
+
+def _inflated(packed: bytes) -> bytes:
+    """What a zlib stream holds, if that is no more than a unit ever has."""
+    stream = zlib.decompressobj()
+    content = stream.decompress(packed, UNPACKED_BYTES)
+    if stream.unconsumed_tail or not stream.eof:
+        raise ValueError("its first part was cut off, or unpacks to too much")
+    return content
+
+
+def _arrays(about: Mapping[str, Any], content: bytes) -> dict[str, NDArray[Any]]:
+    arrays, start = {}, 0
+    for key, (dtype, shape) in about.items():
+        if np.dtype(dtype).kind not in "biuf" or not all(type(size) is int and size >= 0 for size in shape):
+            raise ValueError(f"array {harmless(key, 40)} is of type {harmless(str(dtype), 20)} and shape {shape}")
+        count = math.prod(shape)
+        arrays[key] = np.frombuffer(content, dtype, count, start).reshape(shape).copy()
+        start += arrays[key].nbytes
+    if start != len(content):
+        raise ValueError(f"its arrays have {start} bytes, its header says {len(content)}")
+    return arrays
+
+
+def _picture_features(about: Mapping[str, Any], begin: int, size: int) -> dict[str, _PictureFeature]:
+    """Where the pieces of each picture feature lie; all of them lie in the file."""
+    found = {}
+    for key, item in about["pictures"].items():
+        shape, sizes = tuple(item["shape"]), item["sizes"]
+        whole = [*shape, *sizes]
+        if len(shape) < _PICTURE_DIMENSIONS or shape[-3] != 3 or not all(type(n) is int and n >= 0 for n in whole):
+            raise ValueError(f"pictures {harmless(key, 40)} have the shape {shape}")
+        count = math.prod(shape[:-3])
+        if shape[-2] * shape[-1] > PIXELS or count > _SAMPLES or begin + sum(sizes) > size:
+            raise ValueError(f"pictures {harmless(key, 40)} of shape {shape} do not fit into {size} bytes")
+        number = None if item["number"] is None else np.asarray(item["number"], dtype=np.int64)
+        if number is not None and (number.shape != (count,) or number.min(initial=0) < 0):
+            raise ValueError(f"pictures {harmless(key, 40)} are numbered {len(number)}-fold, expected {count}")
+        bounds = begin + np.cumsum([0, *sizes])
+        found[key] = _PictureFeature(str(about["codec"]), shape, number, bounds)
+        begin = int(bounds[-1])
+    return found
+
+
+def _texts(about: Mapping[str, Any]) -> dict[str, list[str]]:
+    texts = {}
+    for key, (different, numbers) in about.items():
+        count = len(numbers) if isinstance(numbers, list) else numbers
+        if type(count) is not int or not 0 <= count <= _SAMPLES or not all(isinstance(text, str) for text in different):
+            raise ValueError(f"texts {harmless(key, 40)} are no texts")
+        texts[key] = [different[n] for n in numbers] if isinstance(numbers, list) else different * numbers
+    return texts
 
 
 def _piece(file: Any, bounds: NDArray[np.int64], number: int) -> bytes:  # noqa: ANN401 - any binary file

@@ -16,7 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from vla_cl.files import flush, replacing
+from vla_cl.files import flush, make_folder, replacing
+from vla_cl.trust.paths import inside
+from vla_cl.trust.reading import LINES_BYTES, parse_json_object, require_entries
+from vla_cl.trust.text import harmless, reason, short
 from vla_cl.types import ConfigurationError
 
 JOURNAL = "journal.jsonl"
@@ -98,7 +101,7 @@ class TrajectoryStore:
             content: All of it.
         """
         file = self.plan(label, content)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         with self._locked():
             self._look()
             if self.holds(file.name):
@@ -206,6 +209,8 @@ class TrajectoryStore:
 
 
 def _whole_lines(journal: Path) -> bytes:
+    if journal.is_file() and journal.stat().st_size > LINES_BYTES:
+        raise ConfigurationError(f"{short(journal)} is larger than {LINES_BYTES} bytes; restore it")
     content = journal.read_bytes() if journal.is_file() else b""
     return content[: content.rfind(b"\n") + 1]
 
@@ -213,10 +218,13 @@ def _whole_lines(journal: Path) -> bytes:
 def _lines(journal: Path) -> Iterator[StoredFile]:
     for number, line in enumerate(_whole_lines(journal).splitlines(), start=1):
         try:
-            row = json.loads(line)
-            name = str(row["file"])
-            if Path(name).name != name:
-                raise ValueError(f"no name of a file: {name!r}")
-            yield StoredFile(name, int(row["bytes"]), str(row["sha256"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigurationError(f"line {number} of {journal} is damaged ({error}); restore it") from error
+            row = parse_json_object(line, "it", "restore it")
+            require_entries(row, {"file": str, "bytes": int, "sha256": str}, "it", "restore it")
+            inside(journal.parent, row["file"], "the file")
+            if "/" in row["file"] or row["file"] in (JOURNAL, _LOCK, "."):
+                raise ConfigurationError(f"{harmless(row['file'], 40)!r} is no name of a unit")
+            yield StoredFile(row["file"], row["bytes"], row["sha256"])
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"line {number} of {short(journal)} is damaged ({reason(error)}); restore it"
+            ) from error

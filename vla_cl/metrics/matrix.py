@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from vla_cl.files import write_json
+from vla_cl.manifest import require_seal, seal
+from vla_cl.trust.reading import read_json
+from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-_REQUIRED = ("tasks", "experiences", "success", "episodes")
-_OPTIONAL = ("curves", "baseline", "curve_episodes", "baseline_episodes")
+_REQUIRED = ("tasks", "success")
+_OPTIONAL = ("experiences", "episodes", "curves", "baseline", "curve_episodes", "baseline_episodes")
+_BYTES = 64 * 2**20
+_CELLS = 1_000_000  # 1,000 tasks one after another
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +37,8 @@ class SuccessMatrix:
         tasks: Ids of the T tasks, the columns.
         experiences: Names of the R experiences, the rows.
         success: Fraction of successful episodes on task j after experience i, shape (R, T); NaN = not evaluated.
-        episodes: How many episodes are behind each cell, shape (R, T); at least 1 where ``success`` is a number.
+        episodes: How many episodes are behind each cell, shape (R, T); at least 1 where ``success`` is a number. None =
+            unknown: then nothing that reads ``success`` has an interval.
         curves: Task id to its learning curve, shape (n, 2): optimizer step, success on the task. It covers the
             experience that brings the task, from before its first step to after its last.
         baseline: Success of the untrained policy (the warm start) on each task, shape (T,), or None.
@@ -47,7 +52,7 @@ class SuccessMatrix:
     tasks: tuple[str, ...]
     experiences: tuple[str, ...]
     success: FloatArray
-    episodes: IntArray
+    episodes: IntArray | None
     curves: Mapping[str, FloatArray] = field(default_factory=dict)
     baseline: FloatArray | None = None
     curve_episodes: int | None = None
@@ -59,7 +64,8 @@ class SuccessMatrix:
         put(self, "tasks", tuple(self.tasks))
         put(self, "experiences", tuple(self.experiences))
         put(self, "success", _frozen(self.success, np.float64))
-        put(self, "episodes", _frozen(self.episodes, np.int64))
+        if self.episodes is not None:
+            put(self, "episodes", _frozen(self.episodes, np.int64))
         put(self, "curves", {task: _frozen(curve, np.float64) for task, curve in self.curves.items()})
         if self.baseline is not None:
             put(self, "baseline", _frozen(self.baseline, np.float64))
@@ -79,12 +85,14 @@ class SuccessMatrix:
     def _check_cells(self) -> None:
         shape = (len(self.experiences), len(self.tasks))
         for what, array in (("success", self.success), ("episodes", self.episodes)):
-            if array.shape != shape:
+            if array is not None and array.shape != shape:
                 raise ConfigurationError(
                     f"{what!r} must be {_by(shape)}, one row per experience and one column per task, "
                     f"but is {_by(array.shape)}"
                 )
         _check_fractions("success", self.success)
+        if self.episodes is None:
+            return
         if np.any(self.episodes < 0):
             raise ConfigurationError(f"'episodes' must not be negative, but one is {self.episodes.min()}")
         hollow = np.argwhere(~np.isnan(self.success) & (self.episodes == 0))
@@ -126,17 +134,13 @@ class SuccessMatrix:
         Raises:
             ConfigurationError: The file is missing, is not JSON, lacks a key or holds something else than it should.
         """
-        path = Path(path)
+        raw = read_json(Path(path), "the success matrix", "expected the matrix.json of a run", _BYTES)
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-        except FileNotFoundError:
-            raise ConfigurationError(f"{path} does not exist; expected the matrix.json of a run") from None
-        except (OSError, ValueError) as error:  # unreadable, not UTF-8 or not JSON
-            raise ConfigurationError(f"{path} is not a readable JSON file: {error}") from error
-        try:
+            if isinstance(raw, dict):
+                require_seal(raw, "the matrix", "restore it, or delete its key 'seal' if it was edited on purpose")
             return cls._from_object(raw)
         except ConfigurationError as error:
-            raise ConfigurationError(f"{path}: {error}") from error
+            raise ConfigurationError(f"{short(path)}: {harmless(str(error), 200)}") from error
 
     @classmethod
     def _from_object(cls, raw: object) -> SuccessMatrix:
@@ -144,23 +148,28 @@ class SuccessMatrix:
             raise ConfigurationError(f"expected a JSON object with {', '.join(_REQUIRED)}, but found {_kind(raw)}")
         missing = [key for key in _REQUIRED if key not in raw]
         if missing:
-            raise ConfigurationError(f"the key {missing[0]!r} is missing; found {', '.join(sorted(raw)) or 'none'}")
+            found = harmless(", ".join(sorted(raw)) or "none", 80)
+            raise ConfigurationError(f"the key {missing[0]!r} is missing; found {found}")
         for key in raw:
             # Other unknown keys are somebody's notes; one that almost names an optional key would be lost silently.
             close = difflib.get_close_matches(key, _OPTIONAL, n=1, cutoff=0.8)
             if key not in _REQUIRED + _OPTIONAL and close:
-                raise ConfigurationError(f"unknown key {key!r}; did you mean {close[0]!r}?")
+                raise ConfigurationError(f"unknown key {harmless(key, 40)!r}; did you mean {close[0]!r}?")
         curves = raw.get("curves") or {}
         if not isinstance(curves, dict):
             raise ConfigurationError(
                 f"'curves' must be an object from task id to [[step, success], ...], but is {_kind(curves)}"
             )
         baseline = raw.get("baseline")
+        tasks, success = _names("tasks", raw["tasks"]), _table("success", raw["success"])
+        if success.size > _CELLS:
+            raise ConfigurationError(f"'success' has {success.size} cells, at most {_CELLS} are read")
+        episodes = raw.get("episodes")
         return cls(
-            tasks=_names("tasks", raw["tasks"]),
-            experiences=_names("experiences", raw["experiences"]),
-            success=_table("success", raw["success"]),
-            episodes=_integers("episodes", raw["episodes"]),
+            tasks=tasks,
+            experiences=_experiences(raw.get("experiences"), tasks, len(success)),
+            success=success,
+            episodes=None if episodes is None else _counts(episodes),
             curves={task: _table(f"curves[{task!r}]", curve, columns=2) for task, curve in curves.items()},
             baseline=None if baseline is None else np.array(_row("baseline", baseline)),
             curve_episodes=raw.get("curve_episodes"),
@@ -173,7 +182,7 @@ class SuccessMatrix:
             "tasks": list(self.tasks),
             "experiences": list(self.experiences),
             "success": [_nulls(row) for row in self.success],
-            "episodes": self.episodes.tolist(),
+            **({} if self.episodes is None else {"episodes": self.episodes.tolist()}),
             "curves": {task: [_nulls(point) for point in curve] for task, curve in self.curves.items()},
         }
         if self.baseline is not None:
@@ -185,7 +194,7 @@ class SuccessMatrix:
 
     def write(self, path: Path | str) -> None:
         """Write ``matrix.json`` atomically: a reader, or a crash, sees the old file or the new one, never a part."""
-        write_json(Path(path), self.to_json())
+        write_json(Path(path), seal(self.to_json()))
 
 
 def load_matrix(path: Path | str) -> SuccessMatrix:
@@ -234,10 +243,6 @@ def _check_count(what: str, count: object) -> None:
         raise ConfigurationError(f"{what!r} must be a number of episodes from 1 on, or null, but is {count!r}")
 
 
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON; a value that was not measured is null")
-
-
 def _names(what: str, values: object) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise ConfigurationError(
@@ -267,10 +272,17 @@ def _table(what: str, values: object, columns: int | None = None) -> FloatArray:
     return np.array(rows, dtype=np.float64).reshape(len(rows), width)
 
 
-def _integers(what: str, values: object) -> IntArray:
-    table = _table(what, values)
-    if not np.all(np.isfinite(table) & (table == np.floor(table))):
-        raise ConfigurationError(f"{what!r} must be whole numbers; a cell that was not evaluated has 0 episodes")
+def _experiences(values: object, tasks: Sequence[str], rows: int) -> tuple[str, ...]:
+    """Names of the rows; other software leaves them out, and one task after another is then what a square means."""
+    if values is not None:
+        return _names("experiences", values)
+    return tuple(tasks) if rows == len(tasks) else tuple(f"row {number + 1}" for number in range(rows))
+
+
+def _counts(values: object) -> IntArray:
+    table = _table("episodes", values)
+    if not np.all(np.isfinite(table) & (table == np.floor(table)) & (np.abs(table) < 2**53)):
+        raise ConfigurationError("'episodes' must be whole numbers; a cell that was not evaluated has 0 episodes")
     return table.astype(np.int64)
 
 

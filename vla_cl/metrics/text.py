@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vla_cl.metrics.estimate import METRICS, Estimate, compute_all
 from vla_cl.metrics.matrix import FloatArray, SuccessMatrix, load_matrix
+from vla_cl.trust.text import harmless
 
 _WIDTH = 98
 _LABEL = 28  # at most, of a row of the matrix
@@ -69,8 +70,8 @@ def format_matrix(matrix: SuccessMatrix) -> str:
 
     Columns carry the tasks' names if they fit; else numbers, with a legend above.
     """
-    names = [task.split("/", 1)[-1] for task in matrix.tasks]
-    labels = [_shorten(f"after {name}", _LABEL) for name in matrix.experiences]
+    names = [harmless(task.split("/", 1)[-1]) for task in matrix.tasks]
+    labels = [_shorten(f"after {harmless(name)}", _LABEL) for name in matrix.experiences]
     rows = list(matrix.success)
     if matrix.baseline is not None:
         labels, rows = ["untrained", *labels], [matrix.baseline, *rows]
@@ -114,6 +115,8 @@ def _blocks(widths: Sequence[int], room: int) -> list[list[int]]:
 
 
 def _episodes(matrix: SuccessMatrix) -> str:
+    if matrix.episodes is None:
+        return ", episodes unknown, so without intervals"
     counts = matrix.episodes[matrix.episodes > 0]
     if not len(counts):
         return ""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vla_cl.interfaces import Distillable, ForwardPass, Generator
 from vla_cl.models.randomness import evaluating, keyed, sample_seeds, seeded
+from vla_cl.trust.text import reason, short
 from vla_cl.types import Ability, Batch, ConfigurationError, Draw
 
 
@@ -68,10 +69,12 @@ class DiffusionModel(Distillable, Generator):
         from diffusers import DDPMScheduler, UNet2DModel
 
         try:
-            unet = UNet2DModel.from_pretrained(str(folder), subfolder="unet").to(device)
+            unet = UNet2DModel.from_pretrained(str(folder), subfolder="unet", use_safetensors=True).to(device)
             scheduler = DDPMScheduler.from_pretrained(str(folder), subfolder="scheduler")
         except (OSError, ValueError) as error:
-            raise ConfigurationError(f"{folder} is not a diffusers folder with unet and scheduler: {error}") from error
+            raise ConfigurationError(
+                f"{short(folder)} is not a diffusers folder with unet and scheduler ({reason(error)})"
+            ) from error
         return cls(unet, scheduler, class_names, inference_steps)
 
     @property

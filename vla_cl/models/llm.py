@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from vla_cl.interfaces import Distillable, ForwardPass, Generator
 from vla_cl.models.randomness import evaluating, keyed, sample_seeds, seeded
+from vla_cl.trust.text import reason, short
 from vla_cl.types import Ability, Batch, ConfigurationError, Draw
 
 IGNORED = -100
@@ -76,10 +77,13 @@ class LanguageModel(Distillable, Generator):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
-            model = AutoModelForCausalLM.from_pretrained(str(folder)).to(device)
-            tokenizer = AutoTokenizer.from_pretrained(str(folder))
+            safe = {"trust_remote_code": False}  # else transformers asks whether it may run what the folder holds
+            model = AutoModelForCausalLM.from_pretrained(str(folder), use_safetensors=True, **safe).to(device)
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), **safe)
         except (OSError, ValueError) as error:
-            raise ConfigurationError(f"{folder} is not a causal language model of transformers: {error}") from error
+            raise ConfigurationError(
+                f"{short(folder)} is not a causal language model of transformers ({reason(error)})"
+            ) from error
         return cls(model, tokenizer, **settings)
 
     @property

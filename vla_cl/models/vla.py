@@ -24,14 +24,10 @@ from torch import Tensor, nn
 
 from vla_cl.interfaces import Distillable, ForwardPass, Policy
 from vla_cl.models.randomness import evaluating, keyed, seeded
-from vla_cl.models.stored_weights import check_weights
+from vla_cl.models.stored_policy import CONVENTIONS, NOTE, load_policy, load_weights
+from vla_cl.trust.hub import fetch_policy
+from vla_cl.trust.policies import check_policy_folder
 from vla_cl.types import METHOD_KEY, Ability, Batch, ConfigurationError, Draw, InterfaceSpec, Observation
-
-NOTE = "vla_cl.json"
-"""Beside the policy's own files: what LeRobot's format has no place for, the conventions of the training data."""
-
-CONVENTIONS = ("render_profile", "control_mode", "image_orientation")
-"""The fields of an `InterfaceSpec` that `NOTE` keeps."""
 
 DETERMINISTIC_POLICIES = frozenset({"nano_vla", "act"})
 """Policies whose chunk is a function of the observation. The others draw noise for the whole batch at once, so they are
@@ -131,41 +127,33 @@ class VlaModel(Policy, Distillable):
     ) -> VlaModel:
         """A policy with fresh weights, or those of ``config.pretrained_path``, and frozen normalisation."""
         with seeded(init_seed, torch.device(config.device)):
-            kind = get_policy_class(config.type)
-            policy = (
-                kind.from_pretrained(config.pretrained_path, config=config) if config.pretrained_path else kind(config)
-            )
+            policy = cls._started(config)
         policy.to(config.device)
         tensors = {key: {name: torch.as_tensor(v) for name, v in item.items()} for key, item in statistics.items()}
         preprocessor, postprocessor = make_pre_post_processors(config, dataset_stats=tensors)
         return cls(policy, preprocessor, postprocessor, render_profile, control_mode, image_orientation)
+
+    @staticmethod
+    def _started(config: PreTrainedConfig) -> PreTrainedPolicy:
+        """A policy with new weights, or with those that ``config.pretrained_path`` names."""
+        if not config.pretrained_path:
+            policy: PreTrainedPolicy = get_policy_class(config.type)(config)
+            return policy
+        place = Path(config.pretrained_path)
+        folder = place if place.exists() else fetch_policy(str(config.pretrained_path))
+        return load_weights(check_policy_folder(folder, pipelines=False), config)
 
     @classmethod
     def load(cls, folder: Path | str, device: str) -> VlaModel:
         """A checkpoint in LeRobot's layout: a folder with ``config.json``, weights and processors, or a hub name.
 
         Raises:
-            ConfigurationError: It is no policy, or its weights do not fit its configuration.
+            ConfigurationError: It is no policy, is not to be trusted, or its weights do not fit its configuration.
         """
         _register_own_policies()
-        try:
-            config = PreTrainedConfig.from_pretrained(str(folder))
-        except (OSError, ValueError, KeyError, draccus.utils.DecodingError) as error:
-            raise ConfigurationError(
-                f"{folder} is not a LeRobot policy ({type(error).__name__}: {error}); give the pretrained_model folder "
-                "of a checkpoint"
-            ) from error
-        config.device = device
-        policy = get_policy_class(config.type).from_pretrained(str(folder), config=config)
-        policy.to(device)
-        check_weights(policy, Path(folder))
-        overrides = {"device_processor": {"device": device}}
-        preprocessor, postprocessor = make_pre_post_processors(
-            config, pretrained_path=str(folder), preprocessor_overrides=overrides
-        )
-        note = Path(folder) / NOTE
-        noted = json.loads(note.read_text()) if note.is_file() else {}
-        return cls(policy, preprocessor, postprocessor, **{name: noted.get(name) for name in CONVENTIONS})
+        place = Path(folder)
+        found = load_policy(place if place.exists() else fetch_policy(str(folder)), device)
+        return cls(found.policy, found.preprocessor, found.postprocessor, **found.conventions)
 
     @property
     def module(self) -> nn.Module:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import yaml  # type: ignore[import-untyped]
-
 from vla_cl.report.load import RunRecord
 from vla_cl.report.numbers import UNDEFINED, task_name
 from vla_cl.report.tables import FactTable
+from vla_cl.trust.text import short
+from vla_cl.trust.yaml_files import parse_yaml
 from vla_cl.types import ConfigurationError
 
 SAME = {
@@ -86,13 +86,9 @@ def flat_settings(run: RunRecord) -> dict[str, str]:
 
 
 def _parse(run: RunRecord) -> object:
-    try:
-        return yaml.safe_load(run.config or "")
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ConfigurationError(
-            f"{run.folder / 'config.yaml'} is not valid YAML ({reason}); restore it or move it away"
-        ) from error
+    if not run.config:
+        return None
+    return parse_yaml(run.config, short(run.folder / "config.yaml"), "restore it or move it away")
 
 
 def _flatten(value: object, prefix: str) -> Iterator[tuple[str, str]]:

@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vla_cl.manifest import require_seal, require_text_seal
 from vla_cl.metrics import SuccessMatrix
 from vla_cl.report.numbers import last_row
+from vla_cl.rollout.table import require_rows_seal
+from vla_cl.trust.reading import parse_json_object, read_json_object, read_lines, read_text, require_entries
+from vla_cl.trust.tables import read_rows
+from vla_cl.trust.text import harmless, short, told_as
+from vla_cl.trust.yaml_files import YAML_BYTES
 from vla_cl.types import ConfigurationError, Outcome
 
 RUN_FORMAT = 1
 ARRANGEMENTS = ("sequential", "joint", "independent")
 EPISODE_COLUMNS = ("experience", "step", "task", "initial_state", "outcome", "error", "video")
+
+TABLE_BYTES = 1024 * 2**20
+"""Most bytes of an episode table: a million episodes, some with a traceback."""
+
+_RESTORE = "restore the file or run again"
+_ENTRIES: dict[str, type | tuple[type, ...]] = {
+    "name": str, "method": str, "arrangement": str, "status": str, "experiences": list,
+}  # fmt: skip
+_OPTIONAL: dict[str, type | tuple[type, ...]] = {
+    "seeds": dict, "seconds": dict, "versions": dict, "machine": dict, "tasks": list, "passed_over": list,
+    "memory_bytes": (int, float), "parameters": (int, float), "steps": (int, float),
+}  # fmt: skip
+"""Entries of ``run.json`` that are shown where they are there."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +125,7 @@ def _load(folder: Path, info: Mapping[str, Any], label: str) -> RunRecord:
     """Read everything but ``run.json``."""
     matrix = _read_matrix(folder, finished=info["status"] == "finished")
     episodes = _read_episodes(folder)
-    lines = _read_metrics(folder)
+    lines, damaged = _read_metrics(folder)
     config = folder / "config.yaml"
     optional = {
         "episodes.parquet": (episodes is not None, "crashed episodes cannot be counted and no videos are shown"),
@@ -115,6 +133,12 @@ def _load(folder: Path, info: Mapping[str, Any], label: str) -> RunRecord:
         "config.yaml": (config.is_file(), "its settings are not shown"),
         "matrix.json": (matrix is not None, "nothing has been evaluated yet"),
     }
+    notes = [f"no {name}, so {effect}." for name, (there, effect) in optional.items() if not there]
+    if damaged:
+        notes.append(f"{damaged} damaged lines of metrics.jsonl are passed over.")
+    if lines is not None and info["status"] == "finished" and _last_step(lines) < info.get("steps", 0):
+        notes.append(f"metrics.jsonl ends at step {_last_step(lines)} of {info['steps']}: its curves are not whole.")
+    notes += [harmless(str(sentence), 300) for sentence in info.get("passed_over") or ()]
     experiences = tuple((str(entry["name"]), tuple(map(str, entry["tasks"]))) for entry in info["experiences"])
     return RunRecord(
         folder=folder,
@@ -125,8 +149,8 @@ def _load(folder: Path, info: Mapping[str, Any], label: str) -> RunRecord:
         boundaries=_boundaries(matrix, episodes, lines),
         episodes=episodes,
         training=_training_curve(lines),
-        config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None,
-        missing=tuple(f"{label}: no {name}, so {effect}." for name, (there, effect) in optional.items() if not there),
+        config=_read_config(config) if config.is_file() else None,
+        missing=tuple(f"{label}: {sentence}" for sentence in notes),
     )
 
 
@@ -142,17 +166,14 @@ def _read_info(folder: Path) -> Mapping[str, Any]:
         raise ConfigurationError(
             f"expected a run folder with a run.json, but {folder} has none; give the folder that a run wrote"
         )
-    info = _parse_json(path.read_text(encoding="utf-8", errors="replace"), path)
+    info = read_json_object(path, "the summary of the run", _RESTORE)
+    require_seal(info, short(path), "give the run's command again: it writes the file anew")
     if info.get("format") != RUN_FORMAT:
         raise ConfigurationError(
             f"{path} has format {info.get('format')!r}, but this version reads format {RUN_FORMAT}; "
             "report with the version of vla-cl that wrote the run"
         )
-    for key, kind in {"name": str, "method": str, "arrangement": str, "status": str, "experiences": list}.items():
-        if not isinstance(info.get(key), kind):
-            raise ConfigurationError(
-                f"{path} should give {key!r} as {kind.__name__}, got {info.get(key)!r}; the file is damaged"
-            )
+    require_entries(info, _ENTRIES, short(path), "the file is damaged")
     if info["arrangement"] not in ARRANGEMENTS:
         raise ConfigurationError(
             f"{path} gives arrangement {info['arrangement']!r}; allowed are {', '.join(ARRANGEMENTS)}"
@@ -160,22 +181,13 @@ def _read_info(folder: Path) -> Mapping[str, Any]:
     for entry in info["experiences"]:
         if not (isinstance(entry, dict) and "name" in entry and isinstance(entry.get("tasks"), list)):
             raise ConfigurationError(
-                f"{path} should list experiences with 'name' and 'tasks', got {entry!r}; the file is damaged"
+                f"{short(path)} should list experiences with 'name' and 'tasks', got {harmless(repr(entry), 60)}; the "
+                "file is damaged"
             )
+    for key, kinds in _OPTIONAL.items():
+        if info.get(key) is not None:
+            require_entries(info, {key: kinds}, short(path), "the file is damaged")
     return info
-
-
-def _parse_json(text: str, path: Path) -> dict[str, Any]:
-    """One JSON object."""
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigurationError(
-            f"{path} is not valid JSON ({error}); the file is damaged, restore it or run again"
-        ) from error
-    if not isinstance(value, dict):
-        raise ConfigurationError(f"{path} should hold a JSON object, got {type(value).__name__}; the file is damaged")
-    return value
 
 
 def _read_matrix(folder: Path, finished: bool) -> SuccessMatrix | None:
@@ -195,26 +207,12 @@ def _read_episodes(folder: Path) -> tuple[EpisodeRow, ...] | None:
     path = folder / "episodes.parquet"
     if not path.is_file():
         return None
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(
-            path
-        ) as file:  # unlike read_table, takes no columns from folders named like "method=er"
-            lacking = [name for name in EPISODE_COLUMNS if name not in file.schema_arrow.names]
-            rows = file.read(columns=list(EPISODE_COLUMNS)).to_pylist() if not lacking else []
-        episodes = tuple(_episode_row(row) for row in rows)
-    except (pyarrow.ArrowException, ValueError, TypeError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigurationError(
-            f"{path} cannot be read as an episode table ({reason}); restore it or move it away"
-        ) from error
-    if lacking:
-        raise ConfigurationError(
-            f"{path} should have the columns {', '.join(EPISODE_COLUMNS)} but lacks {', '.join(lacking)}; restore it"
-        )
-    return episodes
+    require_rows_seal(path)
+    rows = read_rows(path, "the episode table", "restore it or move it away", EPISODE_COLUMNS, TABLE_BYTES)
+    with told_as(
+        f"{short(path)} cannot be read as an episode table", "restore it or move it away", ValueError, TypeError
+    ):
+        return tuple(_episode_row(row) for row in rows)
 
 
 def _episode_row(row: Mapping[str, Any]) -> EpisodeRow:
@@ -230,17 +228,37 @@ def _episode_row(row: Mapping[str, Any]) -> EpisodeRow:
     )
 
 
-def _read_metrics(folder: Path) -> list[dict[str, Any]] | None:
-    """The lines of ``metrics.jsonl``; a last one without its line end was cut off in writing and is left out."""
+def _read_metrics(folder: Path) -> tuple[list[dict[str, Any]] | None, int]:
+    """The lines of ``metrics.jsonl``, and how many could not be read.
+
+    A last line without its end was cut off by a kill and is left out; so is whatever else is no JSON object, for
+    example half a line that a resumed run wrote on.
+    """
     path = folder / "metrics.jsonl"
     if not path.is_file():
-        return None
-    *complete, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    lines = []
-    for number, text in enumerate(complete, start=1):
-        if text.strip():
-            lines.append(_parse_json(text, Path(f"{path}:{number}")))
-    return lines
+        return None, 0
+    lines, damaged = [], 0
+    for _, content, whole in read_lines(path, "the log of the run", "move it away"):
+        if not content.strip() or not whole:
+            continue
+        try:
+            line = parse_json_object(content, "a line", "")
+            require_seal(line, "it", "")
+            lines.append(line)
+        except ConfigurationError:
+            damaged += 1
+    return lines, damaged
+
+
+def _read_config(path: Path) -> str:
+    """The text of ``config.yaml``, unless it has changed since it was written."""
+    text = read_text(path, "the settings of the run", _RESTORE, YAML_BYTES)
+    require_text_seal(text, short(path), _RESTORE)
+    return text
+
+
+def _last_step(lines: Sequence[Mapping[str, Any]]) -> float:
+    return max((line["step"] for line in lines if _is_number(line.get("step"))), default=0)
 
 
 def _is_number(value: object) -> bool:
@@ -248,16 +266,14 @@ def _is_number(value: object) -> bool:
 
 
 def _training_curve(lines: Sequence[Mapping[str, Any]] | None) -> TrainingCurve | None:
-    """Steps and losses of the lines that have both."""
-    points = [
-        (line["step"], line["loss"])
+    """Steps and losses of the lines that have both; of a step logged twice, as after a kill, the last counts."""
+    points = {
+        line["step"]: line["loss"]
         for line in lines or ()
         if _is_number(line.get("step")) and _is_number(line.get("loss"))
-    ]
-    if not points:
-        return None
-    steps, losses = zip(*points, strict=True)
-    return TrainingCurve(steps, losses)
+    }
+    steps = tuple(sorted(points))
+    return TrainingCurve(steps, tuple(points[step] for step in steps)) if points else None
 
 
 def _boundaries(

@@ -16,8 +16,8 @@ def cell_success(matrix: SuccessMatrix, row: int, column: int) -> float | None:
 
 
 def cell_episodes(matrix: SuccessMatrix, row: int, column: int) -> int:
-    """How many episodes are behind a cell."""
-    return int(matrix.episodes[row][column])
+    """How many episodes are behind a cell; 0 also where nobody knows."""
+    return 0 if matrix.episodes is None else int(matrix.episodes[row][column])
 
 
 def last_row(matrix: SuccessMatrix) -> int | None:

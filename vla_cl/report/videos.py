@@ -10,6 +10,9 @@ from pathlib import Path
 
 from vla_cl.report.load import EpisodeRow, RunRecord
 from vla_cl.report.numbers import task_name
+from vla_cl.trust.media import open_video
+from vla_cl.trust.paths import inside
+from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError, Outcome
 
 PER_TASK = 2
@@ -49,14 +52,14 @@ def video_sections(runs: Iterable[RunRecord]) -> list[VideoSection]:
     for run in runs:
         videos, notes, left_out = [], [], 0
         for row in _chosen(run):
-            path = _inside(run.folder, row.video or "")
+            path = inside(run.folder, row.video or "", f"{short(run.folder / 'episodes.parquet')} names a video, which")
             size = path.stat().st_size if path.is_file() else 0
             if size > budget:
                 left_out += 1
                 continue
             video = _embed(run, row, path)
             if video is None:
-                notes.append(f"{row.video} is missing or cannot be decoded.")
+                notes.append(f"{harmless(row.video or '')} is missing or cannot be decoded.")
                 continue
             budget -= size
             videos.append(video)
@@ -84,16 +87,6 @@ def _chosen(run: RunRecord) -> list[EpisodeRow]:
     return chosen
 
 
-def _inside(folder: Path, relative: str) -> Path:
-    """The file a table names, which must lie in the run folder: a report must not carry other files away."""
-    path = (folder / relative).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise ConfigurationError(
-            f"{folder / 'episodes.parquet'} names the video {relative!r}, outside the run folder; give a path inside it"
-        )
-    return path
-
-
 def _embed(run: RunRecord, row: EpisodeRow, path: Path) -> Video | None:
     """Read a video; None if it is not there or has no picture."""
     poster = _poster(path) if path.is_file() else None
@@ -106,17 +99,18 @@ def _embed(run: RunRecord, row: EpisodeRow, path: Path) -> Video | None:
 
 def _poster(path: Path) -> str | None:
     """The first frame as a JPEG data URI; None if there is none to be decoded."""
-    import av
+    from PIL import Image
 
     try:
-        with av.open(str(path)) as container:
+        with open_video(path, "the video", "") as container:
             frame = next(container.decode(video=0), None)
-    except (av.FFmpegError, IndexError):  # damaged, or without a video stream
+            image = None if frame is None else Image.fromarray(frame.to_ndarray(format="rgb24"))
+    except ConfigurationError:  # the note in the page says so
         return None
-    if frame is None:
+    if image is None:
         return None
     picture = io.BytesIO()
-    frame.to_image().save(picture, format="JPEG", quality=80)
+    image.save(picture, format="JPEG", quality=80)
     return _data_uri("image/jpeg", picture.getvalue())
 
 

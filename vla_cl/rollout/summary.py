@@ -10,7 +10,9 @@ from typing import Any
 from vla_cl.files import write_text
 from vla_cl.metrics import wilson_interval
 from vla_cl.rollout.journal import Entry
-from vla_cl.types import Episode, Outcome
+from vla_cl.trust.reading import read_json_object, require_entries
+from vla_cl.trust.text import harmless, short
+from vla_cl.types import ConfigurationError, Episode, Outcome
 
 ERRORS = "errors.txt"
 _ERRORS_SHOWN = 5
@@ -54,6 +56,37 @@ def summarise(entries: Sequence[Entry]) -> dict[str, Any]:
     }
 
 
+def read_summary(path: Path) -> dict[str, Any]:
+    """What `describe` prints of a finished evaluation.
+
+    Raises:
+        ConfigurationError: The file is damaged.
+    """
+    remedy = "delete it, and the same command writes it anew from the journal"
+    content = read_json_object(path, "the summary of the evaluation", remedy)
+    number = (int, float)
+    kinds: dict[str, type | tuple[type, ...]] = dict.fromkeys(("episodes", "errors", "env_steps"), int)
+    whole: dict[str, type | tuple[type, ...]] = dict.fromkeys(
+        ("mean_success", "seconds", "episodes_per_hour", "env_steps_per_second"), number
+    )
+    whole |= {"tasks": dict, "error_lines": dict, "mean_interval": list}
+    require_entries(content, kinds | whole, short(path), remedy)
+    _require_interval(content["mean_interval"], path, remedy)
+    for name, task in content["tasks"].items():
+        what = f"task {harmless(name, 40)!r} of {short(path)}"
+        require_entries(task, kinds | {"success": number, "interval": list}, what, remedy)
+        _require_interval(task["interval"], path, remedy)
+    require_entries(content["error_lines"], dict.fromkeys(content["error_lines"], int), short(path), remedy)
+    return content
+
+
+def _require_interval(ends: list[object], path: Path, remedy: str) -> None:
+    if len(ends) != 2:
+        raise ConfigurationError(f"{short(path)} should give intervals as two numbers; {remedy}")
+    require_entries(dict(zip(("low", "high"), ends, strict=True)), dict.fromkeys(("low", "high"), (int, float)),
+                    f"an interval of {short(path)}", remedy)  # fmt: skip
+
+
 def describe(summary: Mapping[str, Any], folder: Path) -> str:
     """The table for the terminal, from what `summarise` gave."""
     tasks: Mapping[str, Mapping[str, Any]] = summary["tasks"]
@@ -68,6 +101,7 @@ def describe(summary: Mapping[str, Any], folder: Path) -> str:
         f"{_duration(summary['seconds'])} of rollouts: {summary['episodes_per_hour']:,.0f} episodes per hour, "
         f"{summary['env_steps_per_second']:,.0f} env steps per second"
     )
+    lines += [harmless(str(sentence), 300) for sentence in summary.get("passed_over") or ()]
     lines += _described_errors(summary["error_lines"], folder)
     return "\n".join(lines)
 
@@ -116,7 +150,7 @@ def _line(label: str, success: float, figures: Mapping[str, Any]) -> str:
 
 def _short(name: str) -> str:
     """A name that fits on a line: LIBERO's are whole sentences, which differ at both ends."""
-    half = (_LONGEST_NAME - 3) // 2
+    name, half = harmless(name), (_LONGEST_NAME - 3) // 2
     return name if len(name) <= _LONGEST_NAME else f"{name[:half]}...{name[-half:]}"
 
 
@@ -131,7 +165,7 @@ def _described_errors(lines: Mapping[str, int], folder: Path) -> list[str]:
     if not lines:
         return []
     ordered = sorted(lines.items(), key=lambda item: -item[1])
-    shown = [f"  {count} x {line}" for line, count in ordered[:_ERRORS_SHOWN]]
+    shown = [f"  {count} x {harmless(line)}" for line, count in ordered[:_ERRORS_SHOWN]]
     if len(ordered) > _ERRORS_SHOWN:
         shown.append(f"  and {len(ordered) - _ERRORS_SHOWN} more")
     return ["", f"{sum(lines.values())} episodes crashed; they count as no success:", *shown,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from vla_cl.files import replacing
-from vla_cl.types import Episode, Outcome, Split
+from vla_cl.trust.tables import open_table, read_rows
+from vla_cl.trust.text import harmless, short
+from vla_cl.types import ConfigurationError, Episode, Outcome, Split
 
 if TYPE_CHECKING:
     import pyarrow
@@ -28,6 +32,13 @@ _COLUMNS = {
     "video": "string",
     "render_profile": "string",
 }
+_PYTHON: dict[str, type | tuple[type, ...]] = {"int64": int, "float64": (int, float), "string": str}
+_MAY_BE_EMPTY = ("error", "video", "render_profile")
+_REMEDY = "restore it, or move it away"
+TABLE_BYTES = 1024 * 2**20
+"""Most bytes of a table: a million episodes, some with a traceback."""
+
+_SEAL = "vla_cl.rows"
 _KEY = ("experience", "step", "split", "task", "initial_state")
 
 
@@ -98,6 +109,15 @@ class EpisodeTable:
             video = (videos or {}).get(position)
             self.append(episode, experience=experience, step=step, render_profile=render_profile, video=video)
 
+    def reported(self, experience: int) -> set[tuple[str, int]]:
+        """Task and initial state of every episode that is reported after an experience."""
+        rows = self._rows.values()
+        return {
+            (row["task"], row["initial_state"])
+            for row in rows
+            if row["experience"] == experience and row["split"] == "report"
+        }
+
     def success_cells(
         self, experience: int, split: Split = "report", step: int | None = None
     ) -> dict[str, SuccessCell]:
@@ -133,7 +153,9 @@ class EpisodeTable:
         import pyarrow
         from pyarrow import parquet
 
-        table = pyarrow.Table.from_pylist(list(self._rows.values()), schema=_schema())
+        rows = list(self._rows.values())
+        schema = _schema().with_metadata({_SEAL: rows_seal(rows)})
+        table = pyarrow.Table.from_pylist(rows, schema=schema)
         with replacing(path) as temporary:
             parquet.write_table(table, temporary)
 
@@ -142,19 +164,49 @@ class EpisodeTable:
         """Read what `write` wrote.
 
         Raises:
-            ValueError: The file has other columns.
+            ConfigurationError: The file is damaged, or is not of this format.
         """
-        from pyarrow import parquet
-
-        table = parquet.read_table(path)
-        if table.column_names != list(_COLUMNS):
-            raise ValueError(
-                f"{path} is not an episode table: it has the columns {table.column_names}, not {list(_COLUMNS)}"
-            )
-        return cls(table.to_pylist())
+        require_rows_seal(path)
+        rows = read_rows(path, "the episode table", _REMEDY, tuple(_COLUMNS), TABLE_BYTES)
+        for number, row in enumerate(rows):
+            _require_row(row, f"row {number} of {short(path)}")
+        return cls(rows)
 
     def _put(self, row: Mapping[str, Any]) -> None:
         self._rows[tuple(row[name] for name in _KEY)] = {name: row[name] for name in _COLUMNS}
+
+
+def _require_row(row: Mapping[str, Any], what: str) -> None:
+    """Refuse a row that `EpisodeTable.append` would not have written."""
+    for name, value in row.items():
+        kind = _PYTHON[_COLUMNS[name]]
+        empty = value is None and name in _MAY_BE_EMPTY
+        if not empty and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise ConfigurationError(f"{what} has {harmless(repr(value), 60)} as {name}; {_REMEDY}")
+    if row["outcome"] not in {outcome.value for outcome in Outcome} or row["split"] not in get_args(Split):
+        came = harmless(f"{row['outcome']} in {row['split']}", 60)
+        raise ConfigurationError(f"{what} has the outcome {came}, which is none; {_REMEDY}")
+
+
+def rows_seal(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A hash of the rows' values, however a file encodes them."""
+    values = [[row[name] for name in _COLUMNS] for row in rows]
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+
+def require_rows_seal(path: Path) -> None:
+    """Refuse a table whose rows have changed since `EpisodeTable.write`; one of other software has no seal.
+
+    Raises:
+        ConfigurationError: They have, or the file cannot be read.
+    """
+    with open_table(path, "the episode table", _REMEDY, (), TABLE_BYTES) as table:
+        found = (table.file.metadata.metadata or {}).get(_SEAL.encode())
+    if found is None:
+        return
+    rows = read_rows(path, "the episode table", _REMEDY, tuple(_COLUMNS), TABLE_BYTES)
+    if found.decode(errors="replace") != rows_seal(rows):
+        raise ConfigurationError(f"{short(path)} is damaged: its rows do not fit their seal; {_REMEDY}")
 
 
 def _cell(outcomes: Sequence[str]) -> SuccessCell:

@@ -1,0 +1,164 @@
+"""A LeRobot policy from a folder that somebody else may have written: the folder is checked, then LeRobot loads it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import draccus
+import torch
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.processor.pipeline import ProcessorStepRegistry
+from safetensors import SafetensorError
+
+from vla_cl.models.stored_weights import check_finite, check_weights
+from vla_cl.trust.policies import CONFIG, PolicyFolder, check_policy_folder
+from vla_cl.trust.reading import read_json_object
+from vla_cl.trust.tensors import load_tensors, require_finite
+from vla_cl.trust.text import harmless, short, told_as
+from vla_cl.types import ConfigurationError
+
+NOTE = "vla_cl.json"
+"""Beside the policy's own files: what LeRobot's format has no place for, the conventions of the training data."""
+
+CONVENTIONS = ("render_profile", "control_mode", "image_orientation")
+"""The fields of an `InterfaceSpec` that `NOTE` keeps."""
+
+BUILT_WITHOUT_OTHERS = frozenset({"nano_vla", "act", "diffusion", "tdmpc", "vqbet"})
+"""Policies whose constructor loads no other model: they are first built without memory, to compare shapes."""
+
+STEP_PACKAGES = ("lerobot.processor.", "lerobot.policies.", "vla_cl.policies.")
+"""Where steps of a policy's pipelines may be registered; LeRobot registers others for robots and reward models."""
+
+FORBIDDEN_STEPS = frozenset({"reward_classifier_processor"})
+"""Loads another policy folder that its settings name."""
+
+_ADVICE = "give the pretrained_model folder of a checkpoint that LeRobot 0.6.1 or vla-cl wrote"
+_FAILURES = (
+    draccus.utils.DecodingError, draccus.utils.ParsingError, SafetensorError, HfHubHTTPError, HFValidationError,
+    LocalEntryNotFoundError, OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError,
+    AssertionError, IndexError, ArithmeticError, NotImplementedError, MemoryError,
+)  # fmt: skip
+"""What LeRobot raises for a folder that does not fit it; the message says which file and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredPolicy:
+    """A policy with its processors, and the conventions noted beside it (None where unknown)."""
+
+    policy: PreTrainedPolicy
+    preprocessor: Any
+    postprocessor: Any
+    conventions: dict[str, str | None]
+
+
+def load_policy(folder: Path, device: str) -> StoredPolicy:
+    """Check a folder and load all of it.
+
+    Raises:
+        ConfigurationError: As of `vla_cl.trust.policies.check_policy_folder`; or LeRobot does not know the policy or a
+            step, the weights do not fit the configuration, or a number in them is none.
+    """
+    found = check_policy_folder(folder)
+    config = stored_config(found, device)
+    _check_steps(found)
+    conventions = _conventions(folder)
+    _check_states(folder)
+    policy = load_weights(found, config)
+    with _in_a_sentence(folder, "processors"):
+        overrides = {"device_processor": {"device": device}} if "device_processor" in found.steps else {}
+        before, after = make_pre_post_processors(config, pretrained_path=str(folder), preprocessor_overrides=overrides)
+    return StoredPolicy(policy, before, after, conventions)
+
+
+def load_weights(found: PolicyFolder, config: PreTrainedConfig) -> PreTrainedPolicy:
+    """A policy of this configuration with the weights of a checked folder.
+
+    Raises:
+        ConfigurationError: They do not fit, or hold NaN.
+    """
+    what = f"the weights of {short(found.folder)}"
+    with _in_a_sentence(found.folder, "weights"), _without_downloads(config):
+        kind = get_policy_class(config.type)
+        if config.type in BUILT_WITHOUT_OTHERS:
+            with torch.device("meta"):
+                check_weights(kind(config), found.tensors, what)
+        policy: PreTrainedPolicy = kind.from_pretrained(str(found.folder), config=config)
+        policy.to(config.device)
+        check_weights(policy, found.tensors, what)
+    check_finite(policy, what)
+    return policy
+
+
+def stored_config(found: PolicyFolder, device: str) -> PreTrainedConfig:
+    """The configuration of a checked folder as LeRobot's class; it starts from nowhere else.
+
+    Raises:
+        ConfigurationError: The policy or a field is unknown, or a value is not allowed.
+    """
+    known = PreTrainedConfig.get_known_choices()
+    if found.kind not in known:
+        raise ConfigurationError(
+            f"{short(found.folder / CONFIG)} has type {harmless(found.kind, 40)!r}, which neither LeRobot 0.6.1 nor "
+            f"vla_cl knows; nearest: {', '.join(difflib.get_close_matches(found.kind, known, cutoff=0)[:3])}"
+        )
+    fields = {key: value for key, value in found.config.items() if key != "type"}
+    # pretrained_path says where the policy once started; loading follows it nowhere
+    fields |= {"device": device, "push_to_hub": False, "pretrained_path": None}
+    with _in_a_sentence(found.folder, CONFIG):
+        config: PreTrainedConfig = draccus.decode(known[found.kind], fields)
+    return config
+
+
+def _check_steps(found: PolicyFolder) -> None:
+    for name in found.steps:
+        known = name in ProcessorStepRegistry.list()
+        module = ProcessorStepRegistry.get(name).__module__ if known else ""
+        if not known or name in FORBIDDEN_STEPS or not module.startswith(STEP_PACKAGES):
+            raise ConfigurationError(
+                f"{short(found.folder)} has the processor step {harmless(name, 60)!r}, which neither LeRobot 0.6.1 "
+                f"nor vla_cl registers for policies; {_ADVICE}"
+            )
+
+
+def _check_states(folder: Path) -> None:
+    """Statistics that are no numbers would make every action one."""
+    for path in sorted(folder.glob("policy_*processor*.safetensors")):
+        require_finite(load_tensors(path, "the state of a processor step", _ADVICE), short(path), _ADVICE)
+
+
+def _conventions(folder: Path) -> dict[str, str | None]:
+    path = folder / NOTE
+    noted = read_json_object(path, "the note beside the policy", "copy it again", 2**20) if path.exists() else {}
+    values = {name: noted.get(name) for name in CONVENTIONS}
+    for name, value in values.items():
+        if value is not None and not (isinstance(value, str) and len(value) <= 100):
+            raise ConfigurationError(
+                f"{short(path)} gives {name} as {harmless(repr(value), 60)}, expected a name or null"
+            )
+    return values
+
+
+@contextmanager
+def _without_downloads(config: PreTrainedConfig) -> Iterator[None]:
+    """Leave out the weights of a backbone that the stored ones replace anyway."""
+    named = {field.name for field in dataclasses.fields(config)} & {"pretrained_backbone_weights"}
+    before = {name: vars(config)[name] for name in named}
+    vars(config).update(dict.fromkeys(named))
+    try:
+        yield
+    finally:
+        vars(config).update(before)
+
+
+@contextmanager
+def _in_a_sentence(folder: Path, part: str) -> Iterator[None]:
+    with told_as(f"the {part} of the policy {short(folder)} cannot be loaded", _ADVICE, *_FAILURES):
+        yield
