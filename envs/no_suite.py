@@ -1,4 +1,4 @@
-"""No simulator: what ``suite=none`` means, for the datasets of a real robot. Its policies are learnt, not rolled out."""
+"""No simulator: what ``suite=none`` means, for the datasets of a real robot. Policies are learnt, not rolled out."""
 
 from __future__ import annotations
 

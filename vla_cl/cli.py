@@ -61,6 +61,14 @@ def _parser() -> argparse.ArgumentParser:
         add("train", _train, "learn a stream of tasks", "vla-cl train stream=cw10 method=er training.steps=2000")
     )
     add_overrides(
+        add(
+            "check",
+            _check,
+            "look into everything that a training will need, and write nothing",
+            "vla-cl check stream=datasets 'stream.datasets=[/a,/b]'",
+        )
+    )
+    add_overrides(
         add("collect", _collect, "record demonstrations of a stream's tasks", "vla-cl collect stream=metaworld_6")
     )
     evaluate = add(
@@ -140,6 +148,16 @@ def _train(options: argparse.Namespace) -> int:
 
     folder = run.train(settings)
     print(f"done: {folder}\nnext: vla-cl report {folder}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from vla_cl.compose import compose
+
+    settings = compose(options.overrides, folders=options.conf)
+    from vla_cl.check import check_command
+
+    check_command(settings)
     return 0
 
 

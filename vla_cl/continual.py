@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from vla_cl import checkpoint
 from vla_cl.checkpoint import Progress
-from vla_cl.data.dataset_folder import DatasetFolder
+from vla_cl.data.dataset_folder import spec_of
 from vla_cl.data.frames import Frames
 from vla_cl.data.normalisation import frozen_statistics
 from vla_cl.data.reused_memory import memory_of, reused_memory
@@ -23,13 +23,13 @@ from vla_cl.data.source import Source
 from vla_cl.interfaces import Data, Method, Suite
 from vla_cl.memory.replay_memory import COPIES
 from vla_cl.models.vla import CONVENTIONS, VlaModel, horizon, policy_config
-from vla_cl.rollout.compatibility import check_interface
+from vla_cl.rollout.compatibility import check_interface, require_fit, require_single_frames, skipped_rollouts
 from vla_cl.rollout.engine import Engine
 from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, requests, roll_out, save_videos
 from vla_cl.run_folder import RunFolder, machine, versions
 from vla_cl.tracking import Tracker
 from vla_cl.train import TrainingSettings, learn
-from vla_cl.types import ConfigurationError, Experience, InterfaceSpec, Split, Stream, Task
+from vla_cl.types import ConfigurationError, Experience, Split, Stream, Task
 
 LOG_EVERY = 10
 
@@ -108,7 +108,13 @@ class ContinualRun:
         self._folder = folder
         self._table = folder.episodes()
         self._loaded: dict[int, Frames] = {}
-        self._evaluable = {task.id for task in suite.tasks()}
+        offered = {task.id for task in suite.tasks()}
+        self._evaluable = {task.id for task in stream.tasks if task.id in offered}
+
+    @property
+    def _skipped(self) -> str | None:
+        """Why nothing is rolled out, in words; None if something is."""
+        return None if self._evaluable else skipped_rollouts(self._suite)
 
     def go(self, tracker: Tracker) -> None:
         """Learn what has not been learnt yet.
@@ -118,13 +124,8 @@ class ContinualRun:
             FloatingPointError: Training diverged.
         """
         model, progress = self._start()
-        frames = horizon(model.policy.config).observations or (0,)
-        if frames != (0,) and any(task.id in self._evaluable for task in self._stream.tasks):
-            raise ConfigurationError(
-                f"policy {model.policy.config.type!r} looks at {len(frames)} frames, but rollouts render only when a "
-                "decision is due; set policy.n_obs_steps=1"
-            )
-        with make_engine(self._suite, self._evaluation) as engine:
+        if self._evaluable:
+            require_single_frames(model.name, horizon(model.policy.config).observations)
             check_interface(
                 model.spec,
                 self._suite.spec,
@@ -132,6 +133,7 @@ class ContinualRun:
                 model.chunk_size,
                 self._evaluation.check_render_profile,
             )
+        with make_engine(self._suite, self._evaluation) as engine:
             if self._evaluation.untrained and progress.experiences_done == 0:
                 progress = self._evaluate(engine, model, -1, self._stream.tasks, progress)
             untrained = {name: value.clone() for name, value in model.module.state_dict().items()}
@@ -192,7 +194,7 @@ class ContinualRun:
 
     def _new_model(self) -> VlaModel:
         first = self._stream.experiences[0]
-        spec = DatasetFolder(self._sources_of(first)[0].root).spec
+        spec = spec_of(self._sources_of(first)[0])
         if self._policy.warm_start is not None:
             model = VlaModel.load(self._policy.warm_start, self._policy.device)
             require_fit(model.spec, spec, f"checkpoint {self._policy.warm_start}")
@@ -264,8 +266,11 @@ class ContinualRun:
         split: Split = "report",
     ) -> Progress:
         settings = settings or self._evaluation
+        offered = [task for task in tasks if task.id in self._evaluable]
+        if not offered:
+            return progress
         began = time.perf_counter()
-        wanted = requests(self._suite, [task for task in tasks if task.id in self._evaluable], settings, split)
+        wanted = requests(self._suite, offered, settings, split)
         with one_thread():
             episodes = roll_out(engine, model, wanted, self._method)
         videos = save_videos(episodes, self._folder.root, experience, engine.film_fps)
@@ -316,6 +321,7 @@ class ContinualRun:
                 ],
                 "seeds": {"train_seed": self._train_seed, "eval_seed": 0},
                 "render_profile": self._suite.spec.render_profile,
+                "rollouts": {"tasks": sorted(self._evaluable), "skipped": self._skipped},
                 "versions": versions(),
                 "machine": machine(str(model.device)),
                 "seconds": {name: round(value, 1) for name, value in seconds.items()},
@@ -324,27 +330,6 @@ class ContinualRun:
                 "steps": progress.step,
             }
         )
-
-
-def require_fit(policy: InterfaceSpec, data: InterfaceSpec, who: str) -> None:
-    """Refuse data whose cameras, state or actions are not what the policy expects.
-
-    What actions mean and how pictures are turned is compared where both sides know.
-
-    Raises:
-        ConfigurationError: They differ; the message names both sides.
-    """
-    for what, expected, came in (
-        ("cameras", sorted(policy.cameras), sorted(data.cameras)),
-        ("state size", policy.state_size, data.state_size),
-        ("action size", policy.action_size, data.action_size),
-        ("control mode", policy.control_mode, data.control_mode),
-        ("image orientation", policy.image_orientation, data.image_orientation),
-    ):
-        if None not in (expected, came) and expected != came:
-            raise ConfigurationError(
-                f"{who} expects {what} {expected}, the data have {came}; use data of this kind, or another policy"
-            )
 
 
 def curve_steps(total: int, points: int) -> set[int]:

@@ -23,7 +23,8 @@ PACKAGES = (
 )  # fmt: skip
 
 _SPEED = tuple(f"evaluation.{name}" for name in ("workers", "slots_per_worker", "batch_size", "deadline"))
-MAY_DIFFER = ("output_dir", "name", "device", "threads", "cache_dir", "tracking", *_SPEED)
+_PLACES = ("stream.datasets", "data.datasets")  # datasets are compared by content (`vla_cl.data.identity`)
+MAY_DIFFER = ("output_dir", "name", "device", "threads", "cache_dir", "tracking", *_SPEED, *_PLACES)
 """Settings that a resumed run may change: they decide where and how fast, not what."""
 
 
@@ -79,7 +80,7 @@ class RunFolder:
     ) -> None:
         """Write the episode table and the matrix that follows from it."""
         table.write(self.root / "episodes.parquet")
-        if experiences_done:
+        if experiences_done and len(table):
             success_matrix(table, stream, experiences_done, curve_episodes).write(self.root / "matrix.json")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:

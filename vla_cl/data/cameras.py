@@ -1,7 +1,7 @@
 """The setting ``cameras``: which cameras of a dataset or a suite a policy sees, and under which names.
 
-``cameras={new: old}`` as LeRobot's ``rename_map`` turned round, ``cameras=[old, ...]`` to choose without renaming. A
-short name ``top`` stands for ``observation.images.top``, or for ``observation.top``, where such a camera exists. Several
+``cameras={new: old}`` as LeRobot's ``rename_map`` turned round, ``cameras=[old, ...]`` to choose without renaming.
+A short name ``top`` stands for ``observation.images.top`` or ``observation.top``, where such a camera exists. Several
 old names (``{top: [camera1, cam_high]}``) are alternatives, for datasets that call the same camera differently.
 """
 
@@ -84,6 +84,23 @@ def chosen_cameras(
     return tuple(pairs)
 
 
+def suite_cameras(
+    wanted: Sequence[Camera], offered: Iterable[str], who: str, expected: Iterable[str] = ()
+) -> Pairs | None:
+    """The same for a suite, whose cameras may also have the policy's names already.
+
+    Raises:
+        ConfigurationError: It has a camera neither by its old nor by its new name, or as of `chosen_cameras`.
+    """
+    offered, expected = list(offered), tuple(expected)
+    entries = []
+    for camera in wanted:
+        here = any(resolved(name, offered) for name in camera.old)
+        new = camera.new and (resolved(camera.new, expected) or _long(camera.new))
+        entries.append(Camera(new, (new,)) if new and not here and new in offered else camera)
+    return chosen_cameras(entries, offered, who, expected)
+
+
 def resolved(name: str, offered: Iterable[str]) -> str | None:
     """The camera that a short or whole name stands for; None if there is none."""
     known = set(offered)
@@ -92,7 +109,7 @@ def resolved(name: str, offered: Iterable[str]) -> str | None:
 
 def listed(cameras: Iterable[str], most: int = 120) -> str:
     """Camera names for a message."""
-    return harmless(", ".join(sorted(cameras)), most) or "none"
+    return harmless(", ".join(map(repr, sorted(cameras))), most) or "none"
 
 
 def _the_one(camera: Camera, offered: Sequence[str], who: str) -> str:

@@ -11,7 +11,7 @@ import io
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from vla_cl.data.source import Source
 from vla_cl.types import ConfigurationError, InterfaceSpec
 
 SUPPORTED_VERSION = "v3."
@@ -190,6 +191,14 @@ class DatasetFolder:
                     source = io.BytesIO(entry["bytes"]) if entry.get("bytes") else self.root / entry["path"]
                     with Image.open(source) as picture:
                         yield np.asarray(picture.convert("RGB"))
+
+
+def spec_of(source: Source) -> InterfaceSpec:
+    """What a source holds, its cameras chosen and renamed."""
+    spec = DatasetFolder(source.root).spec
+    if source.cameras is None:
+        return spec
+    return replace(spec, cameras={new: spec.cameras[old] for new, old in source.cameras})
 
 
 def _height_width(feature: Mapping[str, Any]) -> tuple[int, int]:

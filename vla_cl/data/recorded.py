@@ -11,15 +11,19 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vla_cl.data.cameras import Camera, chosen_cameras
-from vla_cl.data.dataset_folder import DatasetFolder
+from vla_cl.data.identity import dataset_identity
 from vla_cl.data.source import Source
-from vla_cl.names import readable_id
+from vla_cl.names import readable_id, shortened
 from vla_cl.trust.text import harmless
 from vla_cl.types import ConfigurationError, Task
+
+if TYPE_CHECKING:
+    from vla_cl.data.dataset_folder import DatasetFolder
 
 SAME_INSTRUCTION = ("merge", "separate")
 """Are equal instructions of different datasets one task, or one for each dataset?"""
@@ -81,18 +85,20 @@ def recorded_tasks(
         raise ConfigurationError(
             f"data.same_instruction must be one of {', '.join(SAME_INSTRUCTION)}; got {same_instruction!r}"
         )
+    from vla_cl.data.dataset_folder import DatasetFolder  # pandas and PyAV, which a suite's own stream does not need
+
     expected_cameras = tuple(expected_cameras)
     found: dict[str, RecordedTask] = {}
     notes: list[str] = []
     for root in roots:
         folder = DatasetFolder(root)
-        pairs = chosen_cameras(cameras, folder.cameras, f"the dataset {root}", expected_cameras)
+        pairs = chosen_cameras(cameras, folder.cameras, f"the dataset {shortened(root)}", expected_cameras)
         frames = frames_of_instructions(folder)
         empty = [text for text, count in frames.items() if not count]
         if len(empty) == len(frames):
-            raise ConfigurationError(f"the dataset {root} has no frames; record some, or leave it out")
-        notes += [f"{root}: task {shown(text)} has no frames and is left out" for text in empty]
-        apart = (str(roots.index(root)),) if same_instruction == "separate" else ()
+            raise ConfigurationError(f"the dataset {shortened(root)} has no frames; record some, or leave it out")
+        notes += [f"{shortened(root)}: task {shown(text)} has no frames and is left out" for text in empty]
+        apart = (dataset_identity(root),) if same_instruction == "separate" else ()
         for text in (text for text, count in frames.items() if count):
             task = Task(f"datasets/{readable_id(text, *apart)}", text, max_steps=0)
             source = Source(root, recorded_instruction=text, cameras=pairs)
@@ -119,8 +125,8 @@ def frames_of_instructions(folder: DatasetFolder) -> dict[str, int]:
     of_number = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
     if unknown := sorted(of_number.keys() - folder.instructions.keys()):
         raise ConfigurationError(
-            f"the dataset {folder.root} has frames of task_index {unknown[0]}, which meta/tasks.parquet lacks; record "
-            "it again, or download it again"
+            f"the dataset {shortened(folder.root)} has frames of task_index {unknown[0]}, which meta/tasks.parquet lacks; "
+            "record or download it again"
         )
     frames: dict[str, int] = {}
     for number, text in sorted(folder.instructions.items()):
@@ -137,15 +143,13 @@ def matched(recorded: Recorded, available: Sequence[Task], suite: str) -> Record
         suite: Its name, for messages.
 
     Raises:
-        ConfigurationError: No task, or more than one of the suite, has an instruction; the message names the nearest.
+        ConfigurationError: More than one task of the suite has an instruction.
     """
-    if not available:
-        return recorded
     by_text: dict[str, list[Task]] = {}
     for task in available:
         by_text.setdefault(alike(task.instruction), []).append(task)
     found: dict[str, RecordedTask] = {}
-    notes, unknown = list(recorded.notes), []
+    notes = list(recorded.notes)
     for item in recorded.tasks:
         fitting = by_text.get(alike(item.instruction), [])
         if len(fitting) > 1:
@@ -154,7 +158,6 @@ def matched(recorded: Recorded, available: Sequence[Task], suite: str) -> Record
                 f"{shown(item.instruction)}, so its data belong to neither for certain; use suite=none for them"
             )
         if not fitting:
-            unknown.append(item)
             found[item.task.id] = item
             continue
         task = fitting[0]
@@ -163,16 +166,31 @@ def matched(recorded: Recorded, available: Sequence[Task], suite: str) -> Record
         sources = tuple(replace(source, instruction=task.instruction) for source in item.sources)
         before = found.get(task.id, RecordedTask(task, (), item.instruction))
         found[task.id] = replace(before, sources=(*before.sources, *sources))
-    known = len(recorded.tasks) - len(unknown)
-    if unknown:
-        sentence = (
-            f"{known} of {len(recorded.tasks)} tasks can be evaluated in suite {suite!r}: "
-            f"{_nearest(unknown[0].instruction, available)}"
-        )
-        if not known:
-            raise ConfigurationError(f"{sentence}; use suite=none to learn without rollouts, or change the instructions")
-        notes.append(sentence)
     return Recorded(tuple(found.values()), tuple(notes))
+
+
+def evaluable(tasks: Sequence[Task], available: Sequence[Task], suite: str) -> str | None:
+    """A sentence that says how many tasks can be evaluated; None if all can.
+
+    Args:
+        tasks: Of the stream.
+        available: The suite's, at least one.
+        suite: Its name.
+
+    Raises:
+        ConfigurationError: None can: then naming the suite was for nothing.
+    """
+    known = {task.id for task in available}
+    unknown = [task for task in tasks if task.id not in known]
+    if not unknown:
+        return None
+    sentence = (
+        f"{len(tasks) - len(unknown)} of {len(tasks)} tasks can be evaluated in suite {suite!r}: "
+        f"{_nearest(unknown[0].instruction, available)}"
+    )
+    if len(unknown) == len(tasks):
+        raise ConfigurationError(f"{sentence}; use suite=none to learn without rollouts, or another suite")
+    return f"{sentence}; the others are learnt, not rolled out"
 
 
 def sources_of(tasks: Sequence[Task], recorded: Recorded) -> dict[str, list[Source]]:
@@ -188,8 +206,8 @@ def sources_of(tasks: Sequence[Task], recorded: Recorded) -> dict[str, list[Sour
         other = owner.setdefault(text, task)
         if other.id != task.id:
             raise ConfigurationError(
-                f"{other.id} and {task.id} have the same instruction {shown(task.instruction)}, so their data cannot be "
-                "told apart; leave one of them out with stream.tasks=[...]"
+                f"{other.id} and {task.id} have the same instruction {shown(task.instruction)}, so their data cannot "
+                "be told apart; leave one of them out with stream.tasks=[...]"
             )
         fitting = [source for item in recorded.tasks if alike(item.instruction) == text for source in item.sources]
         sources[task.id] = [replace(source, instruction=task.instruction) for source in fitting]

@@ -61,7 +61,7 @@ def policy_config(kind: str, settings: Mapping[str, Any], spec: InterfaceSpec, d
     Raises:
         ConfigurationError: The policy or a field is unknown, or a value is not allowed.
     """
-    _register_own_policies()
+    register_own_policies()
     try:
         probe = make_policy_config(kind, device=device)
     except ValueError as error:
@@ -147,7 +147,7 @@ class VlaModel(Policy, Distillable):
         Raises:
             ConfigurationError: It is no policy, or its weights do not fit its configuration.
         """
-        _register_own_policies()
+        register_own_policies()
         try:
             config = PreTrainedConfig.from_pretrained(str(folder))
         except (OSError, ValueError, KeyError, draccus.utils.DecodingError) as error:
@@ -365,7 +365,7 @@ class VlaModel(Policy, Distillable):
         return method
 
 
-def _register_own_policies() -> None:
+def register_own_policies() -> None:
     """Import every folder of `vla_cl.policies`, as LeRobot does for ``--policy.discover_packages_path``."""
     package = importlib.import_module("vla_cl.policies")
     for folder in pkgutil.iter_modules(package.__path__, "vla_cl.policies."):

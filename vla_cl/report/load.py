@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_cl.metrics import SuccessMatrix
+from vla_cl.metrics.matrix import rollouts_skipped
 from vla_cl.report.numbers import last_row
 from vla_cl.types import ConfigurationError, Outcome
 
@@ -113,7 +114,7 @@ def _load(folder: Path, info: Mapping[str, Any], label: str) -> RunRecord:
         "episodes.parquet": (episodes is not None, "crashed episodes cannot be counted and no videos are shown"),
         "metrics.jsonl": (lines is not None, "no training curve is shown"),
         "config.yaml": (config.is_file(), "its settings are not shown"),
-        "matrix.json": (matrix is not None, "nothing has been evaluated yet"),
+        "matrix.json": (matrix is not None, "rollouts were skipped" if rollouts_skipped(folder) else "nothing has been evaluated yet"),
     }
     experiences = tuple((str(entry["name"]), tuple(map(str, entry["tasks"]))) for entry in info["experiences"])
     return RunRecord(
@@ -183,7 +184,7 @@ def _read_matrix(folder: Path, finished: bool) -> SuccessMatrix | None:
     path = folder / "matrix.json"
     if path.is_file():
         return SuccessMatrix.from_json(path)
-    if finished:
+    if finished and rollouts_skipped(folder) is None:
         raise ConfigurationError(
             f"{folder} is a finished run without matrix.json; restore the file or evaluate the run again"
         )

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from vla_cl.envs.rendering import choose_gl_backend
 from vla_cl.interfaces import Environment, Expert, Suite
+from vla_cl.names import file_name
 from vla_cl.rollout.demonstrations import (
     METADATA,
     Recipe,
@@ -110,7 +111,7 @@ class _Job:
     @classmethod
     def plan(cls, suite: Suite, task: Task, folder: Path, recipe: Recipe) -> _Job:
         description = describe(suite, task, recipe)
-        name = f"{task.name}-{content_key(description)[:12]}"
+        name = f"{file_name(task.name)}-{content_key(description)[:12]}"
         staging = folder / ".staging" / suite.name / name
         candidates = _initial_states(suite, recipe.episodes)
         return cls(task, folder / suite.name / name, staging, description, candidates, recipe.episodes)
