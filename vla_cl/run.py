@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vla_cl.compose import Settings, build, checked_arguments, nearest
 from vla_cl.data.source import Source
@@ -18,6 +19,9 @@ from vla_cl.rollout.evaluation import EvaluationSettings
 from vla_cl.run_folder import RunFolder
 from vla_cl.tracking import Tracker, check_trackers
 from vla_cl.types import ConfigurationError, Stream, Task
+
+if TYPE_CHECKING:
+    from vla_cl.train import TrainingSettings
 
 NORMALISATIONS = ("first_task", "checkpoint")
 
@@ -103,7 +107,20 @@ def train(settings: Settings) -> Path:
 
         check_orientation(found.suite, found.stream.tasks, found.recorded)
     folder = RunFolder(Path(settings["output_dir"] or Path("outputs") / run_name(settings)))
-    folder.open(settings)
+    with folder.open(settings):
+        _learn(settings, found, method, training, evaluation, folder)
+    return folder.root
+
+
+def _learn(
+    settings: Settings,
+    found: Sources,
+    method: Method,
+    training: TrainingSettings,
+    evaluation: EvaluationSettings,
+    folder: RunFolder,
+) -> None:
+    """Record what is missing, and learn; this process is the only one that writes the folder."""
     recorded = found.recorded or demonstrations(settings, found.suite, found.stream.tasks)
     use_threads(settings["threads"])
 
@@ -135,7 +152,6 @@ def train(settings: Settings) -> Path:
     )
     with Tracker(folder.root, settings["tracking"]["trackers"], settings["tracking"]["project"], settings) as tracker:
         run.go(tracker)
-    return folder.root
 
 
 def use_threads(count: int) -> None:
