@@ -17,11 +17,11 @@ from vla_cl.compose import Settings, build, checked_arguments, nearest
 from vla_cl.data.source import Source
 from vla_cl.interfaces import Method
 from vla_cl.location import policy_folder
-from vla_cl.names import shortened
 from vla_cl.rollout.compatibility import check_interface, require_fit, require_single_frames, skipped_rollouts
 from vla_cl.rollout.evaluation import EvaluationSettings
 from vla_cl.stream_sources import Sources, sources
 from vla_cl.tracking import check_trackers
+from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError, InterfaceSpec
 
 if TYPE_CHECKING:
@@ -166,10 +166,8 @@ def _policy(
     if warm_start is None:
         planned = planned_policy(kind, fields, data, device)
     else:
-        folder = policy_folder(str(warm_start))
-        planned = warm_policy(folder, data)
-        require_fit(planned.spec, data, f"warm_start={warm_start}")
-        warm_start = str(folder)
+        planned = warm_policy(policy_folder(str(warm_start)), data)
+        require_fit(planned.spec, data, f"warm_start={short(warm_start)}")
     if missing := sorted(method.needs - planned.abilities):
         raise ConfigurationError(
             f"method {method.name!r} needs a model with {' and '.join(missing)}, which policy {planned.kind!r} has "
@@ -224,14 +222,13 @@ def require_writable(folder: Path, setting: str) -> None:
             where = where.parent
         if not where.is_dir():
             raise ConfigurationError(
-                f"{setting}={shortened(folder)} cannot be a folder: {shortened(where)} is a file; give another "
-                f"{setting}"
+                f"{setting}={short(folder)} cannot be a folder: {short(where)} is a file; give another {setting}"
             )
         with tempfile.TemporaryFile(dir=where):
             pass
     except OSError as error:
         raise ConfigurationError(
-            f"{setting}={shortened(folder)} cannot be written ({error.strerror or error}); give another {setting}"
+            f"{setting}={short(folder)} cannot be written ({error.strerror or error}); give another {setting}"
         ) from error
 
 

@@ -8,18 +8,20 @@ of every file. Tensors are safetensors, the rest is JSON.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 
 from vla_cl.files import replacing_folder, sha256, write_json, write_text
 from vla_cl.interfaces import Data, Method, Model
+from vla_cl.manifest import MANIFEST, write_manifest
 from vla_cl.types import ConfigurationError, Experience
 
-MANIFEST = "MANIFEST.json"
-FORMAT = 1
+EPISODES = "training_state/episodes.parquet"
+"""The episode table up to a checkpoint, within its folder."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,28 @@ class Progress:
         step: Optimizer steps since the start of the stream.
         train_seconds: Time spent training.
         evaluate_seconds: Time spent in rollouts.
+        resumed_from: Each time that a damaged checkpoint was passed over: ``checkpoint``, the name of the one that the
+            run went on from (None: the beginning), and ``passed_over``, name to reason.
     """
 
     experiences_done: int
     step: int
     train_seconds: float
     evaluate_seconds: float
+    resumed_from: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """The newest checkpoint that is whole.
+
+    Attributes:
+        folder: None if there is none.
+        passed_over: Names of newer ones, and why each cannot be used.
+    """
+
+    folder: Path | None
+    passed_over: Mapping[str, str]
 
 
 def folder_name(experiences_done: int) -> str:
@@ -44,8 +62,21 @@ def folder_name(experiences_done: int) -> str:
     return f"{experiences_done:03d}"
 
 
-def save(checkpoints: Path, model: Model, method: Method, progress: Progress) -> Path:
+def save(
+    checkpoints: Path,
+    model: Model,
+    method: Method,
+    progress: Progress,
+    write_episodes: Callable[[Path], None] | None = None,
+) -> Path:
     """Write ``checkpoints/<NNN>`` and point ``checkpoints/last`` at it.
+
+    Args:
+        checkpoints: Folder of the run's checkpoints.
+        model: What has learnt.
+        method: With what it remembers.
+        progress: How far the run is.
+        write_episodes: Writes the episode table so far to the file it is given, so that the run's own can be rebuilt.
 
     Raises:
         OSError: The disk is full or cannot be written; nothing half-written keeps the final name.
@@ -59,11 +90,9 @@ def save(checkpoints: Path, model: Model, method: Method, progress: Progress) ->
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in method.state_dict().items()}
         save_file(tensors, folder / "cl_state" / "method.safetensors")
         write_json(folder / "cl_state" / "method.json", {"method": method.name, "state": method.extra_state()})
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        listed = {
-            str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files
-        }
-        write_json(folder / MANIFEST, {"format": FORMAT, "files": listed})
+        if write_episodes is not None:
+            write_episodes(folder / EPISODES)
+        write_manifest(folder)
     write_text(checkpoints / "last", target.name + "\n")
     return target
 
@@ -92,20 +121,30 @@ def verify(folder: Path) -> None:
 
 
 def newest(checkpoints: Path) -> Path | None:
-    """The newest checkpoint that is whole; None if there is none. A damaged one is passed over."""
+    """The newest checkpoint that is whole; None if there is none. A damaged one is passed over, and said to be."""
+    return find_newest(checkpoints).folder
+
+
+def find_newest(checkpoints: Path) -> Found:
+    """The same, with what was passed over."""
+    passed_over: dict[str, str] = {}
     for folder in sorted(checkpoints.glob("[0-9][0-9][0-9]"), reverse=True):
         try:
             verify(folder)
+            if (done := load_progress(folder).experiences_done) != int(folder.name):
+                raise ConfigurationError(f"{folder} holds the checkpoint after {done} experiences, not its own")
         except ConfigurationError as error:
             print(f"passing over a checkpoint: {error}")
+            passed_over[folder.name] = str(error)
             continue
-        return folder
-    return None
+        return Found(folder, passed_over)
+    return Found(None, passed_over)
 
 
 def load_progress(folder: Path) -> Progress:
     """How far the run was."""
-    return Progress(**json.loads((folder / "training_state" / "progress.json").read_text()))
+    content = json.loads((folder / "training_state" / "progress.json").read_text())
+    return Progress(**content | {"resumed_from": tuple(content.get("resumed_from", ()))})
 
 
 def load_method(folder: Path, method: Method, past: Iterator[tuple[Experience, Data]]) -> None:

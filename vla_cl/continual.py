@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from vla_cl import checkpoint
-from vla_cl.checkpoint import Progress
+from vla_cl.checkpoint import Found, Progress
 from vla_cl.data.dataset_folder import spec_of
 from vla_cl.data.frames import Frames
 from vla_cl.data.normalisation import frozen_statistics
@@ -26,6 +26,7 @@ from vla_cl.models.vla import CONVENTIONS, VlaModel, horizon, policy_config
 from vla_cl.rollout.compatibility import check_interface, require_fit, require_single_frames, skipped_rollouts
 from vla_cl.rollout.engine import Engine
 from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, requests, roll_out, save_videos
+from vla_cl.rollout.table import EpisodeTable
 from vla_cl.run_folder import RunFolder, machine, versions
 from vla_cl.tracking import Tracker
 from vla_cl.train import TrainingSettings, learn
@@ -106,7 +107,7 @@ class ContinualRun:
         self._train_seed = train_seed
         self._frame_cache = frame_cache
         self._folder = folder
-        self._table = folder.episodes()
+        self._table = EpisodeTable()
         self._loaded: dict[int, Frames] = {}
         offered = {task.id for task in suite.tasks()}
         self._evaluable = {task.id for task in stream.tasks if task.id in offered}
@@ -124,6 +125,7 @@ class ContinualRun:
             FloatingPointError: Training diverged.
         """
         model, progress = self._start()
+        tracker.continue_after(progress.step)
         if self._evaluable:
             require_single_frames(model.name, horizon(model.policy.config).observations)
             check_interface(
@@ -148,7 +150,8 @@ class ContinualRun:
                 self._folder.write_results(
                     self._table, self._stream, progress.experiences_done, self._evaluation.curve_episodes
                 )
-                checkpoint.save(self._folder.checkpoints, model, self._method, progress)
+                tracker.flush()
+                checkpoint.save(self._folder.checkpoints, model, self._method, progress, self._table.write)
                 if (memory := memory_of(self._method)) is not None:
                     memory.settle()
                 self._write_summary(model, progress)
@@ -156,9 +159,10 @@ class ContinualRun:
 
     def _start(self) -> tuple[VlaModel, Progress]:
         """The model and the progress of the newest checkpoint, or of the beginning."""
-        found = checkpoint.newest(self._folder.checkpoints)
+        newest = checkpoint.find_newest(self._folder.checkpoints)
+        found, fallback = newest.folder, resumption(newest)
         if found is None:
-            progress = Progress(experiences_done=0, step=0, train_seconds=0.0, evaluate_seconds=0.0)
+            progress = Progress(0, step=0, train_seconds=0.0, evaluate_seconds=0.0, resumed_from=fallback)
             model = self._new_model()
             self._method.attach(model, self._train_seed)
             memory = memory_of(self._method)
@@ -167,6 +171,8 @@ class ContinualRun:
                 memory.adopt(earlier.name, earlier.index, remembered, model)
         else:
             progress = checkpoint.load_progress(found)
+            progress = replace(progress, resumed_from=(*progress.resumed_from, *fallback))
+            self._table = self._episodes_of(found, progress)
             model = VlaModel.load(found / "pretrained_model", self._policy.device)
             self._method.attach(model, self._train_seed)
             past = self._stream.experiences[: progress.experiences_done]
@@ -179,8 +185,29 @@ class ContinualRun:
             print(
                 f"continuing {self._folder.root} after {progress.experiences_done} of {len(self._stream)} experiences"
             )
+        done = progress.experiences_done
+        self._folder.write_results(self._table, self._stream, done, self._evaluation.curve_episodes)
         self._write_summary(model, progress)
         return model, progress
+
+    def _episodes_of(self, found: Path, progress: Progress) -> EpisodeTable:
+        """The episode table up to a checkpoint: its own copy, or, of a version that wrote none, the run's table.
+
+        Raises:
+            ConfigurationError: Episodes of an experience that has been learnt are missing.
+        """
+        path = found / checkpoint.EPISODES
+        table = EpisodeTable.read(path) if path.is_file() else self._folder.episodes()
+        states = self._suite.initial_states("report", self._evaluation.episodes)
+        for experience in self._stream.experiences[: progress.experiences_done]:
+            tasks = [task.id for task in self._tasks_to_evaluate(experience) if task.id in self._evaluable]
+            missing = {(task, state) for task in tasks for state in states} - table.reported(experience.index)
+            if missing:
+                raise ConfigurationError(
+                    f"the episode table of {self._folder.root} lacks {len(missing)} episodes after {experience.name}, "
+                    "which its checkpoint implies; restore episodes.parquet, or start again with output_dir=<a new one>"
+                )
+        return table
 
     def _before_the_first(self, model: VlaModel) -> list[tuple[Experience, Data]]:
         """What the method's memory starts with; also tells it where copies go."""
@@ -328,8 +355,17 @@ class ContinualRun:
                 "memory_bytes": self._method.memory_bytes(),
                 "parameters": sum(p.numel() for p in model.module.parameters()),
                 "steps": progress.step,
+                "resumed_from": list(progress.resumed_from),
             }
         )
+
+
+def resumption(found: Found) -> tuple[dict[str, object], ...]:
+    """What ``run.json`` says of damaged checkpoints that were passed over; nothing if none was."""
+    if not found.passed_over:
+        return ()
+    name = found.folder.name if found.folder is not None else None
+    return ({"checkpoint": name, "passed_over": dict(found.passed_over)},)
 
 
 def curve_steps(total: int, points: int) -> set[int]:

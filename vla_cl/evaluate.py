@@ -1,15 +1,15 @@
 """``vla-cl evaluate``: roll a policy out, lose nothing, write table, summary, videos and, if asked for, a dataset.
 
 Every finished episode is journalled at once (`vla_cl.rollout.journal`), so the same command given again continues
-where a killed one stopped, and its table has the same rows as that of an undisturbed one. ``summary.json`` is written
-last: where it lies, the evaluation is finished.
+where a killed one stopped, and its table has the same rows as that of an undisturbed one. ``MANIFEST.json`` is written
+last: where it fits what lies there, the evaluation is finished; else what is lacking or damaged is made anew from the
+journal, and what the journal does not say is rolled out again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,22 +19,24 @@ from typing import get_args
 from vla_cl.candidate import Candidate, find_candidate, require_served
 from vla_cl.compose import Settings, build, checked_arguments, nearest
 from vla_cl.data.streams import named_tasks
-from vla_cl.files import write_json
+from vla_cl.files import remove_leftovers, remove_leftovers_of, set_aside, write_json
 from vla_cl.interfaces import Method, Policy, Suite
 from vla_cl.location import tasks_of_run
+from vla_cl.manifest import MANIFEST, damaged_files, verify_manifest, write_manifest
 from vla_cl.rollout.compatibility import check_interface
 from vla_cl.rollout.engine import CALL_SIZE
 from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, requests, roll_out, save_video
 from vla_cl.rollout.journal import Entry, Journal, check_same_evaluation
 from vla_cl.rollout.progress import ProgressBar
 from vla_cl.rollout.random_policy import RandomPolicy
-from vla_cl.rollout.recording import RecordingSuite, piece_path, remove_pieces, write_recorded
+from vla_cl.rollout.recording import RecordingSuite, piece_is_whole, piece_path, remove_pieces, write_recorded
 from vla_cl.rollout.summary import ERRORS, describe, summarise, write_errors
 from vla_cl.rollout.table import EpisodeTable
 from vla_cl.run import use_threads
 from vla_cl.run_folder import machine, versions
 from vla_cl.types import ConfigurationError, Episode, EpisodeRequest, Outcome, Split, Task
 
+VIDEOS = "videos"
 _NO_EXPERIENCE = -1
 
 
@@ -87,7 +89,7 @@ def evaluate(location: str, settings: Settings) -> Path:
     candidate = find_candidate(location, settings, plan.suite, plan.settings.replan_every)
     identity = _identity(plan, candidate)
     check_same_evaluation(plan.folder, identity)
-    if plan.summary.is_file() and not _has_errors_to_retry(plan):
+    if _is_finished(plan) and not _has_errors_to_retry(plan):
         print(f"{plan.folder} holds this evaluation, finished; nothing is rolled out again")
     else:
         policy, method = candidate.load()
@@ -97,10 +99,10 @@ def evaluate(location: str, settings: Settings) -> Path:
         if method is not None:
             require_served(method, plan.tasks)
         with Journal(plan.folder, identity) as journal:
-            _remove_half_written(plan.folder)
-            plan.summary.unlink(missing_ok=True)  # not finished any more, should this be killed
+            _clear(plan)
             _roll_out(plan, policy, method, journal)
             _write_results(plan, candidate, journal)
+            write_manifest(plan.folder)
     print(describe(json.loads(plan.summary.read_text()), plan.folder))
     return plan.folder
 
@@ -187,12 +189,34 @@ def _roll_out(plan: _Plan, policy: Policy, method: Method | None, journal: Journ
         roll_out(engine, policy, wanted, method, keep)
 
 
-def _remove_half_written(folder: Path) -> None:
-    """Remove what a kill left of files that were being written (`vla_cl.files.replacing`); nobody else writes now."""
-    for parent in (folder, folder / "videos"):
-        for path in parent.glob(".*"):
-            if path.is_file() and re.fullmatch(r"\.[0-9a-f]{32}\.\w+", path.name):
-                path.unlink()
+def _is_finished(plan: _Plan) -> bool:
+    """Whether every result is there, as it was written."""
+    if not plan.summary.is_file():
+        return False
+    try:
+        verify_manifest(plan.folder, "the evaluation", "it is made anew", only_listed=False)
+    except ConfigurationError as error:
+        print(f"writing the results anew from the journal: {str(error).partition(';')[0]}")
+        return False
+    return True
+
+
+def _clear(plan: _Plan) -> None:
+    """Remove what is damaged, and what a kill left half written; nobody else writes now."""
+    for folder in (plan.folder, plan.folder / VIDEOS, plan.pieces):
+        remove_leftovers(folder, alone=True)
+    for path in damaged_files(plan.folder):
+        if path.parent == plan.folder / VIDEOS:
+            path.unlink()
+    remove_leftovers_of(plan.dataset)
+    if plan.dataset.exists():
+        try:
+            verify_manifest(plan.dataset, "the dataset", "")
+        except ConfigurationError as error:
+            aside = set_aside(plan.dataset)
+            print(f"recording again: {str(error).partition(';')[0]}; it is now {aside.name}")
+    for path in (plan.folder / MANIFEST, plan.summary):  # not finished any more, should this be killed
+        path.unlink(missing_ok=True)
 
 
 def _threads_for(policy: Policy) -> contextlib.AbstractContextManager[None]:
@@ -211,11 +235,13 @@ def _is_done(plan: _Plan, entry: Entry | None) -> bool:
         return False
     if not plan.record or plan.dataset.exists() or entry.episode.outcome is Outcome.ERROR:
         return True
-    return piece_path(plan.pieces, entry.episode.task, entry.episode.initial_state).is_file()
+    (task,) = (task for task in plan.tasks if task.id == entry.episode.task)
+    state = entry.episode.initial_state
+    return piece_is_whole(piece_path(plan.pieces, task.id, state), task, state)
 
 
 def _write_results(plan: _Plan, candidate: Candidate, journal: Journal) -> None:
-    """Table, tracebacks, dataset, and last the summary, which says that the evaluation is finished."""
+    """Table, tracebacks, dataset, and the summary."""
     entries = [entry for request in plan.requests if (entry := journal.find(request)) is not None]
     write_table(plan.folder / "episodes.parquet", entries, plan.suite.spec.render_profile)
     (plan.folder / ERRORS).unlink(missing_ok=True)  # those of episodes rolled out again since

@@ -1,7 +1,9 @@
 """One writer per run folder, dataset and cache entry. Readers never ask for a lock, so they never wait.
 
-A lock is a file beside what it protects, held by the operating system (``filelock``), so it is free as soon as its
-process ends, however it ends. What the file says is only for the message to the second writer.
+A lock is a file, held by the operating system (``flock``, through ``filelock``), so it is free as soon as its process
+ends, however it ends; it is not inherited by child processes. On a filesystem without ``flock`` (some of Lustre)
+``filelock`` falls back to a file that exists while it is held, and takes over one whose process on this host is gone.
+The note beside it says who holds it, only for the message to the second writer.
 """
 
 from __future__ import annotations
@@ -9,13 +11,19 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import time
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
+from vla_cl.files import make_folder, write_text
+from vla_cl.trust.reading import read_json_object
+from vla_cl.trust.text import harmless
 from vla_cl.types import ConfigurationError
 
 _NOTE_BYTES = 4096
@@ -23,39 +31,63 @@ _NOTE_BYTES = 4096
 
 @contextmanager
 def only_writer(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
-    """Hold the lock file ``path`` while the body runs.
+    """Hold the lock file ``path`` while the body runs; then it is removed.
 
     Args:
-        path: The lock file; its folder is made. It stays behind, empty of meaning.
+        path: The lock file, with a name of its own; its folder is made.
         what: What is being written, for the message: ``the run outputs/er``.
-        wait: Seconds to wait for the other writer; -1 waits without end.
+        wait: Seconds to wait for the other writer; -1 waits without end. A line on stderr says for whom.
 
     Raises:
         ConfigurationError: Another process writes; the message names it.
+        OSError: The folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=wait)
+    make_folder(path.parent)
     note = path.with_name(f"{path.name}.owner")
+    lock = FileLock(path, thread_local=False)  # a writer may be told in one thread and finish in another
+    if not _acquired(lock, 0):
+        if wait:
+            print(f"waiting: {_owner(note)} is writing {what}", file=sys.stderr, flush=True)
+        if not wait or not _acquired(lock, wait):
+            raise ConfigurationError(f"{_owner(note)} is writing {what}; wait for it, stop it, or give another folder")
     try:
-        lock.acquire()
-    except Timeout as error:
-        raise ConfigurationError(
-            f"another process is writing {what} ({_owner(note)}); wait for it or stop it, or choose another output_dir"
-        ) from error
-    try:
-        about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        note.write_text(json.dumps(about), encoding="utf-8")
+        write_text(note, json.dumps(_about(os.getpid())))
         yield
     finally:
         note.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)  # whoever waits for it sees that it has no name any more, and makes a new one
         lock.release()
 
 
+def _acquired(lock: FileLock, seconds: float) -> bool:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="flock not supported")  # the fallback is what we want
+        try:
+            lock.acquire(timeout=seconds)
+        except Timeout:
+            return False
+    return True
+
+
+def _about(pid: int) -> dict[str, object]:
+    return {
+        "pid": pid,
+        "host": socket.gethostname(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "started": psutil.Process(pid).create_time(),
+    }
+
+
 def _owner(note: Path) -> str:
-    """Who wrote the note, in words; it may be gone or half written, since it is not what holds the lock."""
-    try:
-        with note.open(encoding="utf-8") as file:
-            about = json.loads(file.read(_NOTE_BYTES))
-        return f"process {int(about['pid'])} on {about['host']!s:.60}, since {about['since']!s:.20}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "it left no note"
+    """Who wrote the note, in words. It may be gone, or be left by a process that has been killed."""
+    with suppress(ConfigurationError, KeyError, TypeError, ValueError, OverflowError):
+        about = read_json_object(note, "the note of a lock", "", _NOTE_BYTES)
+        pid, host, since = int(about["pid"]), str(about["host"]), harmless(str(about["since"]), 20)
+        if host != socket.gethostname():
+            return f"process {pid} on {harmless(host, 60)} (since {since})"
+        if pid == os.getpid():
+            return f"this process itself (since {since})"
+        with suppress(psutil.Error):
+            if psutil.Process(pid).create_time() == float(about["started"]):
+                return f"process {pid} (since {since})"
+    return "another process"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 
-from vla_cl.trust.text import harmless
-
 SLUG_BYTES = 60
 """Longest slug; a letter of some scripts has four bytes."""
 
@@ -44,9 +42,3 @@ def file_name(name: str) -> str:
     if name and plain and name[0] not in "-." and len(name.encode()) <= NAME_BYTES:
         return name
     return readable_id(name)
-
-
-def shortened(path: object, most: int = 100) -> str:
-    """A path for a message: harmless, and of a long one its end, which tells it from others."""
-    text = harmless(str(path), 10_000)
-    return text if len(text) <= most else f"...{text[-(most - 3) :]}"

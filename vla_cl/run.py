@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from vla_cl.check import check, output_folder, run_name, use_threads
+from vla_cl.check import Checked, check, output_folder, run_name, use_threads
 from vla_cl.compose import Settings
 from vla_cl.data.cameras import Pairs
-from vla_cl.data.identity import remember_datasets
+from vla_cl.data.run_data import remember_datasets
 from vla_cl.data.source import Source
 from vla_cl.interfaces import Suite
 from vla_cl.rollout.compatibility import skipped_rollouts
@@ -58,11 +58,19 @@ def train(settings: Settings) -> Path:
         ConfigurationError: Something in the settings cannot be done.
     """
     checked = check(settings)
-    found = checked.found
     checked.say()
     folder = RunFolder(output_folder(settings))
-    folder.open(settings)
-    remember_datasets(folder.root, found.roots, began=folder.checkpoints.exists())
+    with folder.open(settings):
+        remember_datasets(folder.root, checked.found.roots, began=folder.has_begun)
+        _learn(settings, checked, folder)
+    if not checked.found.evaluable:
+        print(skipped_rollouts(checked.found.suite))
+    return folder.root
+
+
+def _learn(settings: Settings, checked: Checked, folder: RunFolder) -> None:
+    """Record what is missing, and learn; this process is the only one that writes the folder."""
+    found = checked.found
     recorded = found.recorded
     if recorded is None:
         recorded = demonstrations(settings, found.own_suite, found.stream.tasks, found.suite_cameras)
@@ -88,6 +96,3 @@ def train(settings: Settings) -> Path:
     )
     with Tracker(folder.root, settings["tracking"]["trackers"], settings["tracking"]["project"], settings) as tracker:
         run.go(tracker)
-    if not found.evaluable:
-        print(skipped_rollouts(found.suite))
-    return folder.root

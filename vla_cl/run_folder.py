@@ -5,22 +5,28 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vla_cl.files import write_json, write_text
+from vla_cl.files import is_leftover, remove_leftovers, write_json, write_text
+from vla_cl.locks import only_writer
+from vla_cl.manifest import require_text_seal, seal, seal_text
 from vla_cl.metrics.matrix import SuccessMatrix
 from vla_cl.rollout.table import EpisodeTable
+from vla_cl.trust.reading import read_text
 from vla_cl.types import ConfigurationError, Stream
 
 PACKAGES = (
     "vla-cl", "lerobot", "torch", "numpy", "gymnasium", "mujoco", "metaworld", "robosuite", "hf-libero", "transformers",
     "peft", "accelerate", "av",
 )  # fmt: skip
+
+CONFIG, TABLE, MATRIX, LOCK = "config.yaml", "episodes.parquet", "matrix.json", ".lock"
 
 _SPEED = tuple(f"evaluation.{name}" for name in ("workers", "slots_per_worker", "batch_size", "deadline"))
 _PLACES = ("stream.datasets", "data.datasets")  # datasets are compared by content (`vla_cl.data.identity`)
@@ -44,48 +50,90 @@ class RunFolder:
         """Filmed episodes."""
         return self.root / "videos"
 
-    def open(self, settings: Mapping[str, Any]) -> None:
-        """Start the run, or, where an experience has been learnt, make sure that it is the same one.
+    @property
+    def has_begun(self) -> bool:
+        """Whether an experience has been learnt."""
+        return any(self.checkpoints.glob("[0-9][0-9][0-9]"))
+
+    @contextmanager
+    def open(self, settings: Mapping[str, Any]) -> Iterator[None]:
+        """Be the only process that writes the run, from its start, or from where an earlier one came to.
+
+        What a kill left half written is removed.
 
         Raises:
-            ConfigurationError: The folder holds another run, or something else.
+            ConfigurationError: Another process writes it, or the folder holds another run, or something else.
         """
+        with only_writer(self.root / LOCK, f"the run {self.root}"):
+            if self._is_foreign():
+                raise ConfigurationError(
+                    f"{self.root} exists and is no run (it has no config.yaml); give another output_dir"
+                )
+            remove_leftovers(self.root)
+            for folder in (self.videos, self.checkpoints):
+                remove_leftovers(folder, alone=True)
+            self._keep_settings(settings)
+            yield
+
+    def _is_foreign(self) -> bool:
+        """Whether something lies there that no run and no kill at its beginning has left."""
+        if (self.root / CONFIG).is_file():
+            return False
+        return any(not path.name.startswith(LOCK) and not is_leftover(path) for path in self.root.iterdir())
+
+    def _keep_settings(self, settings: Mapping[str, Any]) -> None:
+        """Write ``config.yaml``, or, where an experience has been learnt, make sure that it is the same run."""
         from omegaconf import OmegaConf
 
-        config = self.root / "config.yaml"
-        if config.is_file() and self.checkpoints.exists():
-            before = OmegaConf.to_container(OmegaConf.load(config))
-            changed = _differences(before, dict(settings)) - set(MAY_DIFFER)
-            changed = {key for key in changed if not key.startswith(tuple(f"{name}." for name in MAY_DIFFER))}
-            if changed:
-                raise ConfigurationError(
-                    f"{self.root} holds a run with other settings ({', '.join(sorted(changed))}); "
-                    "give output_dir=<a new folder>, or the same settings to continue it"
-                )
+        if not self.has_begun:
+            write_text(self.root / CONFIG, seal_text(OmegaConf.to_yaml(OmegaConf.create(dict(settings)))))
             return
-        if self.root.exists() and any(self.root.iterdir()) and not config.is_file():
+        changed = _differences(self._settings(), dict(settings)) - set(MAY_DIFFER)
+        changed = {key for key in changed if not key.startswith(tuple(f"{name}." for name in MAY_DIFFER))}
+        if changed:
             raise ConfigurationError(
-                f"{self.root} exists and is no run (it has no config.yaml); give another output_dir"
+                f"{self.root} holds a run with other settings ({', '.join(sorted(changed))}); "
+                "give output_dir=<a new folder>, or the same settings to continue it"
             )
-        self.root.mkdir(parents=True, exist_ok=True)
-        write_text(config, OmegaConf.to_yaml(OmegaConf.create(dict(settings))))
+
+    def _settings(self) -> object:
+        """What ``config.yaml`` says, as plain data.
+
+        Raises:
+            ConfigurationError: It is damaged.
+        """
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+        from yaml import YAMLError  # type: ignore[import-untyped]
+
+        path = self.root / CONFIG
+        remedy = "restore it, or give output_dir=<a new folder>"
+        text = read_text(path, "the run's config.yaml", remedy)
+        require_text_seal(text, str(path), remedy)
+        try:
+            return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+        except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:100]
+            raise ConfigurationError(f"{path} cannot be read ({reason}); {remedy}") from error
 
     def episodes(self) -> EpisodeTable:
         """The episode table; empty for a new run."""
-        path = self.root / "episodes.parquet"
+        path = self.root / TABLE
         return EpisodeTable.read(path) if path.is_file() else EpisodeTable()
 
     def write_results(
         self, table: EpisodeTable, stream: Stream, experiences_done: int, curve_episodes: int | None = None
     ) -> None:
-        """Write the episode table and the matrix that follows from it."""
-        table.write(self.root / "episodes.parquet")
+        """Write the episode table and the matrix that follows from it; without an episode there is no matrix."""
+        table.write(self.root / TABLE)
         if experiences_done and len(table):
-            success_matrix(table, stream, experiences_done, curve_episodes).write(self.root / "matrix.json")
+            success_matrix(table, stream, experiences_done, curve_episodes).write(self.root / MATRIX)
+        else:
+            (self.root / MATRIX).unlink(missing_ok=True)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``run.json``."""
-        write_json(self.root / "run.json", dict(summary))
+        write_json(self.root / "run.json", seal(summary))
 
 
 def success_matrix(

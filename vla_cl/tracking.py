@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
+from vla_cl.files import make_folder, replacing
+from vla_cl.manifest import seal
 from vla_cl.types import ConfigurationError
 
 TRACKERS = ("tensorboard", "wandb", "trackio", "aim", "comet_ml", "mlflow", "clearml", "swanlab")
@@ -35,9 +38,10 @@ class Tracker:
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         check_trackers(trackers)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._others = _start(folder, trackers, project, settings or {})
-        self._file = (folder / "metrics.jsonl").open("a", buffering=1)  # a line is on its way as soon as it is written
+        self._path = folder / "metrics.jsonl"
+        self._file: TextIO | None = None
 
     def __enter__(self) -> Self:
         """The tracker itself."""
@@ -47,15 +51,42 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the file and finish the trackers."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         for other in self._others:
             other.finish()
 
+    def continue_after(self, step: int) -> None:
+        """Forget what an earlier process logged beyond this step, for it is learnt again, and half a last line."""
+        content = self._path.read_bytes() if self._path.is_file() else b""
+        lines = content.splitlines(keepends=True)
+        kept = b"".join(line for line in lines if line.endswith(b"\n") and not _is_beyond(line, step))
+        if kept != content:
+            with replacing(self._path) as temporary:
+                temporary.write_bytes(kept)
+
     def log(self, step: int, **figures: float | int | str) -> None:
         """Record figures at an optimizer step of the stream."""
-        self._file.write(json.dumps({"time": time.time(), "step": step, **figures}) + "\n")
+        if self._file is None:
+            self._file = self._path.open("a", buffering=1)  # a line is on its way as soon as it is written
+        self._file.write(json.dumps(seal({"time": time.time(), "step": step, **figures})) + "\n")
         for other in self._others:
             other.log({key: value for key, value in figures.items() if not isinstance(value, str)}, step=step)
+
+    def flush(self) -> None:
+        """Have every record on the disk when this returns."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
+
+def _is_beyond(line: bytes, step: int) -> bool:
+    """Whether a line is of a later step; what is not a record is not ours to judge, and stays."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    found = record.get("step") if isinstance(record, dict) else None
+    return isinstance(found, int | float) and found > step
 
 
 def check_trackers(trackers: Sequence[str]) -> None:

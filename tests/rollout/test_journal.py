@@ -1,6 +1,7 @@
 import json
 import math
 import multiprocessing
+import os
 
 import pytest
 
@@ -146,7 +147,8 @@ def test_two_processes_do_not_write_the_same_journal(tmp_path):
     with Journal(tmp_path, IDENTITY_A):
         process = context.Process(target=_open, args=(tmp_path, answers))
         process.start()
-        assert "another process is evaluating into" in answers.get()
+        assert f"process {os.getpid()} " in (refusal := answers.get())
+        assert f"is writing the evaluation {tmp_path}" in refusal
         process.join()
     process.close()
     _open(tmp_path, answers)

@@ -7,8 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from vla_cl.names import shortened
-from vla_cl.trust.text import harmless
+from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
 
 HUB_NAME = r"[\w][\w.-]*/[\w][\w.-]*"
@@ -33,7 +32,7 @@ def dataset_roots(settings: Sequence[tuple[str, object]]) -> list[Path]:
     for location in locations:
         root = here[location] if location in here else fetched_root(location)
         if (real := root.resolve()) in found:
-            raise ConfigurationError(f"the dataset {shortened(root)} is named twice; name each once")
+            raise ConfigurationError(f"the dataset {short(root)} is named twice; name each once")
         found[real] = root
     return list(found.values())
 
@@ -52,12 +51,12 @@ def local_root(location: str) -> Path | None:
         inside = sorted(item.name for item in folder.iterdir() if (item / _INFO).is_file()) if folder.is_dir() else []
     except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"the dataset {shortened(location)} cannot be read ({getattr(error, 'strerror', None) or error})"
+            f"the dataset {short(location)} cannot be read ({getattr(error, 'strerror', None) or error})"
         ) from error
     if exists or not re.fullmatch(HUB_NAME, location):
         hint = f"; it holds the datasets {harmless(', '.join(inside), 80)}: name these" if inside else ""
         raise ConfigurationError(
-            f"{shortened(location)!r} is neither a LeRobotDataset folder (no meta/info.json in it) nor a hub name like "
+            f"{short(location)!r} is neither a LeRobotDataset folder (no meta/info.json in it) nor a hub name like "
             f"user/name{hint}"
         )
     kept = _home() / location

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vla_cl.data.cameras import Pairs, listed
-from vla_cl.data.dataset_folder import DatasetFolder
-from vla_cl.names import shortened
+from vla_cl.data.dataset_folder import ACTION, STATE, DatasetFolder, spec_of
+from vla_cl.data.source import Source
+from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError, InterfaceSpec
 
 GIB = 2**30
@@ -42,7 +43,7 @@ class DatasetReport:
     @property
     def shown(self) -> str:
         """The dataset in a message."""
-        return shortened(self.root, 70)
+        return short(self.root, 70)
 
 
 def inspect_dataset(root: Path, cameras: Pairs | None = None) -> DatasetReport:
@@ -55,14 +56,24 @@ def inspect_dataset(root: Path, cameras: Pairs | None = None) -> DatasetReport:
     Raises:
         ConfigurationError: Something is wrong; one sentence that names dataset, column, episode and frame.
     """
-    from vla_cl.data.dataset_folder import spec_of
-    from vla_cl.data.source import Source
-
     folder = DatasetFolder(root)
     spec = spec_of(Source(root, cameras=cameras))
-    frames = int(folder.info["total_frames"])
+    rows = folder.rows
+    for key in (ACTION, STATE) if spec.state_size else (ACTION,):
+        folder.vectors(key)
+    for _, camera in cameras or [(key, key) for key in folder.cameras]:
+        folder.look_at_ends(camera)
     pixels = sum(height * width for height, width in spec.cameras.values())
-    return DatasetReport(root, frames, len(folder.episodes), float(folder.info["fps"]), spec, 0, frames * 3 * pixels)
+    return DatasetReport(
+        root=root,
+        frames=len(rows),
+        episodes=len(folder.episodes),
+        fps=folder.fps,
+        spec=spec,
+        tasks=len(set(folder.instructions.values())),
+        cache_bytes=len(rows) * 3 * pixels,
+        notes=folder.left_out,
+    )
 
 
 def require_alike(reports: Sequence[DatasetReport], check_fps: bool = True) -> None:
@@ -111,7 +122,7 @@ def require_room(reports: Sequence[DatasetReport], folder: Path, more: int = 0) 
     free = shutil.disk_usage(where).free
     if needed > free:
         raise ConfigurationError(
-            f"the stream needs {needed / GIB:.1f} GiB in {shortened(folder)}, where {free / GIB:.1f} GiB are free; "
+            f"the stream needs {needed / GIB:.1f} GiB in {short(folder)}, where {free / GIB:.1f} GiB are free; "
             "free some, choose fewer cameras with cameras=[...], or set cache_dir to another disk"
         )
 

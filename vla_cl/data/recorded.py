@@ -11,19 +11,12 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from vla_cl.data.cameras import Camera, chosen_cameras
-from vla_cl.data.identity import dataset_identity
 from vla_cl.data.source import Source
-from vla_cl.names import readable_id, shortened
-from vla_cl.trust.text import harmless
+from vla_cl.names import readable_id
+from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError, Task
-
-if TYPE_CHECKING:
-    from vla_cl.data.dataset_folder import DatasetFolder
 
 SAME_INSTRUCTION = ("merge", "separate")
 """Are equal instructions of different datasets one task, or one for each dataset?"""
@@ -79,7 +72,7 @@ def recorded_tasks(
         same_instruction: One of `SAME_INSTRUCTION`.
 
     Raises:
-        ConfigurationError: A dataset cannot be read, has no frames, or lacks a camera; or two instructions have one id.
+        ConfigurationError: A dataset cannot be read, or lacks a camera; or two instructions have one id.
     """
     if same_instruction not in SAME_INSTRUCTION:
         raise ConfigurationError(
@@ -89,17 +82,11 @@ def recorded_tasks(
 
     expected_cameras = tuple(expected_cameras)
     found: dict[str, RecordedTask] = {}
-    notes: list[str] = []
     for root in roots:
         folder = DatasetFolder(root)
-        pairs = chosen_cameras(cameras, folder.cameras, f"the dataset {shortened(root)}", expected_cameras)
-        frames = frames_of_instructions(folder)
-        empty = [text for text, count in frames.items() if not count]
-        if len(empty) == len(frames):
-            raise ConfigurationError(f"the dataset {shortened(root)} has no frames; record some, or leave it out")
-        notes += [f"{shortened(root)}: task {shown(text)} has no frames and is left out" for text in empty]
-        apart = (dataset_identity(root),) if same_instruction == "separate" else ()
-        for text in (text for text, count in frames.items() if count):
+        pairs = chosen_cameras(cameras, folder.cameras, f"the dataset {short(root)}", expected_cameras)
+        apart = (folder.identity,) if same_instruction == "separate" else ()
+        for text in dict.fromkeys(folder.instructions.values()):
             task = Task(f"datasets/{readable_id(text, *apart)}", text, max_steps=0)
             source = Source(root, recorded_instruction=text, cameras=pairs)
             before = found.get(task.id, RecordedTask(task, (), text))
@@ -109,6 +96,7 @@ def recorded_tasks(
                     "change a word in one of them"
                 )
             found[task.id] = replace(before, sources=(*before.sources, source))
+    notes = []
     for item in found.values():
         if len(item.sources) > 1:
             names = ", ".join(source.root.name for source in item.sources)
@@ -117,21 +105,6 @@ def recorded_tasks(
                 "together; data.same_instruction=separate keeps them apart"
             )
     return Recorded(tuple(found.values()), tuple(notes))
-
-
-def frames_of_instructions(folder: DatasetFolder) -> dict[str, int]:
-    """How many frames were recorded with each instruction of the task table, in its order."""
-    numbers, counts = np.unique(np.asarray(folder.column("task_index"), dtype=np.int64), return_counts=True)
-    of_number = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
-    if unknown := sorted(of_number.keys() - folder.instructions.keys()):
-        raise ConfigurationError(
-            f"the dataset {shortened(folder.root)} has frames of task_index {unknown[0]}, which meta/tasks.parquet lacks; "
-            "record or download it again"
-        )
-    frames: dict[str, int] = {}
-    for number, text in sorted(folder.instructions.items()):
-        frames[text] = frames.get(text, 0) + of_number.get(number, 0)
-    return frames
 
 
 def matched(recorded: Recorded, available: Sequence[Task], suite: str) -> Recorded:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from vla_cl.files import write_json
+from vla_cl.manifest import require_seal, seal
 from vla_cl.trust.reading import read_json_object
 from vla_cl.trust.text import harmless
 from vla_cl.types import ConfigurationError
@@ -136,6 +137,8 @@ class SuccessMatrix:
         except (OSError, ValueError) as error:  # unreadable, not UTF-8 or not JSON
             raise ConfigurationError(f"{path} is not a readable JSON file: {error}") from error
         try:
+            if isinstance(raw, dict):
+                require_seal(raw, "the matrix", "restore it, or delete its key 'seal' if it was edited on purpose")
             return cls._from_object(raw)
         except ConfigurationError as error:
             raise ConfigurationError(f"{path}: {error}") from error
@@ -187,7 +190,7 @@ class SuccessMatrix:
 
     def write(self, path: Path | str) -> None:
         """Write ``matrix.json`` atomically: a reader, or a crash, sees the old file or the new one, never a part."""
-        write_json(Path(path), self.to_json())
+        write_json(Path(path), seal(self.to_json()))
 
 
 def load_matrix(path: Path | str) -> SuccessMatrix:

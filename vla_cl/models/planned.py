@@ -10,12 +10,13 @@ from typing import Any
 
 import draccus
 from lerobot.configs.policies import PreTrainedConfig
+from lerobot.configs.types import FeatureType
 from lerobot.policies.factory import get_policy_class
 
 from vla_cl.models.vla import CONVENTIONS, EXECUTED_PART_ONLY, NOTE, horizon, policy_config, register_own_policies
-from vla_cl.names import shortened
+from vla_cl.trust.policies import check_policy_folder
 from vla_cl.trust.reading import read_json_object
-from vla_cl.trust.text import harmless
+from vla_cl.trust.text import reason, short
 from vla_cl.types import Ability, ConfigurationError, InterfaceSpec
 
 _REMEDY = "give the pretrained_model folder of a checkpoint, or another LeRobot policy"
@@ -57,31 +58,25 @@ def warm_policy(folder: Path, data: InterfaceSpec) -> PlannedPolicy:
     Raises:
         ConfigurationError: It is none, or predicts no chunks.
     """
-    config = _stored_config(folder)
+    register_own_policies()
+    check_policy_folder(folder)
+    try:
+        config = PreTrainedConfig.from_pretrained(str(folder))
+    except (OSError, ValueError, KeyError, TypeError, draccus.utils.DecodingError) as error:
+        raise ConfigurationError(f"{short(folder)} is not a LeRobot policy ({reason(error)}); {_REMEDY}") from error
     inputs, action = config.input_features or {}, config.action_feature
     if action is None:
-        raise ConfigurationError(f"the policy at {shortened(folder)} has no action in its output; {_REMEDY}")
+        raise ConfigurationError(f"the policy at {short(folder)} has no action in its output; {_REMEDY}")
     state = inputs.get("observation.state")
     note = folder / NOTE
-    noted = read_json_object(note, "the policy's note of its conventions", _REMEDY) if note.is_file() else {}
+    noted = read_json_object(note, "the note beside the policy", _REMEDY) if note.is_file() else {}
     spec = InterfaceSpec(
-        cameras={key: (f.shape[1], f.shape[2]) for key, f in inputs.items() if f.type.value == "VISUAL"},
+        cameras={key: (f.shape[1], f.shape[2]) for key, f in inputs.items() if f.type is FeatureType.VISUAL},
         state_size=state.shape[0] if state else 0,
         action_size=action.shape[0],
     )
     known = {name: noted.get(name) or getattr(data, name) for name in CONVENTIONS}
     return _planned(config, replace(spec, **known))
-
-
-def _stored_config(folder: Path) -> PreTrainedConfig:
-    register_own_policies()
-    try:
-        config: PreTrainedConfig = PreTrainedConfig.from_pretrained(str(folder))
-    except (OSError, ValueError, KeyError, TypeError, draccus.utils.DecodingError) as error:
-        raise ConfigurationError(
-            f"{shortened(folder)} is not a LeRobot policy ({harmless(' '.join(str(error).split()), 80)}); {_REMEDY}"
-        ) from error
-    return config
 
 
 def _planned(config: PreTrainedConfig, spec: InterfaceSpec) -> PlannedPolicy:

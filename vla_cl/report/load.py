@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vla_cl.manifest import require_seal
 from vla_cl.metrics import SuccessMatrix
 from vla_cl.metrics.matrix import rollouts_skipped
 from vla_cl.report.numbers import last_row
+from vla_cl.rollout.table import require_rows_seal
 from vla_cl.types import ConfigurationError, Outcome
 
 RUN_FORMAT = 1
@@ -114,7 +116,10 @@ def _load(folder: Path, info: Mapping[str, Any], label: str) -> RunRecord:
         "episodes.parquet": (episodes is not None, "crashed episodes cannot be counted and no videos are shown"),
         "metrics.jsonl": (lines is not None, "no training curve is shown"),
         "config.yaml": (config.is_file(), "its settings are not shown"),
-        "matrix.json": (matrix is not None, "rollouts were skipped" if rollouts_skipped(folder) else "nothing has been evaluated yet"),
+        "matrix.json": (
+            matrix is not None,
+            "rollouts were skipped" if rollouts_skipped(folder) else "nothing has been evaluated yet",
+        ),
     }
     experiences = tuple((str(entry["name"]), tuple(map(str, entry["tasks"]))) for entry in info["experiences"])
     return RunRecord(
@@ -144,6 +149,7 @@ def _read_info(folder: Path) -> Mapping[str, Any]:
             f"expected a run folder with a run.json, but {folder} has none; give the folder that a run wrote"
         )
     info = _parse_json(path.read_text(encoding="utf-8", errors="replace"), path)
+    require_seal(info, str(path), "restore it, or give the run's command again: it writes the file anew")
     if info.get("format") != RUN_FORMAT:
         raise ConfigurationError(
             f"{path} has format {info.get('format')!r}, but this version reads format {RUN_FORMAT}; "
@@ -204,7 +210,9 @@ def _read_episodes(folder: Path) -> tuple[EpisodeRow, ...] | None:
             path
         ) as file:  # unlike read_table, takes no columns from folders named like "method=er"
             lacking = [name for name in EPISODE_COLUMNS if name not in file.schema_arrow.names]
-            rows = file.read(columns=list(EPISODE_COLUMNS)).to_pylist() if not lacking else []
+            rows = file.read().to_pylist() if not lacking else []
+            if not lacking and set(file.schema_arrow.metadata or {}):
+                require_rows_seal(file.schema_arrow.metadata, rows, path)
         episodes = tuple(_episode_row(row) for row in rows)
     except (pyarrow.ArrowException, ValueError, TypeError, OSError) as error:
         reason = " ".join(str(error).split())

@@ -1,30 +1,32 @@
 """Collect demonstrations from a suite's experts: in parallel, resumable, the same whatever the number of workers.
 
 A finished episode is staged as a file, so an interrupted call continues where it stopped. Initial states are tried in
-order until enough have succeeded, and a task's dataset holds the first successes in that order.
+order until enough have succeeded, and a task's dataset holds the first successes in that order. Each dataset has a lock
+of its own: two calls record different tasks side by side, and one that wants what the other records waits for it.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 import sys
 import time
-import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Never
 
-from filelock import FileLock
 from tqdm import tqdm
 
 from vla_cl.envs.rendering import choose_gl_backend
+from vla_cl.files import remove_leftovers, remove_leftovers_of, set_aside
 from vla_cl.interfaces import Environment, Expert, Suite
+from vla_cl.locks import only_writer
+from vla_cl.manifest import MANIFEST, verify_manifest
 from vla_cl.names import file_name
 from vla_cl.rollout.demonstrations import (
     METADATA,
@@ -32,14 +34,14 @@ from vla_cl.rollout.demonstrations import (
     Record,
     content_key,
     describe,
-    raise_if_disk_full,
     read_staged,
     record_episode,
     stage,
-    staged_success,
     versions,
     write_dataset,
 )
+from vla_cl.rollout.lifeline import children, end_with_parent, in_main_thread, kill_children
+from vla_cl.trust.reading import read_json_object
 from vla_cl.types import ConfigurationError, Task
 
 ATTEMPTS_PER_EPISODE = 3
@@ -87,12 +89,30 @@ def collect(
         raise ConfigurationError(f"workers is a number of processes, at least 1, got {workers}")
     recipe = Recipe(episodes, noise, seed, record, hold)
     jobs = {task.id: _Job.plan(suite, task, folder, recipe) for task in tasks}
-    if any(not job.is_done() for job in jobs.values()):
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".collect.lock"):  # another run may be recording the same
-            missing = [job for job in jobs.values() if not job.is_done()]
-            _collect_missing(suite, missing, recipe, workers, progress)
+    missing = [job for job in jobs.values() if not job.is_done()]
+    for job in jobs.values():
+        if job not in missing:
+            job.tidy()
+    while missing:
+        missing = _collect_some(suite, missing, recipe, workers, progress)
     return [jobs[task.id].target for task in tasks]
+
+
+def _collect_some(suite: Suite, jobs: Sequence[_Job], recipe: Recipe, workers: int, progress: bool) -> list[_Job]:
+    """Record what nobody else is recording; if that is nothing, wait for the first. The jobs that are still missing.
+
+    Nobody waits while holding a lock, so two calls never wait for each other.
+    """
+    with ExitStack() as locks:
+        mine = [job for job in jobs if job.lock(locks, wait=0)]
+        if not mine and jobs[0].lock(locks, wait=-1):
+            mine = [jobs[0]]
+        wanted = [job for job in mine if not job.is_done()]  # another call may have recorded it meanwhile
+        for job in wanted:
+            job.clear()
+        if wanted:
+            _collect_missing(suite, wanted, recipe, workers, progress)
+    return [job for job in jobs if job not in mine]
 
 
 @dataclass
@@ -107,22 +127,64 @@ class _Job:
     episodes: int
     outcomes: dict[int, bool] = field(default_factory=dict)
     running: set[int] = field(default_factory=set)
+    held: ExitStack = field(default_factory=ExitStack)
 
     @classmethod
     def plan(cls, suite: Suite, task: Task, folder: Path, recipe: Recipe) -> _Job:
         description = describe(suite, task, recipe)
-        name = f"{file_name(task.name)}-{content_key(description)[:12]}"
-        staging = folder / ".staging" / suite.name / name
+        target = folder / suite.name / f"{file_name(task.name)}-{content_key(description)[:12]}"
+        staging = target.with_name(f".{target.name}.staged")
         candidates = _initial_states(suite, recipe.episodes)
-        return cls(task, folder / suite.name / name, staging, description, candidates, recipe.episodes)
+        return cls(task, target, staging, description, candidates, recipe.episodes)
+
+    def lock(self, locks: ExitStack, wait: float) -> bool:
+        """Become the only one who records this dataset, until it is written or ``locks`` end; False: another is."""
+        with ExitStack() as held:
+            try:
+                held.enter_context(only_writer(self.lock_file, f"the demonstrations {self.target}", wait))
+            except ConfigurationError:
+                return False
+            self.held = locks.enter_context(held.pop_all())
+        return True
+
+    @property
+    def lock_file(self) -> Path:
+        return self.target.with_name(f".{self.target.name}.lock")
 
     def is_done(self) -> bool:
+        """Whether the dataset is there and undamaged.
+
+        Raises:
+            ConfigurationError: Something else has its name.
+        """
         if not self.target.exists():
             return False
-        metadata = self.target / METADATA
-        if not metadata.is_file() or json.loads(metadata.read_text()).get("key") != content_key(self.description):
+        damage = _damage(self.target)
+        ours = any((self.target / name).exists() for name in (METADATA, MANIFEST))
+        if not ours or (damage is None and _key_of(self.target) != self.description_key):
             raise ConfigurationError(f"{self.target} exists but is not what this call would record; move it away")
-        return True
+        return damage is None
+
+    def tidy(self) -> None:
+        """Remove what a kill has left of a dataset that is complete, unless somebody is at it."""
+        left = self.staging.exists() or self.lock_file.exists()
+        if left and os.access(self.target.parent, os.W_OK):
+            with ExitStack() as locks:
+                if self.lock(locks, wait=0):
+                    self.clear()
+                    shutil.rmtree(self.staging, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Set a damaged dataset aside, and remove what a kill has left; the lock is held."""
+        remove_leftovers_of(self.target)
+        remove_leftovers(self.staging, alone=True)
+        if self.target.exists() and (damage := _damage(self.target)) is not None:
+            aside = set_aside(self.target)
+            print(f"recording {self.task.id} anew: {damage}; the damaged one is now {aside.name}", file=sys.stderr)
+
+    @property
+    def description_key(self) -> str:
+        return content_key(self.description)
 
     def path(self, initial_state: int) -> Path:
         return self.staging / f"{initial_state}.npz"
@@ -131,10 +193,10 @@ class _Job:
         """Take over what an earlier call has finished; a damaged file is recorded again."""
         for state in self.candidates:
             try:
-                self.outcomes[state] = staged_success(self.path(state))
+                self.outcomes[state] = read_staged(self.path(state), self.task, self.description_key).success
             except FileNotFoundError:
                 continue
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            except ConfigurationError:
                 self.path(state).unlink()
 
     def next_state(self) -> int | None:
@@ -167,18 +229,16 @@ class _Job:
                 file=sys.stderr,
             )
         about = {
-            "key": content_key(self.description),
+            "key": self.description_key,
             **self.description,
             "initial_states": succeeded,
             "failed_initial_states": [state for state in tried if not self.outcomes[state]],
             "versions": versions(),
         }
-        trajectories = (read_staged(self.path(state), self.task) for state in succeeded)
+        trajectories = (read_staged(self.path(state), self.task, self.description_key) for state in succeeded)
         write_dataset(self.target, suite.spec, trajectories, about)
         shutil.rmtree(self.staging)
-        with suppress(OSError):  # not empty: other tasks are being recorded
-            self.staging.parent.rmdir()
-            self.staging.parents[1].rmdir()
+        self.held.close()
 
 
 def _initial_states(suite: Suite, episodes: int) -> Sequence[int]:
@@ -195,7 +255,8 @@ def _collect_missing(suite: Suite, jobs: Sequence[_Job], recipe: Recipe, workers
     """Simulate in processes; write each finished task in a thread meanwhile."""
     for job in jobs:
         job.find_staged()
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (suite,))
+    before = children()
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (suite, in_main_thread()))
     writer = ThreadPoolExecutor(1)
     bar: tqdm[Never] = tqdm(total=sum(job.episodes for job in jobs), unit="episode", disable=not progress)
     try:
@@ -207,12 +268,13 @@ def _collect_missing(suite: Suite, jobs: Sequence[_Job], recipe: Recipe, workers
         for written in writing:
             written.result()
     except BrokenProcessPool as error:
+        kill_children(since=before)
         raise RuntimeError(
             "a worker process died while it recorded demonstrations, perhaps for lack of memory; finished episodes are "
             "kept, so run the same again, with fewer workers"
         ) from error
-    except OSError as error:
-        raise_if_disk_full(error, jobs[0].target.parents[1])
+    except BaseException:  # Ctrl-C and the end of a job as well: a worker may be in the middle of an episode, or hang
+        kill_children(since=before)
         raise
     finally:
         pool.shutdown(cancel_futures=True)
@@ -234,7 +296,10 @@ def _record_all(
         for job in pending:
             while len(running) < ahead and (state := job.next_state()) is not None:
                 job.running.add(state)
-                running[pool.submit(_record, job.task, state, recipe, job.path(state))] = (job, state)
+                running[pool.submit(_record, job.task, state, recipe, job.path(state), job.description_key)] = (
+                    job,
+                    state,
+                )
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             job, state = running.pop(future)
             success, steps = future.result()
@@ -274,15 +339,45 @@ class _Worker:
 _worker: _Worker
 
 
-def _start_worker(suite: Suite) -> None:
+def _start_worker(suite: Suite, started_in_main_thread: bool) -> None:
     global _worker
+    end_with_parent(started_in_main_thread)
     choose_gl_backend(worker=True)
     _worker = _Worker(suite)
 
 
-def _record(task: Task, initial_state: int, recipe: Recipe, path: Path) -> tuple[bool, int]:
+def _record(task: Task, initial_state: int, recipe: Recipe, path: Path, key: str) -> tuple[bool, int]:
     """In a worker: record and stage one episode; its success and number of recorded steps."""
     environment, expert = _worker.enter(task)
     trajectory = record_episode(environment, expert, task, initial_state, _worker.suite.spec, recipe)
-    stage(path, trajectory)
+    stage(path, trajectory, key)
     return trajectory.success, len(trajectory)
+
+
+_verdicts: dict[Path, tuple[object, str | None]] = {}
+"""What this process has found in datasets, by folder, each for the state of its files then."""
+
+
+def _damage(target: Path) -> str | None:
+    """What is wrong with a recorded dataset, in words; None: nothing. Read again only if its files have changed."""
+    state = tuple(
+        (str(path), (found := path.stat()).st_size, found.st_mtime_ns, found.st_ino)
+        for path in sorted(target.rglob("*"))
+        if path.is_file()
+    )
+    if target not in _verdicts or _verdicts[target][0] != state:
+        try:
+            verify_manifest(target, "dataset", "it is recorded anew")
+            _verdicts[target] = state, None
+        except ConfigurationError as error:
+            _verdicts[target] = state, str(error).partition(";")[0]
+    return _verdicts[target][1]
+
+
+def _key_of(target: Path) -> str | None:
+    """The key that a dataset was recorded under; None if it does not say."""
+    try:
+        key = read_json_object(target / METADATA, "what a dataset says of itself", "").get("key")
+    except ConfigurationError:
+        return None
+    return key if isinstance(key, str) else None

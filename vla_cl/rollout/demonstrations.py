@@ -11,6 +11,8 @@ import importlib.metadata
 import json
 import os
 import shutil
+import struct
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +23,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_cl.files import replacing, replacing_folder
 from vla_cl.interfaces import Environment, Expert, Suite
+from vla_cl.manifest import write_manifest
 from vla_cl.types import ConfigurationError, SuiteSpec, Task, Trajectory
 
 if TYPE_CHECKING:
@@ -150,45 +154,72 @@ def _run_blind(
     return np.array(wanted), np.array(executed), success
 
 
-def stage(path: Path, trajectory: Trajectory) -> None:
-    """Write a trajectory, a failed one too, to an ``.npz`` that is either whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    arrays = {f"image/{key}": frames for key, frames in trajectory.images.items()}
-    try:
-        with partial.open("wb") as file:
-            np.savez(
-                file,
-                allow_pickle=False,
-                states=trajectory.states,
-                actions=trajectory.actions,
-                success=trajectory.success,
-                **arrays,
-            )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+def stage(path: Path, trajectory: Trajectory, key: str = "") -> None:
+    """Write a trajectory, a failed one too, to an ``.npz`` that is either whole or absent.
 
-
-def staged_success(path: Path) -> bool:
-    """Whether a staged episode succeeded."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return bool(arrays["success"])
-
-
-def read_staged(path: Path, task: Task) -> Trajectory:
-    """Read what `stage` wrote; the initial state is the file's name."""
-    with np.load(path, allow_pickle=False) as arrays:
-        images = {key.removeprefix("image/"): arrays[key] for key in arrays.files if key.startswith("image/")}
-        return Trajectory(
-            task, int(path.stem), images, arrays["states"], arrays["actions"], success=bool(arrays["success"])
+    Args:
+        path: Where to; named after the initial state.
+        trajectory: What was recorded.
+        key: Of the recipe (see `content_key`), so that a file in the wrong place is noticed.
+    """
+    arrays = {f"image/{name}": frames for name, frames in trajectory.images.items()}
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            allow_pickle=False,
+            states=trajectory.states,
+            actions=trajectory.actions,
+            success=trajectory.success,
+            belongs_to=np.asarray(belongs_to(trajectory.task, trajectory.initial_state, key)),
+            **arrays,
         )
+
+
+def read_staged(path: Path, task: Task, key: str = "") -> Trajectory:
+    """Read what `stage` wrote; the initial state is the file's name.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ConfigurationError: It is damaged, or another episode's.
+    """
+    state = int(path.stem)
+    with reading_piece(path), np.load(path, allow_pickle=False) as arrays:
+        if str(arrays["belongs_to"]) != belongs_to(task, state, key):
+            raise ValueError(f"it is of {arrays['belongs_to']!s:.80}")
+        images = {name.removeprefix("image/"): arrays[name] for name in arrays.files if name.startswith("image/")}
+        success, steps = bool(arrays["success"]), len(arrays["actions"])
+        if any(len(frames) != steps for frames in [*images.values(), arrays["states"]]):
+            raise ValueError("its pictures, states and actions are not of the same number of steps")
+        return Trajectory(task, state, images, arrays["states"], arrays["actions"], success)
+
+
+@contextmanager
+def reading_piece(path: Path) -> Iterator[None]:
+    """Whatever a damaged ``.npz`` makes its readers say becomes one sentence; a zip has a checksum for each array.
+
+    Raises:
+        ConfigurationError: The file is damaged.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, OSError, MemoryError,
+            SyntaxError, OverflowError, zlib.error, zipfile.BadZipFile, struct.error) as error:  # fmt: skip
+        raise ConfigurationError(
+            f"{path} is damaged ({str(error)[:100]}); remove it and give the command again"
+        ) from error
+
+
+def belongs_to(task: Task, initial_state: int, key: str = "") -> str:
+    """What a piece says of itself, so that one in the wrong place is noticed."""
+    return f"{task.id}, initial state {initial_state}, {key}"
 
 
 def write_dataset(
     folder: Path, spec: SuiteSpec, trajectories: Iterable[Trajectory], about: Mapping[str, object]
 ) -> None:
-    """Write a LeRobotDataset v3 with `METADATA`; ``folder`` appears when it is complete.
+    """Write a LeRobotDataset v3 with `METADATA` and a manifest; ``folder`` appears when it is complete and on the disk.
 
     Args:
         folder: Where it goes; its last two parts become the dataset's name.
@@ -197,21 +228,21 @@ def write_dataset(
         about: What `METADATA` says.
 
     Raises:
-        ConfigurationError: The disk is full.
+        OSError: The disk is full, say; nothing is left then.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        with _quiet_libraries():
-            _write_episodes(partial, f"{folder.parent.name}/{folder.name}", spec, trajectories)
-        (partial / METADATA).write_text(json.dumps(about, indent=2) + "\n")
-        partial.rename(folder)
-    except (OSError, RuntimeError) as error:  # LeRobot's encoder turns an OSError into a RuntimeError
+        with replacing_folder(folder) as temporary:
+            inner = temporary / "dataset"  # LeRobot makes the folder itself
+            with _quiet_libraries():
+                _write_episodes(inner, f"{folder.parent.name}/{folder.name}", spec, trajectories)
+            for path in sorted(inner.iterdir()):
+                path.rename(temporary / path.name)
+            inner.rmdir()
+            (temporary / METADATA).write_text(json.dumps(about, indent=2) + "\n")
+            write_manifest(temporary)
+    except RuntimeError as error:  # LeRobot's encoder turns an OSError into a RuntimeError
         raise_if_disk_full(error, folder.parent)
         raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_episodes(folder: Path, name: str, spec: SuiteSpec, trajectories: Iterable[Trajectory]) -> None:
@@ -275,14 +306,10 @@ def versions() -> dict[str, str]:
 
 
 def raise_if_disk_full(error: Exception, folder: Path) -> None:
-    """Turn an error that came of a full disk into one sentence.
+    """Say that the disk is full where a library hid it.
 
     Raises:
-        ConfigurationError: It did.
+        OSError: It is, with ``ENOSPC``.
     """
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or shutil.disk_usage(folder).free < 2**20:
-        raise ConfigurationError(
-            f"no space is left on the disk of {folder}; free some or choose another folder, and run the same again: "
-            "finished episodes are kept"
-        ) from error
+    if shutil.disk_usage(folder).free < 2**20:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error

@@ -35,6 +35,9 @@ CALL_SIZE = 4
 """Observations in one call of the policy, always: matrix products of another size may differ in their last bits, and
 one bit can decide an episode. The place of an observation in the call makes no difference."""
 
+START_DEADLINE = 900.0
+"""Seconds that a worker may need until it reads commands, whatever the deadline of a command is."""
+
 _FILM_FPS = 15  # enough for people, and a third to a fifth of what most simulators step
 _SHARE_OF_MEMORY = 0.25  # of what is available, for environments that wait for their next episode
 
@@ -54,6 +57,8 @@ class Engine:
         max_attempts: How often an episode is tried before its outcome is an error.
         deadline: Seconds after which a worker that answers nothing is killed and replaced. Building an environment,
             or a whole chunk of env steps, must fit in.
+        start_deadline: The same for its start: a machine under load, or a network disk full of libraries, is slow, but
+            does not hang.
         film_every: A filmed episode is filmed every so many env steps; by default about 15 times a second.
         idle_environments: How many environments not in use a worker keeps; by default as many as memory allows.
         memory: Bytes that all workers together may occupy while they keep environments that nobody uses; by default a
@@ -75,6 +80,7 @@ class Engine:
         call_size: int = CALL_SIZE,
         max_attempts: int = 3,
         deadline: float = 300.0,
+        start_deadline: float = START_DEADLINE,
         film_every: int | None = None,
         idle_environments: int | None = None,
         memory: int | None = None,
@@ -88,11 +94,12 @@ class Engine:
         self.call_size = call_size
         self.max_attempts = max_attempts
         self.deadline = deadline
+        self.start_deadline = start_deadline
         self.film_every = film_every if film_every is not None else max(1, round(suite.spec.fps / _FILM_FPS))
         self.memory = memory if memory is not None else int(available_memory() * _SHARE_OF_MEMORY)
         self.check_render_profile = check_render_profile
-        numbers = "workers slots_per_worker replan_every batch_size call_size max_attempts deadline film_every"
-        for name in numbers.split():
+        numbers = "workers slots_per_worker replan_every batch_size call_size max_attempts film_every"
+        for name in (*numbers.split(), "deadline", "start_deadline"):
             if getattr(self, name) <= 0:
                 raise ConfigurationError(f"{name}={getattr(self, name)} is not possible: give a number above 0")
         share = self.memory // workers
@@ -258,8 +265,9 @@ class _Run:
             else:
                 self._take(lane, answer)
         for lane in list(self._lanes):
-            if lane.handle.overdue(self._engine.deadline):
-                self._replace(lane, f"the worker process gave no sign of life for {self._engine.deadline:g} s")
+            if lane.handle.overdue(self._engine.deadline, self._engine.start_deadline):
+                patience = self._engine.deadline if lane.handle.ready else self._engine.start_deadline
+                self._replace(lane, f"the worker process gave no sign of life for {patience:g} s")
 
     def _take(self, lane: _Lane, answer: Answer) -> None:
         self._failed_starts = 0

@@ -6,22 +6,26 @@ object per finished episode in the order in which they finished. A kill can only
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
 
 from vla_cl.files import flush, write_json
+from vla_cl.locks import only_writer
+from vla_cl.manifest import require_seal, seal
+from vla_cl.trust.reading import read_json_object
 from vla_cl.types import ConfigurationError, Episode, EpisodeRequest, Outcome
 
 IDENTITY = "evaluation.json"
 EPISODES = "episodes.jsonl"
+LOCK = ".lock"
 
 _EPISODE_FIELDS = tuple(item.name for item in fields(Episode) if item.name != "frames")
 _DIFFERENCES_SHOWN = 3
@@ -61,25 +65,26 @@ class Journal:
         self.folder = folder
         self._identity = identity
         self._entries: dict[tuple[str, str, int], Entry] = {}
+        self._salt = _salt(identity)
+        self._held = ExitStack()
         self._file: BinaryIO | None = None
         self._session = 0
 
     def __enter__(self) -> Self:
         """Lock the folder, read what is there, and drop a torn last line."""
         check_same_evaluation(self.folder, self._identity)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / EPISODES
-        file = cast(BinaryIO, path.open("a+b", buffering=0))  # unbuffered: an episode is one write of the system
-        try:
-            _lock(file, self.folder)
+        with ExitStack() as held:
+            held.enter_context(only_writer(self.folder / LOCK, f"the evaluation {self.folder}"))
+            check_same_evaluation(self.folder, self._identity)  # another process may have begun meanwhile
+            path = self.folder / EPISODES
+            file = cast(BinaryIO, path.open("a+b", buffering=0))  # unbuffered: an episode is one write of the system
+            held.callback(file.close)
             write_json(self.folder / IDENTITY, self._identity)
             whole = _whole_lines(path)
             file.truncate(len(whole))
-            self._entries = {_key(entry.episode): entry for entry in _entries(path, whole)}
-        except BaseException:
-            file.close()
-            raise
-        flush(self.folder)
+            self._entries = {_key(entry.episode): entry for entry in _entries(path, whole, self._salt)}
+            flush(self.folder)
+            self._held = held.pop_all()
         self._file = file
         self._session = 1 + max((entry.session for entry in self._entries.values()), default=-1)
         return self
@@ -87,9 +92,8 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Unlock the folder."""
-        if self._file is not None:
-            self._file.close()
+        """Close the file and unlock the folder."""
+        self._held.close()
 
     def __len__(self) -> int:
         """Number of finished episodes."""
@@ -108,7 +112,7 @@ class Journal:
         if self._file is None or self._file.closed:
             raise RuntimeError(f"{self.folder / EPISODES} is not open")
         entry = Entry(episode, video, self._session, round(elapsed, 3))
-        _write_all(self._file, _line(entry))
+        _write_all(self._file, _line(entry, self._salt))
         os.fsync(self._file.fileno())
         self._entries[_key(episode)] = entry
 
@@ -128,7 +132,10 @@ def check_same_evaluation(folder: Path, identity: Mapping[str, object]) -> None:
                 f"{folder} is not empty and holds no evaluation (it has no {IDENTITY}); give output_dir=<a new folder>"
             )
         return
-    found = list(differences(json.loads(path.read_text()), json.loads(json.dumps(identity))))
+    before = read_json_object(
+        path, "what the folder is an evaluation of", "restore it, or give output_dir=<a new folder>"
+    )
+    found = list(differences(before, json.loads(json.dumps(identity))))
     if found and _whole_lines(folder / EPISODES):
         more = f"; and {len(found) - _DIFFERENCES_SHOWN} more" if len(found) > _DIFFERENCES_SHOWN else ""
         raise ConfigurationError(
@@ -159,15 +166,6 @@ def _foreign(folder: Path) -> bool:
     return any(path.name != EPISODES or path.stat().st_size for path in files)
 
 
-def _lock(file: BinaryIO, folder: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it however the process ends
-    except BlockingIOError as error:
-        raise ConfigurationError(
-            f"another process is evaluating into {folder}; wait for it, or give output_dir=<another folder>"
-        ) from error
-
-
 def _write_all(file: BinaryIO, content: bytes) -> None:
     """An unbuffered write may take only a part, as when the disk fills up; the next one then says why."""
     rest = memoryview(content)
@@ -183,26 +181,32 @@ def _whole_lines(path: Path) -> bytes:
     return content[: content.rfind(b"\n") + 1]
 
 
-def _entries(path: Path, lines: bytes) -> Iterator[Entry]:
+def _entries(path: Path, lines: bytes, salt: str) -> Iterator[Entry]:
     for number, line in enumerate(lines.splitlines(), start=1):
         try:
             row = json.loads(line)
+            require_seal(row, "the line", "", salt)
             row |= {"outcome": Outcome(row["outcome"]), "total_reward": float(row["total_reward"])}
             episode = Episode(**{name: row[name] for name in _EPISODE_FIELDS})
             yield Entry(episode, row["video"], row["session"], row["elapsed"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, ConfigurationError) as error:
             raise ConfigurationError(
                 f"line {number} of {path} is damaged ({error}); delete the line, and its episode is rolled out again"
             ) from error
 
 
-def _line(entry: Entry) -> bytes:
+def _line(entry: Entry, salt: str) -> bytes:
     episode = entry.episode
     row = {name: getattr(episode, name) for name in _EPISODE_FIELDS}
     if not math.isfinite(episode.total_reward):
         row["total_reward"] = str(episode.total_reward)  # JSON has no NaN; float() reads it back
     row |= {"video": entry.video, "session": entry.session, "elapsed": entry.elapsed}
-    return json.dumps(row, allow_nan=False).encode() + b"\n"
+    return json.dumps(seal(row, salt), allow_nan=False).encode() + b"\n"
+
+
+def _salt(identity: Mapping[str, object]) -> str:
+    """What the lines of one evaluation have in common, so that those of another are noticed."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def _key(episode: Episode) -> tuple[str, str, int]:

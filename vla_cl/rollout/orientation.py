@@ -28,7 +28,8 @@ from vla_cl.data.dataset_folder import DatasetFolder
 from vla_cl.data.source import Source
 from vla_cl.envs.rendering import choose_gl_backend
 from vla_cl.interfaces import Suite
-from vla_cl.names import shortened
+from vla_cl.rollout.lifeline import end_with_parent, in_main_thread
+from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError, Task
 
 SUITE_PICTURES = 6
@@ -88,7 +89,7 @@ def check_orientation(
         _say(root, f"suite {suite.name!r} has none of its tasks")
     if not recordings:
         return
-    with ProcessPoolExecutor(1, get_context("spawn"), choose_gl_backend, (True,)) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), _start_worker, (in_main_thread(),)) as pool:
         drawn: dict[str, Mapping[str, list[Picture]] | str] = {}
         for task, source in recordings.values():
             if task.id not in drawn:
@@ -176,7 +177,7 @@ def _check_dataset(
         if verdict.turned:
             back, straight = verdict.likeness[verdict.turned[0]], verdict.likeness[AS_IT_IS]
             raise ConfigurationError(
-                f"the pictures of camera {camera!r} in {shortened(folder.root, 70)} are {' or '.join(verdict.turned)} "
+                f"the pictures of camera {camera!r} in {short(folder.root, 70)} are {' or '.join(verdict.turned)} "
                 f"against those of suite {suite.name!r}: frame {row} correlates {straight:.2f} with {task.id}, and "
                 f"{back:.2f} turned back; turn them, or set {setting}=false if it is right all the same"
             )
@@ -203,6 +204,11 @@ def _drawn(pool: ProcessPoolExecutor, suite: Suite, task: Task) -> Mapping[str, 
         return str(error)
     except BrokenProcessPool:
         return f"the process that simulated {task.id} died"
+
+
+def _start_worker(started_in_main_thread: bool) -> None:
+    end_with_parent(started_in_main_thread)
+    choose_gl_backend(worker=True)
 
 
 def _draw(suite: Suite, task: Task) -> dict[str, list[Picture]]:

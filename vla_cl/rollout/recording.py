@@ -20,8 +20,18 @@ from numpy.typing import NDArray
 from vla_cl.files import replacing
 from vla_cl.interfaces import Environment, Expert, Suite
 from vla_cl.names import file_name
-from vla_cl.rollout.demonstrations import FORMAT, versions, write_dataset
-from vla_cl.types import Episode, Observation, Outcome, Split, SuiteSpec, Task, Trajectory, Transition
+from vla_cl.rollout.demonstrations import FORMAT, belongs_to, reading_piece, versions, write_dataset
+from vla_cl.types import (
+    ConfigurationError,
+    Episode,
+    Observation,
+    Outcome,
+    Split,
+    SuiteSpec,
+    Task,
+    Trajectory,
+    Transition,
+)
 
 
 class RecordingSuite(Suite):
@@ -96,7 +106,7 @@ class RecordingEnvironment(Environment):
         transition = self._environment.step(action)
         over = transition.ended or transition.success
         if recording is not None and (over or len(recording) >= self._task.max_steps):
-            recording.write(piece_path(self._folder, self._task.id, recording.initial_state), transition.success)
+            recording.write(piece_path(self._folder, self._task.id, recording.initial_state), self._task, transition)
             self._recording = None
         return transition
 
@@ -139,11 +149,12 @@ class _Recording:
         self._states.append(np.array(observation.state, np.float32))
         self._actions.append(np.array(action, np.float32))
 
-    def write(self, path: Path, success: bool) -> None:
+    def write(self, path: Path, task: Task, last: Transition) -> None:
         arrays: dict[str, NDArray[Any]] = {
             "states": np.stack(self._states),
             "actions": np.stack(self._actions),
-            "success": np.asarray(success),
+            "success": np.asarray(last.success),
+            "belongs_to": np.asarray(belongs_to(task, self.initial_state)),
         }
         for key, pictures in self._images.items():
             arrays[f"image/{key}"] = np.frombuffer(b"".join(pictures), np.uint8)
@@ -159,8 +170,15 @@ def piece_path(folder: Path, task_id: str, initial_state: int) -> Path:
 
 
 def read_piece(path: Path, task: Task, initial_state: int) -> Trajectory:
-    """Read the file of a recorded episode."""
-    with np.load(path, allow_pickle=False) as arrays:
+    """Read the file of a recorded episode.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ConfigurationError: It is damaged, or another episode's.
+    """
+    with reading_piece(path), np.load(path, allow_pickle=False) as arrays:
+        if str(arrays["belongs_to"]) != belongs_to(task, initial_state):
+            raise ValueError(f"it is of {arrays['belongs_to']!s:.80}")
         keys = [name.removeprefix("image/") for name in arrays.files if name.startswith("image/")]
         images = {
             key: _decompress(arrays[f"image/{key}"], arrays[f"ends/{key}"], arrays[f"shape/{key}"]) for key in keys
@@ -168,6 +186,18 @@ def read_piece(path: Path, task: Task, initial_state: int) -> Trajectory:
         return Trajectory(
             task, initial_state, images, arrays["states"], arrays["actions"], success=bool(arrays["success"])
         )
+
+
+def piece_is_whole(path: Path, task: Task, initial_state: int) -> bool:
+    """Whether a recorded episode is there and undamaged; a damaged one is removed, so that it is recorded again."""
+    try:
+        read_piece(path, task, initial_state)
+    except FileNotFoundError:
+        return False
+    except ConfigurationError:
+        path.unlink()
+        return False
+    return True
 
 
 def _decompress(content: NDArray[np.uint8], ends: NDArray[np.int64], shape: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -195,7 +225,8 @@ def write_recorded(
         policy: What the dataset says about who acted.
 
     Raises:
-        ConfigurationError: The disk is full.
+        ConfigurationError: A recorded file is damaged; it is removed first, so that the same command records it again.
+        OSError: The disk is full, say.
     """
     by_id = {task.id: task for task in tasks}
     kept = [episode for episode in episodes if _is_kept(episode)]

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from vla_cl.rollout.lifeline import in_main_thread
 from vla_cl.rollout.shared_pictures import SharedPictures
 from vla_cl.rollout.worker import (
     Begin,
@@ -52,7 +53,10 @@ class WorkerHandle:
         self._connection, child_end = context.Pipe()
         self.pictures = SharedPictures(settings.suite.spec, settings.slots)
         self.process = context.Process(
-            target=worker_main, args=(settings, self.pictures, child_end), name="rollout-worker", daemon=True
+            target=worker_main,
+            args=(settings, self.pictures, child_end, in_main_thread()),
+            name="rollout-worker",
+            daemon=True,
         )
         with _inherited_by_worker():
             self.process.start()
@@ -80,10 +84,12 @@ class WorkerHandle:
         except (BrokenPipeError, ConnectionResetError):
             return
 
-    def overdue(self, deadline: float) -> bool:
-        """Whether a command, or the start, has been unanswered for ``deadline`` seconds."""
-        busy = bool(self.outstanding) or not self.ready
-        return busy and time.monotonic() - self._last_sign > deadline
+    def overdue(self, deadline: float, start_deadline: float) -> bool:
+        """Whether a command has been unanswered for ``deadline`` seconds, or the start for ``start_deadline``."""
+        silent = time.monotonic() - self._last_sign
+        if not self.ready:
+            return silent > start_deadline
+        return bool(self.outstanding) and silent > deadline
 
     def exit_code(self) -> int | None:
         """How a process that closed its pipe ended; None if it still has not."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vla_cl.files import replacing
-from vla_cl.types import Episode, Outcome, Split
+from vla_cl.types import ConfigurationError, Episode, Outcome, Split
 
 if TYPE_CHECKING:
     import pyarrow
@@ -28,6 +30,7 @@ _COLUMNS = {
     "video": "string",
     "render_profile": "string",
 }
+_SEAL = "vla_cl.rows"
 _KEY = ("experience", "step", "split", "task", "initial_state")
 
 
@@ -98,6 +101,15 @@ class EpisodeTable:
             video = (videos or {}).get(position)
             self.append(episode, experience=experience, step=step, render_profile=render_profile, video=video)
 
+    def reported(self, experience: int) -> set[tuple[str, int]]:
+        """Task and initial state of every episode that is reported after an experience."""
+        rows = self._rows.values()
+        return {
+            (row["task"], row["initial_state"])
+            for row in rows
+            if row["experience"] == experience and row["split"] == "report"
+        }
+
     def success_cells(
         self, experience: int, split: Split = "report", step: int | None = None
     ) -> dict[str, SuccessCell]:
@@ -133,7 +145,9 @@ class EpisodeTable:
         import pyarrow
         from pyarrow import parquet
 
-        table = pyarrow.Table.from_pylist(list(self._rows.values()), schema=_schema())
+        rows = list(self._rows.values())
+        schema = _schema().with_metadata({_SEAL: rows_seal(rows)})
+        table = pyarrow.Table.from_pylist(rows, schema=schema)
         with replacing(path) as temporary:
             parquet.write_table(table, temporary)
 
@@ -142,19 +156,48 @@ class EpisodeTable:
         """Read what `write` wrote.
 
         Raises:
-            ValueError: The file has other columns.
+            ConfigurationError: The file is damaged or has other columns.
         """
+        import pyarrow
         from pyarrow import parquet
 
-        table = parquet.read_table(path)
-        if table.column_names != list(_COLUMNS):
-            raise ValueError(
-                f"{path} is not an episode table: it has the columns {table.column_names}, not {list(_COLUMNS)}"
+        try:
+            with parquet.ParquetFile(path) as file:
+                table = file.read()
+                names, rows = table.column_names, table.to_pylist()
+        except (pyarrow.ArrowException, OSError, ValueError, TypeError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the system, not of the file's content
+                raise
+            reason = " ".join(str(error).split())[:100]
+            raise ConfigurationError(f"{path} cannot be read as an episode table ({reason}); restore it") from error
+        if names != list(_COLUMNS):
+            raise ConfigurationError(
+                f"{path} is not an episode table: it has the columns {names}, not {list(_COLUMNS)}"
             )
-        return cls(table.to_pylist())
+        require_rows_seal(table.schema.metadata, rows, path)
+        return cls(rows)
 
     def _put(self, row: Mapping[str, Any]) -> None:
         self._rows[tuple(row[name] for name in _KEY)] = {name: row[name] for name in _COLUMNS}
+
+
+def rows_seal(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A hash of the rows' values, however a file encodes them."""
+    values = [[row[name] for name in _COLUMNS] for row in rows]
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+
+def require_rows_seal(metadata: Mapping[bytes, bytes] | None, rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Refuse rows that have changed since they were written; a table of other software has no seal.
+
+    Raises:
+        ConfigurationError: They have.
+    """
+    found = (metadata or {}).get(_SEAL.encode())
+    if found is not None and found.decode(errors="replace") != rows_seal(rows):
+        raise ConfigurationError(
+            f"{path} is damaged: its rows do not fit their seal; restore it, or give the command that wrote it again"
+        )
 
 
 def _cell(outcomes: Sequence[str]) -> SuccessCell:

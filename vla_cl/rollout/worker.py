@@ -8,7 +8,6 @@ do not go through the pipe (see `vla_cl.rollout.shared_pictures`).
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import traceback
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.interfaces import Environment, Suite
+from vla_cl.rollout.lifeline import end_with_parent
 from vla_cl.rollout.pool import EnvironmentPool
 from vla_cl.rollout.shared_pictures import SharedPictures
 from vla_cl.types import ConfigurationError, EpisodeRequest, Observation, Outcome, Transition
@@ -230,11 +230,11 @@ class WorkerSettings:
     memory: int
 
 
-def worker_main(settings: WorkerSettings, pictures: SharedPictures, connection: Connection) -> None:
-    """Entry point of a worker process."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C goes to the whole terminal; the parent ends its workers itself
+def worker_main(
+    settings: WorkerSettings, pictures: SharedPictures, connection: Connection, started_in_main_thread: bool
+) -> None:
+    """Entry point of a worker process; see `end_with_parent`."""
+    end_with_parent(started_in_main_thread)
     commands: SimpleQueue[Begin | Execute | Stop] = SimpleQueue()
     threading.Thread(target=_read_commands, args=(connection, commands), daemon=True).start()
     pool = EnvironmentPool(settings.suite, settings.idle_environments, settings.memory)

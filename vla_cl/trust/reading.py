@@ -1,16 +1,26 @@
-"""Small files of others: text, JSON and YAML, with bounds on size, nesting and counts."""
+"""Small files of others: text and JSON, with bounds on size, nesting and counts."""
 
 from __future__ import annotations
 
 import json
+import math
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from vla_cl.trust.text import harmless, reason, short, told_as
 from vla_cl.types import ConfigurationError
 
 MIB = 2**20
 TEXT_BYTES = 64 * MIB
 """Largest text file that is read whole."""
+
+LINES_BYTES = 1024 * MIB
+"""Largest file of lines: a log of ten million steps."""
+
+LINE_BYTES = 16 * MIB
+"""Longest single line of such a file."""
 
 NESTING = 64
 """Deepest nesting of JSON and YAML."""
@@ -33,24 +43,26 @@ def require_file(path: Path, what: str, remedy: str, most: int | None = None) ->
     Raises:
         ConfigurationError: It is missing, no file, unreadable, empty, too large, or a Git LFS pointer.
     """
+    shown = short(path)
     try:
-        if not path.exists():
-            raise ConfigurationError(f"{what} is missing: {path} does not exist; {remedy}")
-        if not path.is_file():
-            raise ConfigurationError(f"{what} at {path} is no file; {remedy}")
-        size = path.stat().st_size
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe would block whoever opens it
+            raise ConfigurationError(f"{what} at {shown} is no file; {remedy}")
+        size = found.st_size
         with path.open("rb") as file:
             start = file.read(len(LFS_POINTER))
-    except OSError as error:
-        raise ConfigurationError(f"{what} at {path} cannot be read ({error.strerror}); {remedy}") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigurationError(f"{what} is missing: {shown} does not exist; {remedy}") from error
+    except (OSError, ValueError, RuntimeError) as error:  # ValueError: a null byte; RuntimeError: links in a circle
+        raise ConfigurationError(f"{what} at {shown} cannot be read ({reason(error)}); {remedy}") from error
     if start == LFS_POINTER:
         raise ConfigurationError(
-            f"{what} at {path} is a Git LFS pointer, not the file itself; run `git lfs pull` in that repository"
+            f"{what} at {shown} is a Git LFS pointer, not the file itself; run `git lfs pull` in that repository"
         )
     if size == 0:
-        raise ConfigurationError(f"{what} at {path} is empty; {remedy}")
+        raise ConfigurationError(f"{what} at {shown} is empty; {remedy}")
     if most is not None and size > most:
-        raise ConfigurationError(f"{what} at {path} has {size} bytes, more than the {most} allowed; {remedy}")
+        raise ConfigurationError(f"{what} at {shown} has {size} bytes, more than the {most} allowed; {remedy}")
     return size
 
 
@@ -64,7 +76,27 @@ def read_text(path: Path, what: str, remedy: str, most: int = TEXT_BYTES) -> str
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{what} at {path} is not readable UTF-8 text ({error}); {remedy}") from error
+        raise ConfigurationError(
+            f"{what} at {short(path)} is not readable UTF-8 text ({reason(error)}); {remedy}"
+        ) from error
+
+
+def read_lines(path: Path, what: str, remedy: str) -> Iterator[tuple[int, bytes, bool]]:
+    """The lines of a file that may be large: number from 1, content without its end, and whether it has an end.
+
+    Raises:
+        ConfigurationError: As of `require_file`, except that an empty file has no lines; or a line is too long.
+    """
+    if path.is_file() and path.stat().st_size == 0:
+        return
+    require_file(path, what, remedy, LINES_BYTES)
+    with told_as(f"{what} at {short(path)} cannot be read", remedy, OSError), path.open("rb") as file:
+        number = 0
+        while line := file.readline(LINE_BYTES):
+            number += 1
+            if len(line) == LINE_BYTES:
+                raise ConfigurationError(f"line {number} of {short(path)} exceeds {LINE_BYTES} bytes; {remedy}")
+            yield number, line.removesuffix(b"\n"), line.endswith(b"\n")
 
 
 def read_json(path: Path, what: str, remedy: str, most: int = TEXT_BYTES) -> Any:  # noqa: ANN401 - any JSON value
@@ -73,19 +105,19 @@ def read_json(path: Path, what: str, remedy: str, most: int = TEXT_BYTES) -> Any
     Raises:
         ConfigurationError: As of `read_text`, or it is not JSON, nested too deeply, or of too many values.
     """
-    return parse_json(read_text(path, what, remedy, most), f"{what} at {path}", remedy)
+    return parse_json(read_text(path, what, remedy, most), f"{what} at {short(path)}", remedy)
 
 
-def parse_json(text: str, what: str, remedy: str) -> Any:  # noqa: ANN401 - any JSON value
+def parse_json(text: str | bytes, what: str, remedy: str) -> Any:  # noqa: ANN401 - any JSON value
     """JSON text within the bounds of this module.
 
     Raises:
-        ConfigurationError: It is not JSON, nested too deeply, or of too many values.
+        ConfigurationError: It is not JSON, nested too deeply, of too many values, or of numbers beyond any range.
     """
     try:
-        content = json.loads(text, parse_constant=_refuse_constant)
+        content = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{what} is not JSON ({error}); {remedy}") from error
+        raise ConfigurationError(f"{what} is not JSON ({reason(error)}); {remedy}") from error
     require_bounded(content, what, remedy)
     return content
 
@@ -97,9 +129,47 @@ def read_json_object(path: Path, what: str, remedy: str, most: int = TEXT_BYTES)
         ConfigurationError: As of `read_json`, or it holds something else.
     """
     content = read_json(path, what, remedy, most)
+    return as_object(content, f"{what} at {short(path)}", remedy)
+
+
+def parse_json_object(text: str | bytes, what: str, remedy: str) -> dict[str, Any]:
+    """JSON text that holds an object.
+
+    Raises:
+        ConfigurationError: As of `parse_json`, or it holds something else.
+    """
+    return as_object(parse_json(text, what, remedy), what, remedy)
+
+
+def as_object(content: object, what: str, remedy: str) -> dict[str, Any]:
+    """The content, if it is an object.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
     if not isinstance(content, dict):
-        raise ConfigurationError(f"{what} at {path} holds {type(content).__name__}, expected an object; {remedy}")
+        raise ConfigurationError(f"{what} holds {type(content).__name__}, expected an object; {remedy}")
     return content
+
+
+def require_entries(
+    content: object, kinds: dict[str, type | tuple[type, ...]], what: str, remedy: str
+) -> dict[str, Any]:
+    """The content, if it is an object with these entries of these types; true and false are no numbers.
+
+    Raises:
+        ConfigurationError: An entry is missing or of another type.
+    """
+    found = as_object(content, what, remedy)
+    for key, kind in kinds.items():
+        allowed = kind if isinstance(kind, tuple) else (kind,)
+        value = found.get(key)
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+            names = " or ".join(item.__name__ for item in allowed)
+            raise ConfigurationError(
+                f"{what} should give {key!r} as {names}, got {harmless(repr(value), 60)}; {remedy}"
+            )
+    return found
 
 
 def require_bounded(content: object, what: str, remedy: str) -> None:
@@ -126,4 +196,11 @@ def require_bounded(content: object, what: str, remedy: str) -> None:
 
 
 def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
+    raise ValueError(f"{constant} is not JSON; a value that was not measured is null")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is beyond the range of a number")
+    return value

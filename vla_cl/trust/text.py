@@ -3,12 +3,54 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vla_cl.types import ConfigurationError
+
+_REASON = 110
+_PATH = 90
 
 
 def harmless(text: str, most: int = 200) -> str:
     """Text for a terminal or a page: one line, without control and direction characters, at most ``most`` long."""
-    shown = "".join(_shown(character) for character in text)
+    shown = "".join(_shown(character) for character in text[: most + 1])
     return shown if len(shown) <= most else f"{shown[: most - 3]}..."
+
+
+def reason(error: BaseException, most: int = _REASON) -> str:
+    """What an error of a library says, in brackets behind one's own words: one short harmless line."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return harmless(words, most)
+
+
+def short(path: Path | str, most: int = _PATH) -> str:
+    """A path for a message: the middle of a long one is left out."""
+    text = harmless(str(path), 4096)
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 3]}...{text[-(most - most // 3 - 3) :]}"
+
+
+@contextmanager
+def told_as(problem: str, remedy: str, *errors: type[Exception]) -> Iterator[None]:
+    """Turn errors of a library into one sentence; a `ConfigurationError` from inside the body stays as it is.
+
+    Args:
+        problem: What the sentence says: ``the task table at a/b.parquet cannot be read``.
+        remedy: What to do about it.
+        errors: Which errors.
+
+    Raises:
+        ConfigurationError: One of them came.
+    """
+    try:
+        yield
+    except ConfigurationError:  # it is a ValueError too, and says already what is wrong
+        raise
+    except errors as error:
+        raise ConfigurationError(f"{problem} ({reason(error)}); {remedy}") from error
 
 
 def _shown(character: str) -> str:
