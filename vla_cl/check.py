@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
 from vla_cl.compose import Settings, build, checked_arguments, nearest
 from vla_cl.data.source import Source
 from vla_cl.interfaces import Method
@@ -21,10 +23,12 @@ from vla_cl.rollout.compatibility import check_interface, require_fit, require_s
 from vla_cl.rollout.evaluation import EvaluationSettings
 from vla_cl.stream_sources import Sources, sources
 from vla_cl.tracking import check_trackers
-from vla_cl.trust.text import short
+from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError, InterfaceSpec
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from vla_cl.continual import PolicySettings
     from vla_cl.data.preflight import DatasetReport
     from vla_cl.train import TrainingSettings
@@ -253,3 +257,61 @@ def use_threads(count: int) -> None:
         import torch
 
         torch.set_num_threads(count)
+
+
+def check_command(settings: Settings) -> None:
+    """``vla-cl check``: look, show a table of what was found, write nothing.
+
+    Raises:
+        ConfigurationError: The first thing that is wrong.
+    """
+    from rich.console import Console
+
+    checked = check(settings)
+    console = Console(highlight=False)
+    if checked.reports:
+        console.print(_table_of_data(checked.reports))
+    console.print(_table_of_tasks(checked))
+    checked.say()
+    console.print(
+        f"nothing speaks against it: {len(checked.found.stream)} experiences, policy {checked.policy.kind!r}, method "
+        f"{checked.method.name!r}, on {checked.policy.device}",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _table_of_data(reports: Sequence[DatasetReport]) -> Table:
+    table = _table("dataset", "frames", "episodes", "tasks", "fps", "state", "action", "cameras (height x width)")
+    for report in reports:
+        cameras = "\n".join(f"{camera_word(key)} {h}x{w}" for key, (h, w) in report.spec.cameras.items())
+        numbers = (report.frames, report.episodes, report.tasks, f"{report.fps:g}")
+        sizes = (report.spec.state_size, report.spec.action_size)
+        table.add_row(escape(short(report.root)), *map(str, (*numbers, *sizes)), escape(cameras or "none"))
+    return table
+
+
+def _table_of_tasks(checked: Checked) -> Table:
+    known = {task.id for task in checked.found.evaluable}
+    table = _table("experience", "instruction", "data", "rolled out")
+    for experience in checked.found.stream:
+        for task in experience.tasks:
+            recorded = (checked.found.recorded or {}).get(task.id, [])
+            data = ", ".join(source.root.name for source in recorded) or "demonstrations of the suite"
+            shown = (experience.name, task.instruction, data)
+            table.add_row(*(escape(harmless(text, 120)) for text in shown), "yes" if task.id in known else "no")
+    return table
+
+
+def _table(*columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def camera_word(key: str) -> str:
+    """A camera's name without the beginning that all have."""
+    return harmless(key.removeprefix("observation.images.").removeprefix("observation."), 40)

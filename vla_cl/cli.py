@@ -61,14 +61,6 @@ def _parser() -> argparse.ArgumentParser:
         add("train", _train, "learn a stream of tasks", "vla-cl train stream=cw10 method=er training.steps=2000")
     )
     add_overrides(
-        add(
-            "check",
-            _check,
-            "look into everything that a training will need, and write nothing",
-            "vla-cl check stream=datasets 'stream.datasets=[/a,/b]'",
-        )
-    )
-    add_overrides(
         add("collect", _collect, "record demonstrations of a stream's tasks", "vla-cl collect stream=metaworld_6")
     )
     evaluate = add(
@@ -108,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_tools(add: Callable[..., argparse.ArgumentParser]) -> None:
     """The commands about the program itself: is the machine fit, what is there, what does it cost, show it."""
+    add_overrides(
+        add("check", _check, "look into all that a training needs, write nothing", "vla-cl check stream=datasets ...")
+    )
     doctor = add("doctor", _doctor, "check this machine: renderer, codec, disk, versions", "vla-cl doctor")
     doctor.add_argument("--json", action="store_true", help="for machines")
     bench = add("bench", _bench, "measure against the bounds in the README", "vla-cl bench rollout rows=[metaworld]")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from vla_cl.data.recorded import Recorded, find_tasks, shown
 from vla_cl.data.source import Source
+from vla_cl.names import slug
 from vla_cl.types import ConfigurationError, Experience, Stream, Task
 
 ARRANGEMENTS = ("sequential", "joint", "independent")
@@ -118,12 +119,18 @@ def recorded_stream(
     named = [(str(item.get("name", number)), _names_of(item)) for number, item in enumerate(experiences, start=1)]
     groups = [(label, find_tasks(members, recorded.tasks)) for label, members in named]
     chosen = find_tasks(tasks, recorded.tasks) if tasks else [item.task for item in recorded.tasks]
-    stream = arrange(name, groups or [(task.name, [task]) for task in chosen], arrangement)
+    stream = arrange(name, groups or [(label, [task]) for label, task in _labelled(chosen)], arrangement)
     learnt = {task.id for task in stream.tasks}
     left_out = [item for item in recorded.tasks if item.task.id not in learnt]
     notes = [f"task {shown(item.instruction)} is in the data but not in the stream" for item in left_out]
     sources = {item.task.id: list(item.sources) for item in recorded.tasks if item.task.id in learnt}
     return RecordedStream(stream, sources, (*recorded.notes, *notes))
+
+
+def _labelled(tasks: Sequence[Task]) -> list[tuple[str, Task]]:
+    """Each task with a name for its experience: its words, or its whole name where others have the same words."""
+    words = {task.id: task.name if task.max_steps else slug(task.instruction) for task in tasks}
+    return [(words[task.id] if list(words.values()).count(words[task.id]) == 1 else task.name, task) for task in tasks]
 
 
 def _names_of(item: Mapping[str, object]) -> list[str]:

@@ -118,7 +118,9 @@ def _load(folder: Path, info: Mapping[str, Any], label: str) -> RunRecord:
         "config.yaml": (config.is_file(), "its settings are not shown"),
         "matrix.json": (
             matrix is not None,
-            "rollouts were skipped" if rollouts_skipped(folder) else "nothing has been evaluated yet",
+            "there are no metrics: rollouts were skipped"
+            if rollouts_skipped(folder)
+            else "nothing has been evaluated yet",
         ),
     }
     experiences = tuple((str(entry["name"]), tuple(map(str, entry["tasks"]))) for entry in info["experiences"])

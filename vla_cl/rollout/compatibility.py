@@ -101,10 +101,8 @@ def require_single_frames(policy: str, observations: Sequence[int] | None) -> No
 
 def skipped_rollouts(suite: Suite) -> str:
     """The sentence for a run in which nothing is rolled out."""
-    return (
-        f"no task of the stream is one of suite {suite.name!r}, so rollouts are skipped: the run gets checkpoints and "
-        "loss curves, but no success matrix"
-    )
+    why = f"no task of the stream is one of suite {suite.name!r}" if suite.tasks() else "there is no suite (suite=none)"
+    return f"{why}, so rollouts are skipped: the run gets checkpoints and loss curves, but no success matrix"
 
 
 def _check_conventions(policy: InterfaceSpec, suite: SuiteSpec) -> None:
