@@ -71,12 +71,11 @@ def check(settings: Settings) -> Checked:
         ConfigurationError: The first thing that is wrong.
     """
     evaluation = _light_settings(settings)
-    found = sources(settings)
+    found, reports = check_data(settings)
     training, method = _heavy_settings(settings)
     output, cache = output_folder(settings), Path(settings["cache_dir"])
     for setting, folder in (("output_dir", output), ("cache_dir", cache)):
         require_writable(folder, setting)
-    reports = _look_into_data(settings, found)
     data = _specification(found, reports)
     notes = [*found.notes, *(note for report in reports for note in report.notes)]
     if not found.evaluable:
@@ -84,6 +83,16 @@ def check(settings: Settings) -> Checked:
     _check_room(found, reports, cache, settings)
     policy = _policy(settings, found, data, method, evaluation)
     return Checked(found, evaluation, training, method, policy, reports, tuple(notes))
+
+
+def check_data(settings: Settings) -> tuple[Sources, tuple[DatasetReport, ...]]:
+    """Suite, stream and data of a run, with what was found in each dataset; imports no torch.
+
+    Raises:
+        ConfigurationError: The first thing that is wrong.
+    """
+    found = sources(settings)
+    return found, _look_into_data(settings, found)
 
 
 def _light_settings(settings: Settings) -> EvaluationSettings:
