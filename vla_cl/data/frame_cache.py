@@ -123,6 +123,7 @@ class Pictures:
         height, width = folder.cameras[camera]
         self._layout = _Layout(_key(folder, camera), (len(folder.rows), 3, height, width))
         self._path = cache / f"{self._layout.key}.frames"
+        self._all_checked = False
         found = _open(self._path, self._layout)
         self._entry = found if isinstance(found, _Entry) else self._made(found, None)
 
@@ -133,14 +134,16 @@ class Pictures:
             ConfigurationError: The entry was damaged and cannot be decoded anew.
             OSError: As of the class.
         """
-        entry = self._entry
-        blocks = rows // self._layout.frames_per_block
         # A map whose file was cut must not be touched: that would be a bus error, which ends the process.
-        if not entry.checked[blocks].all() or entry.map.size() < self._layout.picture_bytes:
-            self._check(np.unique(blocks))
+        if not self._all_checked or self._entry.map.size() < self._layout.picture_bytes:
+            self._check(np.unique(rows // self._layout.frames_per_block))
         return self._entry.pictures[rows]
 
     def _check(self, blocks: NDArray[np.int64]) -> None:
+        self._check_blocks(blocks)
+        self._all_checked = bool(self._entry.checked.all())
+
+    def _check_blocks(self, blocks: NDArray[np.int64]) -> None:
         why = self._damage(blocks)
         if why is None:
             return
