@@ -21,6 +21,7 @@ from vla_cl.data.normalisation import frozen_statistics
 from vla_cl.data.reused_memory import memory_of, reused_memory
 from vla_cl.data.source import Source
 from vla_cl.interfaces import Data, Method, Suite
+from vla_cl.location import policy_folder
 from vla_cl.memory.replay_memory import COPIES
 from vla_cl.models.vla import CONVENTIONS, VlaModel, horizon, policy_config
 from vla_cl.rollout.compatibility import check_interface, require_fit, require_single_frames, skipped_rollouts
@@ -223,7 +224,7 @@ class ContinualRun:
         first = self._stream.experiences[0]
         spec = spec_of(self._sources_of(first)[0])
         if self._policy.warm_start is not None:
-            model = VlaModel.load(self._policy.warm_start, self._policy.device)
+            model = VlaModel.load(policy_folder(self._policy.warm_start), self._policy.device)
             require_fit(model.spec, spec, f"checkpoint {self._policy.warm_start}")
             model.complete_conventions(spec)
             if self._policy.normalisation == "checkpoint":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from odd_corpus import CASES, EPISODE_TASKS, FRONT, LENGTH, TASKS, WRIST, Learnt, Refused
+from odd_corpus import CASES, EPISODE_TASKS, FRONT, LENGTH, TASKS, WRIST, Refused
 from odd_datasets import make_dataset, numbered
 
 from vla_cl.check import check_data

@@ -125,7 +125,7 @@ def open_data_file(root: Path, path: Path, columns: Sequence[str]) -> Iterator[T
     Raises:
         ConfigurationError: It is damaged, or lacks one.
     """
-    what = f"a data file of the dataset {short(root, 60)}"
+    what = "a data file of the dataset"
     with open_table(path, what, REMEDY, columns, most=_UNPACKED) as file:
         file.require_columns(columns)
         yield file
@@ -255,10 +255,11 @@ def _check_times(root: Path, table: RowTable, fps: float) -> None:
 
 def _miscounted(root: Path, table: RowTable, promised: int, episodes: pd.DataFrame) -> str:
     missing = sorted(set(episodes["episode_index"].tolist()) - set(np.unique(table.episode).tolist()))
-    about = f" (no frame of episode {missing[0]}" + (f" and {len(missing) - 1} more)" if len(missing) > 1 else ")")
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    about = f" (no frame of episode {missing[0]}{more})" if missing else ""
     return (
         f"the dataset {short(root)} promises {promised} frames in meta/info.json, its data files hold {len(table)}"
-        f"{about if missing else ''}; {REMEDY}"
+        f"{about}; {REMEDY}"
     )
 
 

@@ -54,7 +54,7 @@ def local_root(location: str) -> Path | None:
             f"the dataset {short(location)} cannot be read ({getattr(error, 'strerror', None) or error})"
         ) from error
     if exists or not re.fullmatch(HUB_NAME, location):
-        hint = f"; it holds the datasets {harmless(', '.join(inside), 80)}: name these" if inside else ""
+        hint = f"; it holds the datasets {harmless(', '.join(map(repr, inside)), 80)}: name these" if inside else ""
         raise ConfigurationError(
             f"{short(location)!r} is neither a LeRobotDataset folder (no meta/info.json in it) nor a hub name like "
             f"user/name{hint}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,8 +93,8 @@ def require_alike(reports: Sequence[DatasetReport], check_fps: bool = True) -> N
         names = first.spec.cameras.keys(), other.spec.cameras.keys()
         if names[0] != names[1]:
             raise ConfigurationError(
-                f"all datasets of a stream need the same cameras: {first.shown} has {listed(names[0], 60)}, "
-                f"{other.shown} has {listed(names[1], 60)}; choose or rename with cameras={{new: old}}"
+                f"all datasets of a stream need the same cameras: {first.shown} has {_only(*names)}, {other.shown} has "
+                f"{_only(*names[::-1])}; choose or rename with cameras={{new: old}}"
             )
         for what, here, there in _compared(first, other, check_fps):
             if here != there and None not in (here, there):
@@ -140,6 +140,11 @@ def _compared(first: DatasetReport, other: DatasetReport, check_fps: bool) -> li
         ("render profile", first.spec.render_profile, other.spec.render_profile),
     ]
     return [*sizes, *pairs, *([("rate (fps)", first.fps, other.fps)] if check_fps else [])]
+
+
+def _only(these: Iterable[str], others: Iterable[str]) -> str:
+    """The cameras that only one side has, which is where the difference lies."""
+    return listed(set(these) - set(others), 50)
 
 
 def _by(size: tuple[int, int]) -> str:
