@@ -199,6 +199,8 @@ class ContinualRun:
         """
         path = found / checkpoint.EPISODES
         table = EpisodeTable.read(path) if path.is_file() else self._folder.episodes()
+        if not self._evaluable:
+            return table
         states = self._suite.initial_states("report", self._evaluation.episodes)
         for experience in self._stream.experiences[: progress.experiences_done]:
             tasks = [task.id for task in self._tasks_to_evaluate(experience) if task.id in self._evaluable]

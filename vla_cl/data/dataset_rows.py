@@ -97,7 +97,7 @@ def read_batches(
         ConfigurationError: A file or column is missing, damaged, or holds no numbers.
     """
     for path in data_files(root):
-        with open_data_file(root, path, columns) as file:
+        with open_data_file(path, columns) as file:
             for piece in file.file.iter_batches(batch_size=size, columns=list(columns), use_threads=False):
                 yield path, {name: numbers(piece.column(name), _column(root, path, name)) for name in columns}
 
@@ -119,14 +119,13 @@ def read_column(root: Path, key: str) -> NDArray[np.generic]:
 
 
 @contextmanager
-def open_data_file(root: Path, path: Path, columns: Sequence[str]) -> Iterator[TableFile]:
+def open_data_file(path: Path, columns: Sequence[str]) -> Iterator[TableFile]:
     """A data file, for reading these columns.
 
     Raises:
         ConfigurationError: It is damaged, or lacks one.
     """
-    what = "a data file of the dataset"
-    with open_table(path, what, REMEDY, columns, most=_UNPACKED) as file:
+    with open_table(path, "a data file", REMEDY, columns, most=_UNPACKED) as file:
         file.require_columns(columns)
         yield file
 
@@ -166,7 +165,7 @@ def _read(root: Path) -> RowTable:
     found: dict[str, list[NDArray[np.generic]]] = {name: [] for name in (*_COLUMNS, "frame_index")}
     ends = []
     for path in files:
-        with open_data_file(root, path, _COLUMNS) as file:
+        with open_data_file(path, _COLUMNS) as file:
             names = [name for name in found if name in file.schema.names]
             table: pa.Table = file.file.read(columns=names, use_threads=False)
         for name in names:

@@ -46,8 +46,7 @@ def read_episodes(root: Path) -> pd.DataFrame:
 
 
 def _read(root: Path, path: Path) -> pd.DataFrame:
-    what = f"the table of episodes of the dataset {short(root, 60)}"
-    with open_table(path, what, REMEDY) as file:
+    with open_table(path, "the table of episodes", REMEDY) as file:
         names = [name for name in file.schema.names if name in _WHOLE or name.startswith(("data/", "videos/"))]
         file.require_columns(["episode_index", "length"])
         found: pa.Table = file.file.read(columns=names, use_threads=False)

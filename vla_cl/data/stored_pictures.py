@@ -71,7 +71,7 @@ class StoredCamera(PictureSource):
     def require_files(self) -> None:
         """As of `PictureSource`: every row has a place in its file, so only the column can be missing."""
         for path in self._rows.files:
-            with open_data_file(self._root, path, [self._key]):
+            with open_data_file(path, [self._key]):
                 pass
 
     def _entry(self, row: int) -> Any:  # noqa: ANN401 - what the column holds
@@ -79,7 +79,7 @@ class StoredCamera(PictureSource):
         place = int(self._rows.position[row])
         number = int(np.searchsorted(self._rows.file_ends, place, side="right"))
         within = place - (int(self._rows.file_ends[number - 1]) if number else 0)
-        with open_data_file(self._root, self._rows.files[number], [self._key]) as file:
+        with open_data_file(self._rows.files[number], [self._key]) as file:
             for group in range(file.file.num_row_groups):
                 rows = file.file.metadata.row_group(group).num_rows
                 if within < rows:
@@ -91,7 +91,7 @@ class StoredCamera(PictureSource):
         raise ConfigurationError(f"{self._what(row)} is not in its file; {REMEDY}")
 
     def _entries(self, path: Path, at_once: int) -> Iterator[Any]:
-        with open_data_file(self._root, path, [self._key]) as file:
+        with open_data_file(path, [self._key]) as file:
             for piece in file.file.iter_batches(at_once, columns=[self._key], use_threads=False):
                 yield from (cell.as_py() for cell in piece.column(0))
 
