@@ -10,16 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vla_cl.compose import Settings, build, checked_arguments, nearest
+from vla_cl.compose import Settings, build, checked_arguments
 from vla_cl.data.source import Source
 from vla_cl.data.streams import dataset_stream, suite_stream
 from vla_cl.interfaces import Method, Suite
 from vla_cl.rollout.evaluation import EvaluationSettings
 from vla_cl.run_folder import RunFolder
 from vla_cl.tracking import Tracker, check_trackers
-from vla_cl.types import ConfigurationError, Stream, Task
-
-NORMALISATIONS = ("first_task", "checkpoint")
+from vla_cl.types import ConfigurationError, InterfaceSpec, Stream, Task
 
 
 @dataclass
@@ -52,6 +50,15 @@ def sources(settings: Settings) -> Sources:
     names = [task.id for task in available] if listed == "all" else listed  # all: in the suite's own order
     found = suite_stream(stream["name"], available, names, stream.get("experiences") or (), arrangement)
     return Sources(suite, found, None)
+
+
+def data_spec(found: Sources) -> InterfaceSpec:
+    """Cameras and sizes of the first task's data."""
+    if found.recorded is None:
+        return found.suite.spec
+    from vla_cl.data.dataset_folder import DatasetFolder
+
+    return DatasetFolder(found.recorded[found.stream.tasks[0].id][0].root).spec
 
 
 def demonstrations(settings: Settings, suite: Suite, tasks: Sequence[Task]) -> dict[str, list[Source]]:
@@ -89,9 +96,6 @@ def train(settings: Settings) -> Path:
         ConfigurationError: Something in the settings cannot be done.
     """
     found = sources(settings)
-    if settings["normalisation"] not in NORMALISATIONS:
-        hint = nearest(settings["normalisation"], NORMALISATIONS)
-        raise ConfigurationError(f"unknown normalisation {settings['normalisation']!r}; {hint}")
     evaluation = EvaluationSettings(**checked_arguments(EvaluationSettings, settings["evaluation"]))
     from vla_cl.train import TrainingSettings
 
@@ -102,21 +106,16 @@ def train(settings: Settings) -> Path:
         from vla_cl.rollout.orientation import check_orientation
 
         check_orientation(found.suite, found.stream.tasks, found.recorded)
+    from vla_cl.policy_settings import policy_settings
+
+    policy = policy_settings(settings, data_spec(found), any(task.max_steps for task in found.stream.tasks))
     folder = RunFolder(Path(settings["output_dir"] or Path("outputs") / run_name(settings)))
     folder.open(settings)
     recorded = found.recorded or demonstrations(settings, found.suite, found.stream.tasks)
     use_threads(settings["threads"])
 
-    from vla_cl.continual import ContinualRun, Identity, PolicySettings, choose_device
+    from vla_cl.continual import ContinualRun, Identity
 
-    fields = dict(settings["policy"])
-    policy = PolicySettings(
-        kind=fields.pop("type"),
-        fields=fields,
-        warm_start=settings["warm_start"],
-        normalisation=settings["normalisation"],
-        device=choose_device(settings["device"]),
-    )
     identity = Identity(
         run_name(settings), method.name, policy.kind, settings["suite"]["name"], settings["arrangement"]
     )
