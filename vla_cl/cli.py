@@ -113,7 +113,9 @@ def _train(options: argparse.Namespace) -> int:
     from vla_cl import run
 
     folder = run.train(settings)
-    print(f"done: {folder}\nnext: vla-cl report {folder}")
+    from vla_cl.outcome import describe_outcome
+
+    print(describe_outcome(folder))
     return 0
 
 

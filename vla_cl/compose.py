@@ -28,6 +28,7 @@ __all__ = ["OF_WARM_START", "Settings", "build", "checked_arguments", "choices",
 Settings = dict[str, Any]
 
 _LONGEST_REASON = 180
+_REFUSALS = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 _CONFIGURATIONS = Path(__file__).parent / "conf"
 GROUPS = tuple(sorted(folder.name for folder in _CONFIGURATIONS.iterdir() if folder.is_dir() and folder.name[0] != "_"))
 
@@ -181,7 +182,16 @@ def build[Part](
     arguments = {key: value for key, value in settings.items() if key not in ("class", "name")} | extra
     if "plugins" in inspect.signature(kind).parameters:  # it imports by name too; only the user's own list counts
         arguments["plugins"] = list(plugins)
-    part: Part = kind(**checked_arguments(kind, arguments))
+    try:
+        part: Part = kind(**checked_arguments(kind, arguments))
+    except ConfigurationError:
+        raise
+    except _REFUSALS as error:  # a structured argument of another shape, a number that no list can hold
+        reason = " ".join(str(error).split())[:_LONGEST_REASON]
+        raise ConfigurationError(
+            f"{kind.__name__} cannot be made with these settings ({type(error).__name__}: {reason}); compare them with "
+            "its yaml, or run again with --debug"
+        ) from error
     if "name" in settings:
         part.name = str(settings["name"])  # type: ignore[attr-defined]  # Suite and Method both have one
     return part

@@ -55,12 +55,14 @@ _FAILED = {
     errno.ENFILE: "too many files are open on this machine",
     errno.ENOMEM: "there is not enough memory",
     errno.EAGAIN: "the system gives no more processes or threads (lower threads and workers, or raise ulimit -u)",
-    errno.ENOENT: "a file is missing",
+    errno.ENOENT: "a file or folder is missing, or cannot be made there",
 }
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _LIBRARIES = {
+    "safetensors": "a file of weights",
     "safetensors_rust": "a file of weights",
+    "lerobot": "a policy or a dataset",
     "pyarrow": "a table (parquet)",
     "av": "a video",
     "PIL": "a picture",

@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import importlib.util
 import pkgutil
+import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,12 @@ from vla_cl.models.policy_types import (
 from vla_cl.settings.hints import nearest
 from vla_cl.trust.text import harmless
 from vla_cl.types import ConfigurationError, InterfaceSpec
+
+LARGEST = 10**7
+"""Largest number that a field of a policy may be."""
+
+LONGEST_CHUNK = 10_000
+CHUNKS = ("chunk_size", "horizon", "n_action_steps", "action_chunk_size", "n_action_pred_token", "n_obs_steps")
 
 STATE = "observation.state"
 ACTION = "action"
@@ -73,7 +80,6 @@ def policy_config(kind: str, settings: Mapping[str, Any], spec: InterfaceSpec, d
     decoded = decoded_config(configuration_class(kind), kind, settings, device)
     set_features(decoded, spec)
     _validated(decoded)
-    horizon(decoded)
     return decoded
 
 
@@ -104,6 +110,13 @@ def decoded_config(
         ConfigurationError: A field is unknown, or a value is not allowed.
     """
     check_fields(chosen, kind, settings)
+    hints = typing.get_type_hints(chosen)
+    for name, value in settings.items():
+        if value is None and type(None) not in typing.get_args(hints.get(name)):
+            raise ConfigurationError(f"policy.{name} must not be null; leave it out for its default")
+        most = LONGEST_CHUNK if name in CHUNKS else LARGEST
+        if isinstance(value, int | float) and abs(value) > most:
+            raise ConfigurationError(f"policy.{name} must be at most {most}; got {value}")
     try:
         config: PreTrainedConfig = draccus.decode(chosen, {**settings, "device": device, "push_to_hub": False})
     except OSError as error:  # EO-1 asks the hub for its backbone's configuration
@@ -111,7 +124,7 @@ def decoded_config(
             f"policy {kind!r} asks the hub for its backbone, which cannot be had ({_words(error)}); check the "
             "connection, or give a local folder"
         ) from error
-    except (draccus.utils.DecodingError, *_WRONG_FIELDS) as error:
+    except (draccus.utils.DecodingError, draccus.utils.ParsingError, *_WRONG_FIELDS) as error:
         raise ConfigurationError(f"policy {kind!r} does not accept these settings: {_words(error)}") from error
     defaults = _defaults(chosen)
     for name in settings:
@@ -270,6 +283,9 @@ def _validated(config: PreTrainedConfig) -> None:
     """LeRobot's own check of cameras and sizes; it also adds cameras that may stay empty."""
     try:
         config.validate_features()
+        horizon(config)
+    except ConfigurationError:
+        raise
     except _WRONG_FIELDS as error:
         raise ConfigurationError(f"policy {config.type!r} does not fit the data: {_words(error)}") from error
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 REFUSED: Mapping[str, str] = {
-    "fastwam": "it learns from pictures of the future with a video model of 5 billion parameters; nobody has tried it",
+    "fastwam": "it learns from pictures of the future with a video model of 5 billion weights; nobody has tried it",
     "gaussian_actor": "it predicts single actions of reinforcement learning, no chunks",
     "groot": "it needs NVIDIA's whole checkpoint with code and processors of its own; nobody has tried it",
-    "lingbot_va": "it learns from pictures of the future with a video model of 5 billion parameters; nobody has tried it",
+    "lingbot_va": "it learns from pictures of the future with a video model of 5 billion weights; nobody has tried it",
     "molmoact2": "it needs the whole checkpoint allenai/MolmoAct2 with processors of its own; nobody has tried it",
     "pi0_fast": "its action tokenizer is code from the hub, and no code from data is run; take pi0 or pi05",
     "tdmpc": "it learns from rewards, which demonstrations do not have",

@@ -1,8 +1,8 @@
 """Overrides as people type them, made into overrides that Hydra reads as they were meant.
 
 Hydra's grammar gives characters that are common in paths a meaning of their own (``=``, ``,``, ``(``, ``~``, letters
-with accents), and reads a list without brackets as several runs. Values of settings that are known to be paths, texts or
-lists are quoted and put in brackets here; anything else that does not parse is answered with the quoted form.
+with accents), and reads a list without brackets as several runs. Values of settings that are known to be paths, texts
+or lists are quoted and put in brackets here; anything else that does not parse is answered with the quoted form.
 """
 
 from __future__ import annotations

@@ -153,6 +153,27 @@ def names(rule: Rule = text) -> Rule:
     return check
 
 
+def names_or(word: str) -> Rule:
+    """A list of names, or one word that stands for all of them."""
+    listed = names()
+
+    def check(name: str, value: object) -> object:
+        return value if value == word else listed(name, value)
+
+    return check
+
+
+def experience(name: str, value: object) -> object:
+    """A name and the names of its tasks."""
+    if not isinstance(value, Mapping) or not {"name", "tasks"} <= value.keys():
+        raise ConfigurationError(f"{name} must be like {{name: pair, tasks: [push, reach]}}; got {shown(value)}")
+    return {
+        **value,
+        "name": folder_name(f"{name}.name", value["name"]),
+        "tasks": names()(f"{name}.tasks", value["tasks"]),
+    }
+
+
 def device(name: str, value: object) -> object:
     """A torch device."""
     if not isinstance(value, str) or not _DEVICE.fullmatch(value):
