@@ -18,8 +18,7 @@ from rich.markup import escape
 from vla_cl.compose import Settings, build, checked_arguments, nearest
 from vla_cl.data.source import Source
 from vla_cl.interfaces import Method
-from vla_cl.location import policy_folder
-from vla_cl.rollout.compatibility import check_interface, require_fit, require_single_frames, skipped_rollouts
+from vla_cl.rollout.compatibility import check_interface, require_fit, skipped_rollouts
 from vla_cl.rollout.evaluation import EvaluationSettings
 from vla_cl.stream_sources import Sources, sources
 from vla_cl.tracking import check_trackers
@@ -100,8 +99,6 @@ def _light_settings(settings: Settings) -> EvaluationSettings:
     if settings["normalisation"] not in NORMALISATIONS:
         hint = nearest(settings["normalisation"], NORMALISATIONS)
         raise ConfigurationError(f"unknown normalisation {settings['normalisation']!r}; {hint}")
-    if settings["normalisation"] == "checkpoint" and settings["warm_start"] is None:
-        raise ConfigurationError("normalisation=checkpoint needs warm_start=<checkpoint>; or use first_task")
     require_threads(settings["threads"])
     return EvaluationSettings(**checked_arguments(EvaluationSettings, settings["evaluation"]))
 
@@ -169,33 +166,22 @@ def _policy(
     settings: Settings, found: Sources, data: InterfaceSpec, method: Method, evaluation: EvaluationSettings
 ) -> PolicySettings:
     """The policy's settings, if it can be made and fits data, suite and method."""
-    from vla_cl.continual import PolicySettings, choose_device
-    from vla_cl.models.planned import PlannedPolicy, planned_policy, warm_policy
+    from vla_cl.models.planned import possible_abilities, warm_spec
+    from vla_cl.policy_settings import policy_settings
 
-    fields = dict(settings["policy"])
-    kind, device = fields.pop("type"), choose_device(settings["device"])
-    warm_start = settings["warm_start"]
-    planned: PlannedPolicy
-    if warm_start is None:
-        planned = planned_policy(kind, fields, data, device)
-    else:
-        planned = warm_policy(policy_folder(str(warm_start)), data)
-        require_fit(planned.spec, data, f"warm_start={short(warm_start)}")
-    if missing := sorted(method.needs - planned.abilities):
+    policy = policy_settings(settings, data, rolled_out=bool(found.evaluable))
+    spec = data
+    if policy.warm_start is not None:
+        spec = warm_spec(Path(policy.warm_start), data)
+        require_fit(spec, data, f"warm_start={short(policy.warm_start)}")
+    if missing := sorted(method.needs - possible_abilities(policy.kind)):
         raise ConfigurationError(
-            f"method {method.name!r} needs a model with {' and '.join(missing)}, which policy {planned.kind!r} has "
-            "not; docs/methods.md lists what works with it"
+            f"method {method.name!r} needs a model with {' and '.join(missing)}, which policy {policy.kind!r} has not; "
+            "docs/methods.md lists what works with it"
         )
-    if found.evaluable:
-        require_single_frames(f"policy {planned.kind!r}", planned.observations)
-        check_interface(
-            planned.spec,
-            found.suite.spec,
-            evaluation.replan_every,
-            planned.chunk_size,
-            evaluation.check_render_profile,
-        )
-    return PolicySettings(kind, fields, warm_start, settings["normalisation"], device)
+    if found.evaluable:  # how many actions it gives has been compared already
+        check_interface(spec, found.suite.spec, 1, 1, evaluation.check_render_profile)
+    return policy
 
 
 def _check_room(found: Sources, reports: Sequence[DatasetReport], cache: Path, settings: Settings) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from vla_cl.data.normalisation import frozen_statistics
 from vla_cl.data.reused_memory import memory_of, reused_memory
 from vla_cl.data.source import Source
 from vla_cl.interfaces import Data, Method, Suite
-from vla_cl.location import policy_folder
 from vla_cl.memory.replay_memory import COPIES
 from vla_cl.models.vla import CONVENTIONS, VlaModel, horizon, policy_config
+from vla_cl.models.warm_start import fit_to_data
 from vla_cl.rollout.compatibility import check_interface, require_fit, require_single_frames, skipped_rollouts
 from vla_cl.rollout.engine import Engine
 from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, requests, roll_out, save_videos
@@ -225,16 +226,15 @@ class ContinualRun:
     def _new_model(self) -> VlaModel:
         first = self._stream.experiences[0]
         spec = spec_of(self._sources_of(first)[0])
-        if self._policy.warm_start is not None:
-            model = VlaModel.load(policy_folder(self._policy.warm_start), self._policy.device)
-            require_fit(model.spec, spec, f"checkpoint {self._policy.warm_start}")
+        if (start := self._policy.warm_start) is not None:
+            adapt = partial(fit_to_data, fields=self._policy.fields, spec=spec, where=start)
+            model = VlaModel.load(start, self._policy.device, adapt)
+            require_fit(model.spec, spec, f"checkpoint {start}")
             model.complete_conventions(spec)
             if self._policy.normalisation == "checkpoint":
                 return model
             model.normalise_with(frozen_statistics(self._data(first, model)))
             return model
-        if self._policy.normalisation == "checkpoint":
-            raise ConfigurationError("normalisation=checkpoint needs warm_start=<checkpoint>; or use first_task")
         config = policy_config(self._policy.kind, self._policy.fields, spec, self._policy.device)
         window = horizon(config)
         frames = Frames(self._sources_of(first), self._frame_cache, window.actions, window.observations)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from vla_cl.data.recorded import Recorded, find_tasks, shown
 from vla_cl.data.source import Source
 from vla_cl.names import slug
 from vla_cl.types import ConfigurationError, Experience, Stream, Task
 
+_LONGEST_HINT = 180
 ARRANGEMENTS = ("sequential", "joint", "independent")
 
 
@@ -25,7 +27,8 @@ def named_tasks(names: Sequence[str], available: Sequence[Task]) -> list[Task]:
         if name not in by_name:
             near = difflib.get_close_matches(name, by_name, n=3) or sorted(task.name for task in available)[:8]
             suite = available[0].suite if available else "the suite"
-            raise ConfigurationError(f"unknown task {name!r} of {suite}; nearest: {', '.join(near)}")
+            nearest = ", ".join(near[: max(1, sum(end <= _LONGEST_HINT for end in accumulate(map(len, near))))])
+            raise ConfigurationError(f"unknown task {name!r} of {suite}; nearest: {nearest}")
     return [by_name[name] for name in names]
 
 

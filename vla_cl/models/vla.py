@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import inspect
 import json
-import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,77 +13,35 @@ import draccus
 import numpy as np
 import torch
 from lerobot.configs.policies import PreTrainedConfig
-from lerobot.configs.types import FeatureType, PolicyFeature
-from lerobot.policies.factory import get_policy_class, make_policy_config, make_pre_post_processors
+from lerobot.configs.types import FeatureType
+from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.policies.utils import populate_queues
+from lerobot.utils.constants import OBS_IMAGES
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vla_cl.interfaces import Distillable, ForwardPass, Policy
+from vla_cl.models.policy_config import (
+    horizon,
+    policy_config,
+    predicted_actions,
+    register_own_policies,
+    without_backbone,
+)
+from vla_cl.models.policy_types import DETERMINISTIC, EMPTY_CAMERA, QUEUED
 from vla_cl.models.randomness import evaluating, keyed, seeded
 from vla_cl.models.stored_weights import check_weights
+from vla_cl.models.warm_start import require_processors
 from vla_cl.types import METHOD_KEY, Ability, Batch, ConfigurationError, Draw, InterfaceSpec, Observation
+
+__all__ = ["CONVENTIONS", "NOTE", "VlaModel", "horizon", "policy_config"]
 
 NOTE = "vla_cl.json"
 """Beside the policy's own files: what LeRobot's format has no place for, the conventions of the training data."""
 
 CONVENTIONS = ("render_profile", "control_mode", "image_orientation")
 """The fields of an `InterfaceSpec` that `NOTE` keeps."""
-
-DETERMINISTIC_POLICIES = frozenset({"nano_vla", "act"})
-"""Policies whose chunk is a function of the observation. The others draw noise for the whole batch at once, so they are
-asked for one observation at a time: their chunks must not depend on who else waits."""
-
-EXECUTED_PART_ONLY = frozenset({"diffusion", "multi_task_dit"})
-"""Policies that return only the ``n_action_steps`` to be executed of the longer chunk they predict."""
-
-
-@dataclass(frozen=True)
-class Horizon:
-    """Which frames, relative to a sample's own, a policy learns from."""
-
-    actions: tuple[int, ...]
-    observations: tuple[int, ...] | None
-
-
-def policy_config(kind: str, settings: Mapping[str, Any], spec: InterfaceSpec, device: str) -> PreTrainedConfig:
-    """The LeRobot configuration of a new policy that fits ``spec``.
-
-    Args:
-        kind: Registered name of the policy (``nano_vla``, ``act``, ``diffusion``, ``smolvla``, ...).
-        settings: Fields of its configuration class.
-        spec: Cameras, state and action sizes of the data.
-        device: ``cpu``, ``cuda``, ...
-
-    Raises:
-        ConfigurationError: The policy or a field is unknown, or a value is not allowed.
-    """
-    register_own_policies()
-    try:
-        probe = make_policy_config(kind, device=device)
-    except ValueError as error:
-        known = sorted(PreTrainedConfig.get_known_choices())
-        raise ConfigurationError(f"unknown policy type {kind!r}; known: {', '.join(known)}") from error
-    try:
-        config: PreTrainedConfig = draccus.decode(type(probe), {**settings, "device": device, "push_to_hub": False})
-    except (draccus.utils.DecodingError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"policy {kind!r} does not accept these settings: {error}") from error
-    config.input_features = {
-        key: PolicyFeature(FeatureType.VISUAL, (3, height, width)) for key, (height, width) in spec.cameras.items()
-    }
-    if spec.state_size:
-        config.input_features["observation.state"] = PolicyFeature(FeatureType.STATE, (spec.state_size,))
-    config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (spec.action_size,))}
-    return config
-
-
-def horizon(config: PreTrainedConfig) -> Horizon:
-    """The frames that a policy's samples need."""
-    actions, observations = config.action_delta_indices, config.observation_delta_indices
-    if not actions:
-        raise ConfigurationError(f"policy {config.type!r} does not predict chunks of actions; choose one that does")
-    # A window of one frame is no history, but brings a time dimension that some policies insist on.
-    return Horizon(tuple(actions), None if observations is None else tuple(observations))
 
 
 class VlaModel(Policy, Distillable):
@@ -117,7 +72,7 @@ class VlaModel(Policy, Distillable):
         self.control_mode = control_mode
         self.image_orientation = image_orientation
         self._per_sample_losses = "reduction" in inspect.signature(policy.forward).parameters
-        self._deterministic = policy.config.type in DETERMINISTIC_POLICIES
+        self._deterministic = policy.config.type in DETERMINISTIC
 
     @classmethod
     def new(
@@ -141,8 +96,13 @@ class VlaModel(Policy, Distillable):
         return cls(policy, preprocessor, postprocessor, render_profile, control_mode, image_orientation)
 
     @classmethod
-    def load(cls, folder: Path | str, device: str) -> VlaModel:
+    def load(cls, folder: Path | str, device: str, adapt: Callable[[PreTrainedConfig], None] | None = None) -> VlaModel:
         """A checkpoint in LeRobot's layout: a folder with ``config.json``, weights and processors, or a hub name.
+
+        Args:
+            folder: Where it lies.
+            device: Torch device.
+            adapt: Changes the configuration before the network is built (`vla_cl.models.warm_start.fit_to_data`).
 
         Raises:
             ConfigurationError: It is no policy, or its weights do not fit its configuration.
@@ -156,7 +116,12 @@ class VlaModel(Policy, Distillable):
                 "of a checkpoint"
             ) from error
         config.device = device
-        policy = get_policy_class(config.type).from_pretrained(str(folder), config=config)
+        if adapt is not None:
+            adapt(config)
+        if Path(folder).is_dir():
+            require_processors(Path(folder))
+        with without_backbone(config):
+            policy = get_policy_class(config.type).from_pretrained(str(folder), config=config)
         policy.to(device)
         check_weights(policy, Path(folder))
         overrides = {"device_processor": {"device": device}}
@@ -184,7 +149,11 @@ class VlaModel(Policy, Distillable):
         inputs = self.policy.config.input_features
         state = inputs.get("observation.state")
         return InterfaceSpec(
-            cameras={k: (f.shape[1], f.shape[2]) for k, f in inputs.items() if f.type is FeatureType.VISUAL},
+            cameras={
+                key: (feature.shape[1], feature.shape[2])
+                for key, feature in inputs.items()
+                if feature.type is FeatureType.VISUAL and not key.startswith(EMPTY_CAMERA)
+            },
             state_size=state.shape[0] if state else 0,
             action_size=self.policy.config.action_feature.shape[0],
             render_profile=self.render_profile,
@@ -201,10 +170,7 @@ class VlaModel(Policy, Distillable):
     @property
     def chunk_size(self) -> int:
         """Actions given at once, from the observation's own step on."""
-        config = self.policy.config
-        if config.type in EXECUTED_PART_ONLY:
-            return int(config.n_action_steps)
-        return sum(offset >= 0 for offset in horizon(config).actions)
+        return predicted_actions(self.policy.config)
 
     def normalise_with(self, statistics: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
         """Replace the normalisation of a warm start; its weights then see other numbers than they were trained on."""
@@ -330,11 +296,22 @@ class VlaModel(Policy, Distillable):
             batch = {key: value if key == "task" else value.unsqueeze(1) for key, value in batch.items()}
         with torch.inference_mode(), evaluating(self.policy), seeded(0, self.device):
             self.policy.reset()
-            chunk = self.policy.predict_action_chunk(self._inputs(batch))
+            chunk = self.policy.predict_action_chunk(self._queued(self._inputs(batch)))
         size, length, dimensions = chunk.shape
         actions = self.postprocessor(chunk.reshape(size * length, dimensions))
-        result: NDArray[np.float32] = actions.reshape(size, length, dimensions).float().numpy()
+        # A policy that pads may cut the actions down to the robot's size only here.
+        result: NDArray[np.float32] = actions.reshape(size, length, -1).float().numpy()
         return result[:, : self.chunk_size]
+
+    def _queued(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """What ``select_action`` would do first: for policies that read observations from their queues only."""
+        if self.policy.config.type not in QUEUED:
+            return inputs
+        # The window is one frame; the queues add the dimension of time themselves.
+        frames = {key: value[:, 0] if key.startswith("observation.") else value for key, value in inputs.items()}
+        frames[OBS_IMAGES] = torch.stack([frames[key] for key in self.policy.config.image_features], dim=-4)
+        self.policy._queues = populate_queues(self.policy._queues, frames)
+        return {key: value for key, value in frames.items() if key != "action"}
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         """Pictures as floats in 0..1 on the device, everything normalised."""
@@ -363,10 +340,3 @@ class VlaModel(Policy, Distillable):
                 f"policy=nano_vla, or add {name}(batch) to the policy"
             )
         return method
-
-
-def register_own_policies() -> None:
-    """Import every folder of `vla_cl.policies`, as LeRobot does for ``--policy.discover_packages_path``."""
-    package = importlib.import_module("vla_cl.policies")
-    for folder in pkgutil.iter_modules(package.__path__, "vla_cl.policies."):
-        importlib.import_module(folder.name)
