@@ -198,9 +198,10 @@ def test_the_order_of_the_suite_is_the_order_of_the_stream():
     assert stream.name == "libero_goal-order3"
 
 
-def test_a_stream_without_its_suite_is_explained():
+def test_a_stream_brings_its_suite_unless_another_is_named():
+    assert sources(compose(["stream=libero_goal"])).suite.name == "libero_goal"
     with pytest.raises(ConfigurationError, match="add suite=libero_goal"):
-        sources(compose(["stream=libero_goal"]))
+        sources(compose(["stream=libero_goal", "suite=libero_10"]))
 
 
 def test_a_folder_that_holds_no_assets_is_named(tmp_path):

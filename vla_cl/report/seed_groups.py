@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_cl.metrics import METRICS, Estimate, compute_all
+from vla_cl.metrics.matrix import rollouts_skipped
 from vla_cl.metrics.seeds import over_seeds
 from vla_cl.report.compare import flat_settings, warnings
 from vla_cl.report.load import RunRecord, load_runs
@@ -78,6 +79,8 @@ def compare(folders: Sequence[Path], metrics: Sequence[str] = SHOWN, style: str 
 
 def _require_comparable(runs: Sequence[RunRecord]) -> None:
     for run in runs:
+        if run.matrix is None and (why := rollouts_skipped(run.folder)) is not None:
+            raise ConfigurationError(f"{run.folder} cannot be compared: {why}")
         if not run.finished or run.matrix is None:
             raise ConfigurationError(
                 f"{run.folder} is not finished; continue it with the command that began it, or leave it out"

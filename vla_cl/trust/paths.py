@@ -23,7 +23,7 @@ def inside(root: Path, relative: str, what: str) -> Path:
     """
     pure = PurePosixPath(relative)
     if not relative or "\0" in relative or "\\" in relative or pure.is_absolute() or ".." in pure.parts:
-        raise ConfigurationError(f"{what} is {relative[:80]!r}, which leaves the folder; expected a path inside {root}")
+        raise ConfigurationError(f"{what} is {relative[:60]!r}, which leaves the folder; expected a path inside it")
     path = root / pure
     try:
         real, home = path.resolve(), root.resolve()
