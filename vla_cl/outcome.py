@@ -57,7 +57,9 @@ def _figure(found: Mapping[str, Estimate], metric: str, words: str, of: str) -> 
     estimate = found[metric]
     if math.isnan(estimate.value):
         return ""
-    return f"{words} ({metric}): {estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}] over {of}, 95 % interval"
+    return (
+        f"{words} ({metric}): {estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}] over {of}, 95 % interval"
+    )
 
 
 def _last_loss(path: Path) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -59,14 +60,16 @@ class Tracker:
 
 
 def check_trackers(trackers: Sequence[str]) -> None:
-    """Refuse a tracker that does not exist.
+    """Refuse a tracker that does not exist or is not installed.
 
     Raises:
-        ConfigurationError: A name is unknown.
+        ConfigurationError: A name is unknown, or its package is missing.
     """
     for name in trackers:
         if name not in TRACKERS:
             raise ConfigurationError(f"unknown tracker {name!r}; allowed: {', '.join(TRACKERS)}")
+        if importlib.util.find_spec(name) is None:
+            raise ConfigurationError(f"tracker {name!r} is not installed; `pip install {name}`, or leave it out")
 
 
 def _start(folder: Path, trackers: Sequence[str], project: str, settings: Mapping[str, Any]) -> list[Any]:
