@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lerobot.policies.factory import get_policy_class
 
@@ -36,4 +37,5 @@ def warm_spec(folder: Path, data: InterfaceSpec) -> InterfaceSpec:
     Raises:
         ConfigurationError: The note cannot be read.
     """
-    return replace(data, **{name: value or getattr(data, name) for name, value in noted_conventions(folder).items()})
+    known: dict[str, Any] = {name: value for name, value in noted_conventions(folder).items() if value is not None}
+    return replace(data, **known)
