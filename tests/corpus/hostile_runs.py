@@ -170,7 +170,7 @@ def _(run):
 
 
 def _lines(name, lines, says):
-    @case(f"journal_{name}", function(open_journal), says, of=None)
+    @case(f"journal_{name}", function(open_journal), says, of=None, writes=True)
     def _(folder):
         (folder / "evaluation.json").write_text('{"format": 1}')
         (folder / "episodes.jsonl").write_bytes(lines)
