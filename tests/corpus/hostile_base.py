@@ -23,7 +23,8 @@ def make_base(base):
 
     base.mkdir()
     spec = PointSuite().spec
-    config = policy_config("nano_vla", {"image_size": 16, "chunk_size": 4, "n_action_steps": 2}, spec, "cpu")
+    sizes = {"image_size": 16, "chunk_size": 4, "n_action_steps": 2, "hidden_size": 32, "vision_channels": [8, 8, 8]}
+    config = policy_config("nano_vla", sizes, spec, "cpu")
     numbers = {"mean": np.zeros(2), "std": np.ones(2), "min": -np.ones(2), "max": np.ones(2)}
     model = VlaModel.new(config, {"observation.state": numbers, "action": numbers}, 0, render_profile="plain")
     model.save(base / "policy")

@@ -24,12 +24,14 @@ class Case:
         make: From the folder of sound artefacts and an own folder to the path that ``use`` gets.
         use: The user's command: path and own folder to exit status.
         says: What the one sentence contains; None: it works.
+        writes: Whether the command may write beside the artefact.
     """
 
     name: str
     make: Callable
     use: Callable
     says: str | None
+    writes: bool = False
 
 
 CASES: list[Case] = []
@@ -79,6 +81,9 @@ def load_policy(path):
     from vla_cl.models.vla import VlaModel
 
     VlaModel.load(path, "cpu")
+
+
+LOAD = function(load_policy)
 
 
 def read_episodes(path):
@@ -168,7 +173,7 @@ def read_states(path):
     read_initial_states(path)
 
 
-def case(name, use, says, *, of="policy"):
+def case(name, use, says, *, of="policy", writes=False):
     """Register a case whose function changes a copy of a sound artefact; it may return another path."""
 
     def register(change):
@@ -181,7 +186,7 @@ def case(name, use, says, *, of="policy"):
                 shutil.copytree(base / of, target)
             return change(target) or target
 
-        CASES.append(Case(name, make, use, says))
+        CASES.append(Case(name, make, use, says, writes))
         return change
 
     return register

@@ -139,7 +139,7 @@ _TWO = described("<f4", "(2,)", b"\0" * 8)
 
 
 def _bomb():
-    size = 2**30
+    size = 2**28 + 2**20
     return zipped([("a.npy", described("|u1", f"({size},)", bytes(size)))], zipfile.ZIP_DEFLATED)
 
 

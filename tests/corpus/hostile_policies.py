@@ -4,10 +4,10 @@ import json
 import shutil
 import struct
 
-from hostile_cases import EVALUATE, case, edit, function, load_policy, load_weights, refit, safetensors
+from hostile_cases import EVALUATE, LOAD, case, edit, function, load_weights, refit, safetensors
 
 
-@case("policy_sound", function(load_policy), None)
+@case("policy_sound", LOAD, None)
 def _(folder):
     pass
 
@@ -20,12 +20,12 @@ def _(folder):
     edit(folder / "policy_preprocessor.json", lambda content: content["steps"].insert(0, STEP))
 
 
-@case("policy_postprocessor_with_a_class", EVALUATE, "code from data is never run")
+@case("policy_postprocessor_with_a_class", LOAD, "code from data is never run")
 def _(folder):
     edit(folder / "policy_postprocessor.json", lambda content: content["steps"].append(STEP))
 
 
-@case("policy_step_with_a_class_and_a_name", EVALUATE, "code from data is never run")
+@case("policy_step_with_a_class_and_a_name", LOAD, "code from data is never run")
 def _(folder):
     edit(folder / "policy_preprocessor.json", lambda content: content["steps"][0].update(STEP))
 
@@ -37,24 +37,24 @@ def _(run):
     refit(run)
 
 
-@case("policy_unknown_step", EVALUATE, "neither LeRobot 0.6.1 nor vla_cl registers")
+@case("policy_unknown_step", LOAD, "neither LeRobot 0.6.1 nor vla_cl registers")
 def _(folder):
     edit(folder / "policy_preprocessor.json", lambda content: content["steps"].insert(0, {"registry_name": "steal"}))
 
 
-@case("policy_step_of_a_reward_model", EVALUATE, "neither LeRobot 0.6.1 nor vla_cl registers")
+@case("policy_step_of_a_reward_model", LOAD, "neither LeRobot 0.6.1 nor vla_cl registers")
 def _(folder):
     step = {"registry_name": "reward_classifier_processor", "config": {"pretrained_path": None}}
     edit(folder / "policy_preprocessor.json", lambda content: content["steps"].insert(0, step))
 
 
-@case("policy_tokenizer_of_a_stranger", EVALUATE, "that LeRobot itself builds on")
+@case("policy_tokenizer_of_a_stranger", LOAD, "that LeRobot itself builds on")
 def _(folder):
     step = {"registry_name": "tokenizer_processor", "config": {"tokenizer_name": "stranger/tokenizer"}}
     edit(folder / "policy_preprocessor.json", lambda content: content["steps"].insert(0, step))
 
 
-@case("policy_tokenizer_in_a_folder", EVALUATE, "that LeRobot itself builds on")
+@case("policy_tokenizer_in_a_folder", LOAD, "that LeRobot itself builds on")
 def _(folder):
     step = {"registry_name": "tokenizer_processor", "config": {"tokenizer_name": "tokenizer"}}
     edit(folder / "policy_preprocessor.json", lambda content: content["steps"].insert(0, step))
@@ -67,22 +67,22 @@ def _(folder):
     edit(folder / "policy_preprocessor.json", lambda content: content["steps"].insert(0, step))
 
 
-@case("policy_config_with_auto_map", EVALUATE, "code from data is never run")
+@case("policy_config_with_auto_map", LOAD, "code from data is never run")
 def _(folder):
     edit(folder / "config.json", lambda content: content.update(auto_map={"AutoModel": "canary_module.Step"}))
 
 
-@case("policy_config_with_remote_code", EVALUATE, "asks for code from the hub")
+@case("policy_config_with_remote_code", LOAD, "asks for code from the hub")
 def _(folder):
     edit(folder / "config.json", lambda content: content.update(trust_remote_code=True))
 
 
-@case("policy_config_that_discovers_packages", EVALUATE, "asks to import")
+@case("policy_config_that_discovers_packages", LOAD, "asks to import")
 def _(folder):
     edit(folder / "config.json", lambda content: content.update(discover_packages_path="canary_module"))
 
 
-@case("policy_state_file_that_climbs_out", EVALUATE, "leaves the folder")
+@case("policy_state_file_that_climbs_out", LOAD, "leaves the folder")
 def _(folder):
     def climb(content):
         content["steps"][0]["state_file"] = "../../../outside/precious.txt"
@@ -90,19 +90,19 @@ def _(folder):
     edit(folder / "policy_preprocessor.json", climb)
 
 
-@case("policy_state_file_that_is_absolute", EVALUATE, "leaves the folder")
+@case("policy_state_file_that_is_absolute", LOAD, "leaves the folder")
 def _(folder):
     edit(folder / "policy_preprocessor.json", lambda content: content["steps"][0].update(state_file="/etc/passwd"))
 
 
-@case("policy_weights_linked_elsewhere", EVALUATE, "a link that leads out of the folder")
+@case("policy_weights_linked_elsewhere", LOAD, "a link that leads out of the folder")
 def _(folder):
     (folder.parent / "elsewhere").mkdir()
     shutil.move(folder / "model.safetensors", folder.parent / "elsewhere" / "model.safetensors")
     (folder / "model.safetensors").symlink_to(folder.parent / "elsewhere" / "model.safetensors")
 
 
-@case("policy_links_in_a_circle", EVALUATE, "config.json")
+@case("policy_links_in_a_circle", LOAD, "config.json")
 def _(folder):
     (folder / "config.json").unlink()
     (folder / "config.json").symlink_to(folder / "config.json")
@@ -114,14 +114,14 @@ def _(folder):
     (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR.")
 
 
-@case("policy_that_is_an_adapter", EVALUATE, "an adapter")
+@case("policy_that_is_an_adapter", LOAD, "an adapter")
 def _(folder):
     (folder / "model.safetensors").unlink()
     about = {"auto_mapping": {"parent_library": "canary_module"}, "base_model_name_or_path": "/etc"}
     (folder / "adapter_config.json").write_text(json.dumps(about))
 
 
-@case("policy_weights_in_shards_elsewhere", EVALUATE, "leaves the folder")
+@case("policy_weights_in_shards_elsewhere", LOAD, "leaves the folder")
 def _(folder):
     (folder / "model.safetensors").unlink()
     index = {"weight_map": {"a": "../../outside/model.safetensors"}}
@@ -134,13 +134,13 @@ def _(folder):
     (folder / "policy_postprocessor.json").unlink()
 
 
-@case("policy_pretrained_path_elsewhere", function(load_policy), None)
+@case("policy_pretrained_path_elsewhere", LOAD, None)
 def _(folder):
     edit(folder / "config.json", lambda content: content.update(pretrained_path="/etc", pretrained_revision="main"))
 
 
 def _number(name, value, says):
-    @case(f"policy_{name}_{value:g}", EVALUATE, says)
+    @case(f"policy_{name}_{value:g}", LOAD, says)
     def _(folder):
         edit(folder / "config.json", lambda content: content.update({name: value}))
 
@@ -154,7 +154,7 @@ _number("num_keypoints", -(10**9), "num_keypoints")
 _number("max_instruction_bytes", 10**30, "max_instruction_bytes")
 
 
-@case("policy_camera_of_a_billion_pixels", EVALUATE, "shape")
+@case("policy_camera_of_a_billion_pixels", LOAD, "shape")
 def _(folder):
     def enlarge(content):
         content["input_features"]["observation.image"]["shape"] = [3, 10**9, 10**9]
@@ -162,43 +162,43 @@ def _(folder):
     edit(folder / "config.json", enlarge)
 
 
-@case("policy_channels_without_end", EVALUATE, "vision_channels")
+@case("policy_channels_without_end", LOAD, "vision_channels")
 def _(folder):
     edit(folder / "config.json", lambda content: content.update(vision_channels=[8, 8, 8 * 10**8]))
 
 
-@case("policy_type_unknown", EVALUATE, "neither LeRobot 0.6.1 nor vla_cl knows")
+@case("policy_type_unknown", LOAD, "neither LeRobot 0.6.1 nor vla_cl knows")
 def _(folder):
     edit(folder / "config.json", lambda content: content.update(type="nano_vlas"))
 
 
-@case("policy_type_is_a_list", EVALUATE, "'type' as str")
+@case("policy_type_is_a_list", LOAD, "'type' as str")
 def _(folder):
     edit(folder / "config.json", lambda content: content.update(type=["nano_vla"]))
 
 
-@case("policy_field_unknown", EVALUATE, "cannot be loaded")
+@case("policy_field_unknown", LOAD, "cannot be loaded")
 def _(folder):
     edit(folder / "config.json", lambda content: content.update(colour="red"))
 
 
-@case("policy_config_nested_deeply", EVALUATE, "not JSON")
+@case("policy_config_nested_deeply", LOAD, "not JSON")
 def _(folder):
     (folder / "config.json").write_text('{"type": ' + "[" * 200_000)
 
 
-@case("policy_config_with_nan", EVALUATE, "not JSON")
+@case("policy_config_with_nan", LOAD, "not JSON")
 def _(folder):
     text = (folder / "config.json").read_text()
     (folder / "config.json").write_text(text.replace('"chunk_size": 4', '"chunk_size": NaN'))
 
 
-@case("policy_config_is_a_pointer", EVALUATE, "git lfs pull")
+@case("policy_config_is_a_pointer", LOAD, "git lfs pull")
 def _(folder):
     (folder / "config.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n")
 
 
-@case("policy_weights_are_a_pointer", EVALUATE, "git lfs pull")
+@case("policy_weights_are_a_pointer", LOAD, "git lfs pull")
 def _(folder):
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n")
 
@@ -217,7 +217,7 @@ def _rewrite(folder, change):
     save_file(tensors, path)
 
 
-@case("policy_weights_with_nan", EVALUATE, "NaN or Infinity")
+@case("policy_weights_with_nan", LOAD, "NaN or Infinity")
 def _(folder):
     def spoil(tensors):
         name = next(name for name in sorted(tensors) if tensors[name].is_floating_point() and tensors[name].ndim > 1)
@@ -226,7 +226,7 @@ def _(folder):
     _rewrite(folder, spoil)
 
 
-@case("policy_weights_of_another_shape", EVALUATE, "of shape")
+@case("policy_weights_of_another_shape", LOAD, "of shape")
 def _(folder):
     def widen(tensors):
         import torch
@@ -237,13 +237,13 @@ def _(folder):
     _rewrite(folder, widen)
 
 
-@case("policy_weights_cut", EVALUATE, "damaged")
+@case("policy_weights_cut", LOAD, "damaged")
 def _(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
 
 
-@case("policy_statistics_with_nan", EVALUATE, "NaN or Infinity")
+@case("policy_statistics_with_nan", LOAD, "NaN or Infinity")
 def _(folder):
     from safetensors.torch import load_file, save_file
 

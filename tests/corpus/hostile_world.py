@@ -54,7 +54,7 @@ def run_case(case, base, workspace):
     place.mkdir(parents=True)
     artefact = case.make(base, place)
     outside, inputs = workspace / "outside", place / "input"
-    before = snapshot(outside), snapshot(inputs) if inputs.exists() else ""
+    before = snapshot(outside), "" if case.writes else snapshot(inputs)
     there = {path.name for path in (workspace / "tmp").iterdir()}
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.monotonic()
@@ -64,7 +64,7 @@ def run_case(case, base, workspace):
     if child == 0:
         in_child(case, artefact, place)
     _, status, used = os.wait4(child, 0)
-    after = snapshot(outside), snapshot(inputs) if inputs.exists() else ""
+    after = snapshot(outside), "" if case.writes else snapshot(inputs)
     return {
         "status": os.waitstatus_to_exitcode(status),
         "stdout": (place / "stdout").read_text(encoding="utf-8", errors="replace"),

@@ -15,6 +15,8 @@ from vla_cl.metrics.seeds import over_seeds
 from vla_cl.report.compare import flat_settings, warnings
 from vla_cl.report.load import RunRecord, load_runs
 from vla_cl.report.numbers import decimal, decimal_range, memory_size
+from vla_cl.trust.reading import require_entries
+from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError
 
 SHOWN = ("final_average_success", "chaudhry_forgetting", "learning_accuracy")
@@ -126,7 +128,8 @@ def _labels(first: Sequence[RunRecord]) -> list[str]:
 def _group(label: str, members: Sequence[RunRecord], metrics: Sequence[str]) -> SeedGroup:
     by_seed: dict[int, RunRecord] = {}
     for run in members:
-        seed = int(run.info["seeds"]["train_seed"])
+        what = f"seeds in {short(run.folder / 'run.json')}"
+        seed = int(require_entries(run.info.get("seeds"), {"train_seed": int}, what, "restore it")["train_seed"])
         if seed in by_seed:
             raise ConfigurationError(
                 f"{by_seed[seed].folder} and {run.folder} are one run with the same train_seed={seed}; leave one out"
