@@ -24,8 +24,9 @@ def inside(root: Path, relative: str, what: str) -> Path:
     """
     pure = PurePosixPath(relative)
     if not relative or "\0" in relative or "\\" in relative or pure.is_absolute() or ".." in pure.parts:
-        shown = harmless(relative, 60)
-        raise ConfigurationError(f"{what} is {shown!r}, which leaves the folder; expected a path inside it")
+        raise ConfigurationError(
+            f"{what} is {harmless(relative, 60)!r}, which leaves the folder; expected a path inside {short(root, 60)}"
+        )
     path = root / pure
     try:
         real, home = path.resolve(), root.resolve()
@@ -38,7 +39,7 @@ def inside(root: Path, relative: str, what: str) -> Path:
         allowed.append(home.parent.parent / "blobs")
     if not any(real.is_relative_to(folder) for folder in allowed):
         raise ConfigurationError(
-            f"{what} names {harmless(relative, 60)!r}, a link that leads out of the folder to {short(real, 60)}; copy "
-            "the file there"
+            f"{what} names {harmless(relative, 60)!r}, a link that leads out of the folder to {short(real, 70)}; put "
+            "the file itself in its place"
         )
     return path
