@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_cl.compose import Settings, compose
+from vla_cl.trust.text import harmless
 from vla_cl.types import ConfigurationError, Task
 
 RANDOM = "random"
@@ -74,6 +75,9 @@ def compose_evaluation(location: str, overrides: Sequence[str], folders: Sequenc
             taken.append(f"{_REPLAN}={replan_every}")
             shown.append(taken[-1])
         settings = compose([*taken, *overrides], root="evaluate", folders=[*folders, Path(temporary)])
+    if "cameras" not in named and (cameras := run.settings.get("cameras")) is not None:
+        settings["cameras"] = cameras
+        shown.append(f"cameras={cameras}")
     if "suite" not in named:
         require_listed(run, "suite", settings["suite"]["class"], settings["plugins"])
     if shown:
@@ -174,7 +178,7 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(POLICY_FILES), ignore_patterns=["*/*"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())
+        reason = harmless(" ".join(str(error).split()), 90)
         raise ConfigurationError(
             f"{name!r} is no folder here and cannot be had from the hub ({reason}); check the name, the connection "
             "and, for a private policy, `hf auth login`"
