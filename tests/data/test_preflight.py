@@ -13,9 +13,19 @@ from vla_cl.data.source import Source
 from vla_cl.names import NAME_BYTES, file_name, readable_id
 from vla_cl.types import ConfigurationError
 
-TEXTS = ["lift the cube", "Lift the cube", "lift the cube.", "lift  the cube", " lift the cube", "拿起立方体", "放下立方体",
-         "é", "e\u0301", "🧊", "⬆️", "...", "", "a" * 300, "a" * 301, "घन उठाओ", "घन उठाएं", "ß", "ss", "I", "ı", "İ", "../x", "a/b",
-         "a\\b", "con", "\x00", "x" * 59 + "ä", "x" * 60 + "ä"]  # fmt: skip
+TEXTS = [
+    *(
+        "lift the cube",
+        "Lift the cube",
+        "lift the cube.",
+        "lift  the cube",
+        " lift the cube",
+        "拿起立方体",
+        "放下立方体",
+    ),
+    *("é", "e\u0301", "🧊", "⬆️", "...", "", "a" * 300, "a" * 301, "घन उठाओ", "घन उठाएं", "ß", "ss", "I", "ı", "İ"),
+    *("../x", "a/b", "a\\b", "con", "\x00", "x" * 59 + "ä", "x" * 60 + "ä"),
+]
 
 
 def test_ids_are_readable_and_never_the_same():
