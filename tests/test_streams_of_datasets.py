@@ -306,7 +306,7 @@ def test_cameras_are_renamed_for_data_warm_start_and_rollouts(point_datasets, ca
     start = f"warm_start={first}"
     sentence = refusal(settings(cache, tmp_path / "w", *POINT, "stream=datasets", start, datasets=point_datasets[1:]))
     assert "observation.images.eye" in sentence
-    assert "cameras={new: old" in sentence
+    assert "cameras={observation.images.eye: observation.image" in sentence
     warm = train(cache, tmp_path / "warm", *renamed, start, datasets=point_datasets[1:])
     overrides = [*POINT, "device=cpu", "cameras={eye: observation.image}", f"output_dir={tmp_path / 'e'}"]
     folder = evaluate(str(warm), compose(overrides, root="evaluate", folders=[CONF]))
@@ -318,8 +318,8 @@ def test_cameras_are_renamed_for_data_warm_start_and_rollouts(point_datasets, ca
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("policy.type=nano_vl", ["nano_vl"]),
-        ("policy.chunk_size=0", ["chunk_size"]),
+        ("policy.type=nano_vl", ["nano_vl", "nano_vla"]),
+        ("policy.chunk_size=0", ["policy"]),
         ("warm_start=/nowhere/at/all", ["/nowhere/at/all"]),
         ("warm_start=nobody/nothing", ["nobody/nothing"]),
         ("normalisation=checkpoint", ["warm_start"]),
@@ -329,7 +329,7 @@ def test_cameras_are_renamed_for_data_warm_start_and_rollouts(point_datasets, ca
         ("device=cuda:9", ["cuda"]),
         ("cameras={top: nose}", ["nose"]),
         ("threads=-1", ["threads"]),
-        ("demonstrations.episodes=40000000000", ["GiB"]),
+        ("demonstrations.episodes=100000 demonstrations.hold=100000", ["GiB"]),
         ("output_dir=/dev/null/x", ["output_dir"]),
         ("cache_dir=/dev/null", ["cache_dir"]),
     ],
@@ -339,10 +339,9 @@ def test_what_cannot_be_done_is_refused_before_a_demonstration_is_recorded(overr
         raise AssertionError("demonstrations were recorded")
 
     monkeypatch.setattr("vla_cl.rollout.collect.collect", collect)
-    chosen = compose([*SMALL, *POINT, "stream=points", f"cache_dir={tmp_path / 'c'}", f"output_dir={tmp_path / 'r'}",
-                      override], folders=[CONF])  # fmt: skip
+    overrides = [*SMALL, *POINT, "stream=points", f"cache_dir={tmp_path / 'c'}", f"output_dir={tmp_path / 'r'}"]
     with pytest.raises(ConfigurationError) as caught:
-        run.train(chosen)
+        run.train(compose([*overrides, *override.split()], folders=[CONF]))
     assert [word for word in words if word not in str(caught.value)] == []
     assert len(str(caught.value)) <= 300
     assert list(tmp_path.iterdir()) == []

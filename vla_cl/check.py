@@ -120,7 +120,8 @@ def _look_into_data(settings: Settings, found: Sources) -> tuple[DatasetReport, 
     from vla_cl.data.preflight import inspect_dataset, require_alike
 
     first = {source.root: source for listed in found.recorded.values() for source in listed}
-    reports = tuple(inspect_dataset(root, source.cameras) for root, source in first.items())
+    cache = Path(settings["cache_dir"]) / "frames"
+    reports = tuple(inspect_dataset(root, source.cameras, cache) for root, source in first.items())
     options = settings.get("data") or {}
     check_fps = options.get("check_fps", True)
     require_alike(reports, check_fps)
@@ -277,7 +278,7 @@ def check_command(settings: Settings) -> None:
 
 
 def _table_of_data(reports: Sequence[DatasetReport]) -> Table:
-    table = _table("dataset", "frames", "episodes", "tasks", "fps", "state", "action", "cameras (height x width)")
+    table = _table("dataset", "frames", "episodes", "tasks", "fps", "state", "action", "cameras (h x w)")
     for report in reports:
         cameras = "\n".join(f"{camera_word(key)} {h}x{w}" for key, (h, w) in report.spec.cameras.items())
         numbers = (report.frames, report.episodes, report.tasks, f"{report.fps:g}")

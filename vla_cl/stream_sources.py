@@ -79,6 +79,22 @@ def sources(settings: Settings) -> Sources:
     return Sources(suite, own, stream, sources_of(stream.tasks, recorded), pairs, tuple(roots), recorded.notes)
 
 
+def under_policy_names(suite: Suite, cameras: object, policy: str | None) -> Suite:
+    """A suite whose cameras have the names that a policy knows.
+
+    Args:
+        suite: The suite.
+        cameras: The setting.
+        policy: Where the policy lies, which short names in the setting may stand for cameras of; None: nowhere.
+
+    Raises:
+        ConfigurationError: The setting names a camera that the suite lacks.
+    """
+    wanted = parse_cameras(cameras)
+    pairs = renamed_cameras(suite, wanted, expected_cameras(policy if wanted else None, suite))
+    return RenamedSuite(suite, pairs) if pairs else suite
+
+
 def renamed_cameras(suite: Suite, wanted: Sequence[Camera], expected: Sequence[str]) -> Pairs | None:
     """The suite's cameras under the policy's names; None where nothing is renamed, or there is no suite.
 

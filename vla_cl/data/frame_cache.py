@@ -213,6 +213,13 @@ class Pictures:
 _MISSING = "is missing"
 
 
+def missing_bytes(folder: DatasetFolder, camera: str, cache: Path) -> int:
+    """What decoding a camera will take on the cache's disk; 0 where an entry of the right size lies there already."""
+    layout = _Layout(_key(folder, camera), (len(folder.rows), 3, *folder.cameras[camera]))
+    path = cache / f"{layout.key}.frames"
+    return 0 if path.is_file() and path.stat().st_size == layout.whole_bytes else layout.whole_bytes
+
+
 def _open(path: Path, layout: _Layout) -> _Entry | str:
     """Map an entry; or, in words, why it cannot be used."""
     try:

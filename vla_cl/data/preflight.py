@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vla_cl.data.cameras import Pairs, listed
 from vla_cl.data.dataset_folder import ACTION, STATE, DatasetFolder, spec_of
+from vla_cl.data.frame_cache import missing_bytes
 from vla_cl.data.source import Source
 from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError, InterfaceSpec
@@ -27,7 +28,7 @@ class DatasetReport:
         fps: Frames per second.
         spec: Cameras (chosen and renamed), state and action sizes.
         tasks: Number of instructions that have frames.
-        cache_bytes: What its decoded pictures take in the frame cache.
+        cache_bytes: What decoding its pictures will take in the frame cache.
         notes: What somebody should know, one sentence each.
     """
 
@@ -46,12 +47,13 @@ class DatasetReport:
         return short(self.root, 70)
 
 
-def inspect_dataset(root: Path, cameras: Pairs | None = None) -> DatasetReport:
+def inspect_dataset(root: Path, cameras: Pairs | None = None, cache: Path | None = None) -> DatasetReport:
     """Compare a dataset's metadata with its data, and decode the first and the last picture of every file.
 
     Args:
         root: Folder of a LeRobotDataset v3.
         cameras: Which cameras are looked at, and their names here; None: all.
+        cache: Folder of decoded pictures; None: nothing is decoded yet.
 
     Raises:
         ConfigurationError: Something is wrong; one sentence that names dataset, column, episode and frame.
@@ -61,9 +63,10 @@ def inspect_dataset(root: Path, cameras: Pairs | None = None) -> DatasetReport:
     rows = folder.rows
     for key in (ACTION, STATE) if spec.state_size else (ACTION,):
         folder.vectors(key)
-    for _, camera in cameras or [(key, key) for key in folder.cameras]:
+    own = list(folder.cameras) if cameras is None else list(dict.fromkeys(old for _, old in cameras))
+    for camera in own:
         folder.look_at_ends(camera)
-    pixels = sum(height * width for height, width in spec.cameras.values())
+    nowhere = root / "no cache"
     return DatasetReport(
         root=root,
         frames=len(rows),
@@ -71,7 +74,7 @@ def inspect_dataset(root: Path, cameras: Pairs | None = None) -> DatasetReport:
         fps=folder.fps,
         spec=spec,
         tasks=len(set(folder.instructions.values())),
-        cache_bytes=len(rows) * 3 * pixels,
+        cache_bytes=sum(missing_bytes(folder, camera, cache or nowhere) for camera in own),
         notes=folder.left_out,
     )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vla_cl.data.identity import identity
 from vla_cl.files import write_json
@@ -42,6 +43,18 @@ def moved_roots(folder: Path) -> list[Path]:
     """
     note = folder / DATA_FILE
     return [Path(entry["path"]) for entry in _noted(note)] if note.is_file() else []
+
+
+def with_moved_data(configuration: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A run's settings with its datasets where they lay last, instead of where they lay when it began."""
+    roots = [str(root) for root in moved_roots(folder)]
+    settings = dict(configuration)
+    if roots and "datasets" in settings["stream"]:
+        settings["stream"] = {**settings["stream"], "datasets": roots}
+        roots = []
+    if "data" in settings:
+        settings["data"] = {**settings["data"], "datasets": roots}
+    return settings
 
 
 def _noted(note: Path) -> list[dict[str, str]]:
