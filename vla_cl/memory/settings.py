@@ -101,7 +101,7 @@ class MemorySettings:
             return cls(samples_per_task=1000)
         if not isinstance(settings, Mapping):
             raise ConfigurationError(
-                f"{SETTING} must be a mapping of settings, for example '{SETTING}={{budget: 25 MB}}'; got {settings!r}"
+                f"{SETTING} must be a mapping of settings; got {settings!r}; for example '{SETTING}={{budget: 25 MB}}'"
             )
         known = [item.name for item in fields(cls)]
         for name in settings:
