@@ -80,13 +80,16 @@ def digest(path):
 
 
 def hashes(folder):
-    """Of every visible file but the manifest, which lists them."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "MANIFEST.json"]
+    """Of every visible file but the manifest, which lists them, and the note, which says where the policy lay."""
+    notes = ("MANIFEST.json", "vla_cl.json")
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in notes]
     return {str(path.relative_to(folder)): digest(path) for path in files}
 
 
 def _server():
     context = multiprocessing.get_context("forkserver")
+    if (here := str(Path(__file__).parent)) not in os.environ.get("PYTHONPATH", ""):
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     context.set_forkserver_preload(["toy_commands_preloaded"])
     return context
 
