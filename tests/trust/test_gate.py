@@ -137,8 +137,8 @@ def test_a_plain_template_passes(template):
 @pytest.mark.parametrize(
     "template",
     ["{chunk_index:99999999d}", "{chunk_index:20d}", "{chunk_index.real}", "{video_key[0]}", "{video_key!r}", "{}",
-     "{0}", "{other}", "{chunk_index:{file_index}}", "{chunk_index:*>9}", "{chunk_index:f}", "{chunk_index", "}", "", 3, None,
-     ["a"], "x" * 2000, "{chunk_index}" * 20],
+     "{0}", "{other}", "{chunk_index:{file_index}}", "{chunk_index:*>9}", "{chunk_index:f}", "{chunk_index", "}", "", 3,
+     None, ["a"], "x" * 2000, "{chunk_index}" * 20],
 )  # fmt: skip
 def test_a_template_that_does_more_is_refused(template):
     with pytest.raises(ConfigurationError) as caught:
