@@ -25,6 +25,7 @@ from odd_datasets import (
     numbered,
     set_column,
     video_file,
+    write_video,
 )
 from PIL import Image
 
@@ -205,6 +206,26 @@ def test_depth_as_lerobot_writes_it_beside_a_camera(tmp_path):
         "observation.state",
         "task",
     }
+
+
+DEEP = {"gray10le": "libx265", "gray12le": "libx265", "gray16le": "ffv1"}
+
+
+@pytest.mark.parametrize("pixels", DEEP)
+def test_undeclared_depth_in_a_video_is_left_out(video, pixels):
+    options = {"x265-params": "log-level=none"} if DEEP[pixels] == "libx265" else {}
+    path = video_file(video)
+    written = path.with_suffix(".mkv" if DEEP[pixels] == "ffv1" else ".mp4")
+    write_video(written, PICTURES, [row / 10 for row in range(TOTAL)], DEEP[pixels], pixels, options)
+    written.rename(path)
+    folder = DatasetFolder(video)
+    assert folder.spec.cameras == {} and f"its video holds {pixels}" in folder.left_out[0]
+
+
+def test_a_grey_video_becomes_rgb(video):
+    write_video(video_file(video), PICTURES, [row / 10 for row in range(TOTAL)], pixels="gray")
+    batch = read(video).batch(np.arange(TOTAL))
+    assert np.array_equal(batch[CAMERA][:, 0], batch[CAMERA][:, 2]) and batch[CAMERA].float().std() > 10
 
 
 def test_one_picture_that_is_unlike_the_others(root):
@@ -431,6 +452,26 @@ def test_descriptions_that_cannot_be_right(root, key, value):
 def test_descriptions_that_are_no_description(root, content):
     (root / "meta" / "info.json").write_text(content)
     refused(root)
+
+
+@pytest.mark.parametrize("name", ["episodes", "data", "video"])
+def test_links_that_lead_out_of_the_folder(video, tmp_path, name):
+    path = file_of(video, name)
+    path.rename(tmp_path / "outside")
+    path.symlink_to(tmp_path / "outside")
+    refused(video, "leads out of the folder")
+
+
+def test_a_snapshot_of_the_hub_is_made_of_links(video, tmp_path, pristine):
+    snapshot, blobs = tmp_path / "hub" / "snapshots" / "abc", tmp_path / "hub" / "blobs"
+    blobs.mkdir(parents=True)
+    for number, path in enumerate(sorted(path for path in video.rglob("*") if path.is_file())):
+        link = snapshot / path.relative_to(video)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(blobs / str(number))
+        link.symlink_to(blobs / str(number))
+    read_rightly(snapshot, pristine["video"])
+    assert DatasetFolder(snapshot).identity == DatasetFolder(pristine["video"]).identity
 
 
 # Rows against metadata.

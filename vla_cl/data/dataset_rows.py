@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vla_cl.data.column_values import integers, numbers, scalars
 from vla_cl.data.dataset_info import REMEDY
+from vla_cl.trust.paths import inside
 from vla_cl.trust.tables import TableFile, open_table
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
@@ -85,7 +86,7 @@ def data_files(root: Path) -> tuple[Path, ...]:
     if not files:
         missing = "has no folder data/" if not folder.is_dir() else "has no parquet file in data/"
         raise ConfigurationError(f"the dataset {short(root)} is not complete: it {missing}; {REMEDY}")
-    return files
+    return tuple(inside(root, path.relative_to(root).as_posix(), f"the dataset {short(root)}") for path in files)
 
 
 def read_batches(

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from vla_cl.data.column_values import integers, scalars
 from vla_cl.data.dataset_info import REMEDY
+from vla_cl.trust.paths import inside
 from vla_cl.trust.tables import open_table
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
@@ -25,6 +26,7 @@ def read_episodes(root: Path) -> pd.DataFrame:
     files = sorted(path for path in (root / "meta" / "episodes").glob("*/*.parquet") if path.name[0] != ".")
     if not files:
         raise ConfigurationError(f"the dataset {short(root)} has no episodes (meta/episodes is empty); {REMEDY}")
+    files = [inside(root, path.relative_to(root).as_posix(), f"the dataset {short(root)}") for path in files]
     table = pd.concat([_read(root, path) for path in files], ignore_index=True)
     table = table.sort_values("episode_index", ignore_index=True)
     twice = table["episode_index"].duplicated()

@@ -196,7 +196,7 @@ class Pictures:
         layout = self._layout
         _require_room(self._folder, path.parent, layout.whole_bytes)
         path.touch()
-        with _named(path), path.open("r+b") as file:
+        with _named(path.parent), path.open("r+b") as file:
             handle = file.fileno()
             _reserve(handle, layout.whole_bytes)
             writer = _Writer(handle, layout)
