@@ -64,7 +64,7 @@ def compose(overrides: Sequence[str], root: str = "config", folders: Sequence[Pa
     policy = _PolicyChoice.of(typed, folders)
     settings = _composed(policy.overrides(typed), root, folders)
     if "policy" in settings:
-        policy.settle(settings, typed, lambda items: _composed(policy.overrides(items), root, folders))
+        policy.settle(settings, typed, lambda items: _composed(items, root, folders))
     return checked(settings, root)
 
 
@@ -161,7 +161,8 @@ class _PolicyChoice:
         elif named and any(split(item)[1] == "experiment" for item in typed):
             others = [item for item in typed if split(item)[1].partition(".")[0] != "policy"]
             if composed(others)["policy"].get("type") != policy.get("type"):  # the experiment's fields are not of it
-                settings["policy"] = composed([item for item in typed if split(item)[1] != "experiment"])["policy"]
+                kept = [item for item in typed if split(item)[1] != "experiment"]
+                settings["policy"] = composed(self.overrides(kept))["policy"]
 
 
 def build[Part](

@@ -77,6 +77,7 @@ _LIBRARIES = {
     "requests": "what was asked of the network",
     "urllib": "what was asked of the network",
     "jinja2": "the report's page",
+    "wandb": "the account of wandb (wandb login, WANDB_API_KEY or WANDB_MODE=offline)",
 }
 """Of the top-level module of an error's class: what could not be read."""
 

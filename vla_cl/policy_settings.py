@@ -49,9 +49,9 @@ def policy_settings(settings: Settings, spec: InterfaceSpec, rolled_out: bool) -
             )
         kind, warm_start = config.type, str(folder)
         settings["policy"]["type"] = kind
-    check_buildable(config, fresh=warm_start is None)
     if rolled_out:
         _check_rollouts(config, settings["evaluation"]["replan_every"])
+    check_buildable(config, fresh=warm_start is None)
     return PolicySettings(kind, fields, warm_start, settings["normalisation"], device)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,7 @@ def raised(make):
     """The error with a traceback, as it is when it arrives."""
     try:
         raise make() if callable(make) else make
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001
         return error
 
 
@@ -153,7 +154,7 @@ def test_debug_shows_the_traceback_and_the_sentence_last():
 
 
 def test_a_full_device_behind_the_standard_output():
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         done = finished("print('figures')", stdout=full)
     assert done.returncode == FAILED
     assert done.stderr.startswith("vla-cl: the disk is full")

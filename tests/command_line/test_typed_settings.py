@@ -1,6 +1,5 @@
-"""Settings as people type them: paths of all kinds, lists without brackets, options anywhere, and what is meant instead."""
+"""Settings as people type them: any path, lists without brackets, options anywhere, and what is meant instead."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,10 @@ from vla_cl.settings.overrides import quoted
 from vla_cl.types import ConfigurationError
 
 PATHS = [
-    "/a/b", "/a=b", "/a b/c", "/a(b)", "/a)b", "/a,b", "/ä/ö ü", "/机器人/数据", "/a$b", "/a'b", '/a"b', "/a{b}", "/a[0]",
+    "/a/b", "/a=b", "/a b/c", "/a(b)", "/a)b", "/a,b", "/ä/ö ü", "/机器/人", "/a$b", "/a'b", '/a"b', "/a{b}", "/a[0]",
     "/a:b", "/a#b", "/a;b", "/a&b", "/a|b", "/a*b?", "/a!b", "/a^b", "/a`b", "/a\\b", "/a\\", "/a%20b", "/a@b", "2024",
-    "1e3", "true", "relative/path", "./here", "../up", "-dash", "+plus", "/a  b", "/null", "/a\\'b", "'", "inf", "~x/y=1",
+    "1e3", "true", "relative/path", "./here", "../up", "-dash", "+plus", "/a  b", "/null", "/a\\'b", "'", "inf",
+    "~x/y=1",
 ]  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def test_home_is_expanded_in_lists_suites_and_variables(home, monkeypatch):
     monkeypatch.setenv("VLA_CL_CACHE", "~/x")
     assert compose([])["cache_dir"] == f"{home}/x"
     monkeypatch.setenv("VLA_CL_CACHE", "")
-    with pytest.raises(ConfigurationError, match="cache_dir must be a path.*variable"):
+    with pytest.raises(ConfigurationError, match=r"cache_dir must be a path.*variable"):
         compose([])
 
 
@@ -161,13 +161,16 @@ def test_what_cannot_be_done_is_said_with_what_can(arguments, words, capsys, tmp
     assert words in said
     assert said.count("\n") == 1
     assert len(said) <= 300 + len("vla-cl: \n")
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_options_may_stand_anywhere(capsys):
     conf = str(Path(__file__).parents[1] / "conf")
-    for arguments in (["suite=pointt", "--conf", conf, "stream=points"], ["--conf", conf, "stream=points", "suite=pointt"],
-                      ["suite=pointt", "stream=points", f"--conf={conf}"]):  # fmt: skip
+    for arguments in (
+        ["suite=pointt", "--conf", conf, "stream=points"],
+        ["--conf", conf, "stream=points", "suite=pointt"],
+        ["suite=pointt", "stream=points", f"--conf={conf}"],
+    ):
         assert main(["train", *arguments]) == 2
         assert "did you mean 'point'" in capsys.readouterr().err
 

@@ -125,7 +125,9 @@ def decoded_config(
             "connection, or give a local folder"
         ) from error
     except (draccus.utils.DecodingError, draccus.utils.ParsingError, *_WRONG_FIELDS) as error:
-        raise ConfigurationError(f"policy {kind!r} does not accept these settings: {_words(error)}") from error
+        raise ConfigurationError(
+            f"policy {kind!r} does not accept these settings: {_words(error.__cause__ or error)}"
+        ) from error
     defaults = _defaults(chosen)
     for name in settings:
         value, default = getattr(config, name), defaults.get(name)

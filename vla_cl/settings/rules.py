@@ -71,7 +71,12 @@ def optional(rule: Rule) -> Rule:
     """Null, or what the rule says."""
 
     def check(name: str, value: object) -> object:
-        return None if value is None else rule(name, value)
+        if value is None:
+            return None
+        try:
+            return rule(name, value)
+        except ConfigurationError as error:
+            raise ConfigurationError(str(error).replace(" must be ", " must be null or ", 1)) from error
 
     return check
 
