@@ -33,6 +33,7 @@ from vla_cl.rollout.table import EpisodeTable
 from vla_cl.run_folder import RunFolder, machine, versions
 from vla_cl.tracking import Tracker
 from vla_cl.train import TrainingSettings, learn
+from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError, Experience, Split, Stream, Task
 
 LOG_EVERY = 10
@@ -213,8 +214,9 @@ class ContinualRun:
             missing = {(task, state) for task in tasks for state in states} - table.reported(experience.index)
             if missing:
                 raise ConfigurationError(
-                    f"the episode table of {self._folder.root} lacks {len(missing)} episodes after {experience.name}, "
-                    "which its checkpoint implies; restore episodes.parquet, or start again with output_dir=<a new one>"
+                    f"the episode table of {short(self._folder.root)} lacks {len(missing)} episodes of experience "
+                    f"{experience.index}, which its checkpoint implies; restore episodes.parquet, "
+                    "or start again with output_dir=<a new folder>"
                 )
         return table
 

@@ -16,6 +16,7 @@ from typing import Any
 from vla_cl.files import sha256, write_json
 from vla_cl.trust.paths import inside
 from vla_cl.trust.reading import read_json_object
+from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
 
 MANIFEST = "MANIFEST.json"
@@ -49,12 +50,14 @@ def verify_manifest(folder: Path, what: str, remedy: str, only_listed: bool = Tr
     for name, expected in files.items():
         file = inside(folder, name, f"the manifest {folder / MANIFEST}")
         if not file.is_file():
-            raise ConfigurationError(f"{what} {folder} lacks {name}; {remedy}")
+            raise ConfigurationError(f"{what} {short(folder)} lacks {harmless(name, 60)}; {remedy}")
         if not _fits(file, expected):
-            raise ConfigurationError(f"{file} is damaged: it differs from its manifest; {remedy}")
+            raise ConfigurationError(f"{short(file)} is damaged: it differs from its manifest; {remedy}")
     for file in _files(folder) if only_listed else ():
         if (name := file.relative_to(folder).as_posix()) not in files:
-            raise ConfigurationError(f"{what} {folder} holds {name[:80]}, which its manifest does not list; {remedy}")
+            raise ConfigurationError(
+                f"{what} {short(folder)} holds {harmless(name, 60)}, which its manifest does not list; {remedy}"
+            )
 
 
 def damaged_files(folder: Path) -> list[Path]:
@@ -116,12 +119,12 @@ def _listed(folder: Path, what: str, remedy: str) -> dict[str, dict[str, Any]]:
     """The entries of a manifest."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise ConfigurationError(f"{what} {folder} is not complete: it has no {MANIFEST}; {remedy}")
+        raise ConfigurationError(f"{what} {short(folder)} is not complete: it has no {MANIFEST}; {remedy}")
     content = read_json_object(path, f"the manifest of {what}", remedy)
-    require_seal(content, str(path), remedy)
+    require_seal(content, short(path), remedy)
     files = content.get("files")
     if content.get("format") != FORMAT or not isinstance(files, dict) or not all(map(_is_entry, files.values())):
-        raise ConfigurationError(f"{path} does not list files with their bytes and sha256; {remedy}")
+        raise ConfigurationError(f"{short(path)} does not list files with their bytes and sha256; {remedy}")
     return files
 
 

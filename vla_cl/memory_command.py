@@ -162,7 +162,7 @@ def export(root: Path, target: Path, plugins: Sequence[str] = ()) -> str:
         ConfigurationError: As `RunMemory.read`; ``target`` exists; the data are no longer there; the copies hold no
             pictures; or the suite is in a package that ``plugins`` does not list.
     """
-    with only_writer(target.with_name(f".{target.name}.lock"), f"the dataset {target}"):
+    with only_writer(target.with_name(f".{target.name}.lock"), f"the dataset {short(target)}"):
         remove_leftovers_of(target)
         if target.exists():
             raise ConfigurationError(f"{target} exists; give --export a new folder")

@@ -19,7 +19,7 @@ from vla_cl.manifest import require_text_seal, seal, seal_text
 from vla_cl.metrics.matrix import SuccessMatrix
 from vla_cl.rollout.table import EpisodeTable
 from vla_cl.trust.reading import read_text
-from vla_cl.trust.text import short
+from vla_cl.trust.text import harmless, short
 from vla_cl.trust.yaml_files import YAML_BYTES, read_yaml_object
 from vla_cl.types import ConfigurationError, Stream
 
@@ -66,10 +66,10 @@ class RunFolder:
         Raises:
             ConfigurationError: Another process writes it, or the folder holds another run, or something else.
         """
-        with only_writer(self.root / LOCK, f"the run {self.root}"):
+        with only_writer(self.root / LOCK, f"the run {short(self.root)}"):
             if self._is_foreign():
                 raise ConfigurationError(
-                    f"{self.root} exists and is no run (it has no config.yaml); give another output_dir"
+                    f"{short(self.root)} exists and is no run (it has no config.yaml); give another output_dir"
                 )
             remove_leftovers(self.root)
             for folder in (self.videos, self.checkpoints):
@@ -95,7 +95,7 @@ class RunFolder:
         changed = {key for key in changed if not key.startswith(tuple(f"{name}." for name in MAY_DIFFER))}
         if changed:
             raise ConfigurationError(
-                f"{self.root} holds a run with other settings ({', '.join(sorted(changed))}); "
+                f"{short(self.root)} holds a run with other settings ({harmless(', '.join(sorted(changed)), 110)}); "
                 "give output_dir=<a new folder>, or the same settings to continue it"
             )
 

@@ -221,7 +221,10 @@ class NanoVLAPolicy(PreTrainedPolicy):  # type: ignore[misc]
             return own
         instructions, rows = distinct(batch["task"])
         tokens = tokenize(instructions, self.config.max_instruction_bytes).to(device)
-        embeddings: Tensor = self.instruction_encoder(tokens)
+        if self.training:
+            embeddings: Tensor = self.instruction_encoder(tokens)
+        else:  # one at a time: their number is an accident of the batch, and products of another size round differently
+            embeddings = torch.cat([self.instruction_encoder(row) for row in tokens.split(1)])
         return embeddings[torch.tensor(rows, device=device)]
 
     def _image(self, batch: dict[str, Any], camera: str) -> Tensor:

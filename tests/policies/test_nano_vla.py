@@ -336,6 +336,14 @@ def test_a_batch_without_instructions_is_refused():
 # --- Instructions
 
 
+def test_what_else_is_in_the_batch_does_not_change_a_bit():
+    model = policy(condition_size=64).eval()
+    values = batch(size=4)
+    for first in ("open the drawer", "go", "lift the red cube and put it down"):
+        alike, other = {**values, "task": [first] * 4}, {**values, "task": [first, "a", "b c", "push it to the left"]}
+        assert torch.equal(model.predict_action_chunk(alike)[0], model.predict_action_chunk(other)[0])
+
+
 def test_any_text_becomes_its_bytes():
     tokens = tokenize(["öffne 🚪", "", "abcdefghijklmno"], max_bytes=12)
     assert tokens.shape == (3, 12)
@@ -356,6 +364,9 @@ def test_each_different_instruction_is_encoded_once():
     seen = []
     made.instruction_encoder.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     made.predict_action_chunk(batch())
+    assert seen == [1, 1]  # each alone; see the test of what else is in the batch
+    seen.clear()
+    made.train().forward(batch() | {"action": torch.zeros(6, made.config.chunk_size, ACTION)})
     assert seen == [2]
 
 

@@ -42,6 +42,7 @@ from vla_cl.rollout.demonstrations import (
 )
 from vla_cl.rollout.lifeline import children, end_with_parent, in_main_thread, kill_children
 from vla_cl.trust.reading import read_json_object
+from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError, Task
 
 ATTEMPTS_PER_EPISODE = 3
@@ -141,7 +142,7 @@ class _Job:
         """Become the only one who records this dataset, until it is written or ``locks`` end; False: another is."""
         with ExitStack() as held:
             try:
-                held.enter_context(only_writer(self.lock_file, f"the demonstrations {self.target}", wait))
+                held.enter_context(only_writer(self.lock_file, f"the demonstrations {short(self.target)}", wait))
             except ConfigurationError:
                 return False
             self.held = locks.enter_context(held.pop_all())
@@ -162,7 +163,9 @@ class _Job:
         damage = _damage(self.target)
         ours = any((self.target / name).exists() for name in (METADATA, MANIFEST))
         if not ours or (damage is None and _key_of(self.target) != self.description_key):
-            raise ConfigurationError(f"{self.target} exists but is not what this call would record; move it away")
+            raise ConfigurationError(
+                f"{short(self.target)} exists but is not what this call would record; move it away"
+            )
         return damage is None
 
     def tidy(self) -> None:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from vla_cl.files import replacing, replacing_folder
 from vla_cl.interfaces import Environment, Expert, Suite
 from vla_cl.manifest import write_manifest
+from vla_cl.trust.text import reason, short
 from vla_cl.types import ConfigurationError, SuiteSpec, Task, Trajectory
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def reading_piece(path: Path) -> Iterator[None]:
     except (ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, OSError, MemoryError,
             SyntaxError, OverflowError, zlib.error, zipfile.BadZipFile, struct.error) as error:  # fmt: skip
         raise ConfigurationError(
-            f"{path} is damaged ({str(error)[:100]}); give the command again: it is recorded anew"
+            f"{short(path)} is damaged ({reason(error)}); give the command again: it is recorded anew"
         ) from error
 
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Self, cast
 
 from vla_cl.files import flush, write_json
 from vla_cl.locks import only_writer
-from vla_cl.manifest import require_seal, seal
+from vla_cl.manifest import SEAL, require_seal, seal
 from vla_cl.trust.paths import inside
 from vla_cl.trust.reading import LINES_BYTES, as_plain, parse_json_object, read_json_object, require_entries
 from vla_cl.trust.text import harmless, reason, short
@@ -80,12 +80,12 @@ class Journal:
         """Lock the folder, read what is there, and drop a torn last line."""
         check_same_evaluation(self.folder, self._identity)
         with ExitStack() as held:
-            held.enter_context(only_writer(self.folder / LOCK, f"the evaluation {self.folder}"))
+            held.enter_context(only_writer(self.folder / LOCK, f"the evaluation {short(self.folder)}"))
             check_same_evaluation(self.folder, self._identity)  # another process may have begun meanwhile
             path = self.folder / EPISODES
             file = cast(BinaryIO, path.open("a+b", buffering=0))  # unbuffered: an episode is one write of the system
             held.callback(file.close)
-            write_json(self.folder / IDENTITY, self._identity)
+            write_json(self.folder / IDENTITY, seal(self._identity))
             whole = _whole_lines(path)
             file.truncate(len(whole))
             self._entries = {_key(entry.episode): entry for entry in _entries(path, whole, self._salt)}
@@ -138,13 +138,16 @@ def check_same_evaluation(folder: Path, identity: Mapping[str, object]) -> None:
                 f"{folder} is not empty and holds no evaluation (it has no {IDENTITY}); give output_dir=<a new folder>"
             )
         return
-    before = read_json_object(path, "the description of the evaluation", "give output_dir=<a new folder>")
+    remedy = "give output_dir=<a new folder>"
+    before = read_json_object(path, "the description of the evaluation", remedy)
+    require_seal(before, short(path), remedy)
+    before.pop(SEAL, None)
     found = list(differences(before, as_plain(identity)))
     if found and _whole_lines(folder / EPISODES):
         more = f"; and {len(found) - _DIFFERENCES_SHOWN} more" if len(found) > _DIFFERENCES_SHOWN else ""
         raise ConfigurationError(
-            f"{folder} holds another evaluation: {'; '.join(found[:_DIFFERENCES_SHOWN])}{more}; give "
-            "output_dir=<a new folder>, or the same policy and settings to continue it"
+            f"{short(folder)} holds another evaluation: {harmless('; '.join(found[:_DIFFERENCES_SHOWN]), 110)}{more}; "
+            "give output_dir=<a new folder>, or the same settings to continue it"
         )
 
 
