@@ -218,7 +218,7 @@ class LeRobotGym(Suite):
             return None
         try:
             features = env_to_policy_features(self.configuration)
-        except (KeyError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(
                 f"the features of environment {self.type!r} have no place in its features_map, or the wrong shape "
                 f"({error}); correct its EnvConfig"

@@ -48,6 +48,9 @@ def test_measured_figures_are_put_into_a_table(tmp_path):
 def test_a_file_that_the_bench_did_not_write_is_refused(tmp_path):
     other = tmp_path / "other.json"
     other.write_text("[1]")
+    with pytest.raises(ConfigurationError, match="holds list, expected an object"):
+        catalogue.text(other)
+    other.write_text('{"step-er": 3}')
     with pytest.raises(ConfigurationError, match="not what vla-cl bench methods stores"):
         catalogue.text(other)
     other.write_text("{}")

@@ -374,8 +374,10 @@ def test_a_policy_outside_of_a_run_takes_nothing_over(run, tmp_path, capsys):
     (tmp_path / "config.yaml").write_text("settings: of something else\n")
     assert evaluate(tmp_path / "e", "tasks=[red]", "evaluation.episodes=1", policy=copied) == 0
     (tmp_path / "config.yaml").write_text("settings: [of\n")
-    assert evaluate(tmp_path / "f", "tasks=[red]", policy=copied) == 2
-    assert "config.yaml cannot be read" in capsys.readouterr().err
+    assert evaluate(tmp_path / "f", "tasks=[red]", "evaluation.episodes=1", policy=copied) == 0
+    (tmp_path / "run.json").write_text("{}")  # now it is a run's
+    assert evaluate(tmp_path / "g", "tasks=[red]", policy=copied) == 2
+    assert "config.yaml is not valid YAML" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -447,7 +449,7 @@ def test_a_method_that_must_be_told_the_task_is_told_it(served, tmp_path, capsys
     capsys.readouterr()
     (run / "checkpoints" / "001" / "cl_state" / "method.json").unlink()
     assert evaluate_plainly(run / "checkpoints" / "001", tmp_path / "f", ALLOWED) == 2
-    assert "method 'told' of the run" in capsys.readouterr().err
+    assert "001 lacks cl_state/method.json" in capsys.readouterr().err
 
 
 def test_a_task_that_the_method_of_a_run_has_not_learnt_is_one_sentence(served, tmp_path, capsys):
@@ -525,12 +527,12 @@ def test_a_policy_on_the_hub_is_found_in_its_cache(tmp_path, monkeypatch, capsys
     [
         (["suite=metaworl"], "unknown suite 'metaworl'; did you mean 'metaworld'"),
         (["tasks=[redd]"], "unknown task 'redd' of point; nearest: red"),
-        (["split=reprot"], "unknown split 'reprot'; did you mean 'report'"),
+        (["split=reprot"], "split must be one of report, select, train; got 'reprot'; did you mean 'report'"),
         (["evaluation.episods=3"], "did you mean 'evaluation.episodes'"),
         (["record=maybe"], "record must be true or false; got 'maybe'"),
-        (["evaluation.deadline=0"], "evaluation.deadline is a number of seconds above 0"),
-        (["evaluation.batch_size=0"], "evaluation.batch_size must be null or at least 1"),
-        (["random.seed=-1"], "random.seed is a whole number from 0"),
+        (["evaluation.deadline=0"], "evaluation.deadline must be a finite number above 0"),
+        (["evaluation.batch_size=0"], "evaluation.batch_size must be null or a whole number from 1"),
+        (["random.seed=-1"], "random.seed must be a whole number from 0"),
         (["random.chunk_size=1"], "replan_every=2 is not possible"),
         (["suite.bounded=false"], "a random policy needs a finite range"),
     ],

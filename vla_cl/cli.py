@@ -3,60 +3,38 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vla_cl import __version__
-from vla_cl.types import ConfigurationError
+from vla_cl.command_line import Parser, add_overrides, new_parser, parse, user_location, user_path
+from vla_cl.last_line import guarded
 
-FAILED = 1
-BAD_INPUT = 2
+_HINTS = {
+    "train": "the same command continues after the last whole experience",
+    "demo": "the same command continues after the last whole experience",
+    "evaluate": "finished episodes are kept, and the same command rolls out the rest",
+    "collect": "finished episodes are kept, and the same command records the rest",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; its exit status: 0 done, 1 a check failed, 2 the user asked for something that cannot be done."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = options.command
-    try:
-        return command(options)
-    except ConfigurationError as error:
-        print(f"vla-cl: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        print(
-            f"vla-cl: the disk is full{where}; free some space, or set output_dir and cache_dir to another disk, and "
-            "give the same command again: it continues",
-            file=sys.stderr,
-        )
-        return FAILED
-    except KeyboardInterrupt:
-        print("vla-cl: stopped; the same command continues after the last whole experience", file=sys.stderr)
-        return 130
+    """Run a command; its exit status, as ``vla-cl --help`` tells it."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser, commands = _parser()
+    name = next((item for item in given if not item.startswith("-")), "")
+
+    def command() -> int:
+        options = parse(given, parser, commands)
+        chosen: Callable[[argparse.Namespace], int] = options.command
+        return chosen(options)
+
+    return guarded(command, "--debug" in given, _HINTS.get(name, "give the same command again"))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vla-cl",
-        description="One policy, skill after skill, nothing forgotten.",
-        epilog="example: vla-cl train stream=metaworld_demo method=er",
-    )
-    parser.add_argument("--version", action="version", version=f"vla-cl {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    def add(
-        name: str, command: Callable[[argparse.Namespace], int], text: str, example: str
-    ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text, epilog=f"example: {example}")
-        sub.set_defaults(command=command)
-        return sub
-
+def _parser() -> tuple[Parser, dict[str, Parser]]:
+    parser, add, commands = new_parser()
     add_overrides(
         add("train", _train, "learn a stream of tasks", "vla-cl train stream=cw10 method=er training.steps=2000")
     )
@@ -66,13 +44,17 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = add(
         "evaluate", _evaluate, "roll a policy out on tasks", "vla-cl evaluate outputs/run tasks=[reach,push]"
     )
-    evaluate.add_argument("policy", help="a run's folder, a checkpoint, a LeRobot policy (folder, hub name), or random")
+    evaluate.add_argument(
+        "policy",
+        type=user_location,
+        help="a run's folder, a checkpoint, a LeRobot policy (folder, hub name), or random",
+    )
     add_overrides(evaluate)
     report = add(
         "report", _report, "write an HTML report of one or more runs", "vla-cl report outputs/run-a outputs/run-b"
     )
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs")
-    report.add_argument("--output", type=Path, help="the file to write (default: beside the runs)")
+    report.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="folders of runs")
+    report.add_argument("--output", type=user_path, help="the file to write (default: beside the runs)")
     compare = add(
         "compare",
         _compare,
@@ -80,57 +62,52 @@ def _parser() -> argparse.ArgumentParser:
         "vla-cl compare outputs/er-0 outputs/er-1 outputs/ewc-0 outputs/ewc-1",
     )
     compare.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="folders of finished runs, any number of seeds"
+        "runs", nargs="+", type=user_path, metavar="RUN", help="folders of finished runs, any number of seeds"
     )
     compare.add_argument("--metrics", metavar="A,B", help="names of metrics, the first one sorts (see vla-cl metrics)")
     compare.add_argument("--style", choices=("text", "markdown", "json"), default="text", help="how to write the table")
     metrics = add(
         "metrics", _metrics, "print every metric of a success matrix", "vla-cl metrics outputs/run/matrix.json"
     )
-    metrics.add_argument("file", type=Path, help="a matrix.json, or the folder of a run")
+    metrics.add_argument("file", type=user_path, help="a matrix.json, or the folder of a run")
     metrics.add_argument("--json", action="store_true", help="for machines")
-    metrics.add_argument("--reference", type=Path, help="single-task runs' matrix.json, for forward transfer")
+    metrics.add_argument("--reference", type=user_path, help="single-task runs' matrix.json, for forward transfer")
     memory = add("memory", _memory, "list what a run remembers", "vla-cl memory outputs/run --export outputs/memory")
-    memory.add_argument("run", type=Path, help="the folder of a run")
-    memory.add_argument("--export", type=Path, metavar="FOLDER", help="also write it as a LeRobotDataset v3")
+    memory.add_argument("run", type=user_path, help="the folder of a run")
+    memory.add_argument("--export", type=user_path, metavar="FOLDER", help="also write it as a LeRobotDataset v3")
     memory.add_argument("--plugins", metavar="A,B", default="", help="packages that the run's suite may come from")
     memory.add_argument("--json", action="store_true", help="for machines")
     _add_tools(add)
-    return parser
+    return parser, commands
 
 
 def _add_tools(add: Callable[..., argparse.ArgumentParser]) -> None:
     """The commands about the program itself: is the machine fit, what is there, what does it cost, show it."""
+    add_overrides(
+        add("check", _check, "look into all that a training needs, write nothing", "vla-cl check stream=datasets ...")
+    )
     doctor = add("doctor", _doctor, "check this machine: renderer, codec, disk, versions", "vla-cl doctor")
     doctor.add_argument("--json", action="store_true", help="for machines")
     bench = add("bench", _bench, "measure against the bounds in the README", "vla-cl bench rollout rows=[metaworld]")
     bench.add_argument(
-        "what", choices=("startup", "training", "learning", "rollout", "methods"), help="what to measure"
+        "what", choices=("startup", "training", "learning", "rollout", "methods", "preflight"), help="what to measure"
     )
     add_overrides(bench)
     gallery = add(
         "gallery", _gallery, "pictures of every task of a suite", "vla-cl gallery metaworld --output outputs/gallery"
     )
     gallery.add_argument("suite", help="a yaml of conf/suite")
-    gallery.add_argument("--output", type=Path, default=Path("outputs/gallery"), help="folder of the picture")
+    gallery.add_argument("--output", type=user_path, default=Path("outputs/gallery"), help="folder of the picture")
     gallery.add_argument("--cameras", action="store_true", help="every camera as a policy sees it")
     gallery.add_argument("--profiles", metavar="TASK", help="instead: this task in every render profile")
     add_overrides(gallery)
     methods = add("methods", _methods, "list the methods, or write the page about them", "vla-cl methods")
-    methods.add_argument("--write", type=Path, metavar="FILE", help="write the whole page there, as Markdown")
-    methods.add_argument("--measured", type=Path, metavar="FILE", help="what vla-cl bench methods stored, for the page")
+    methods.add_argument("--write", type=user_path, metavar="FILE", help="write the whole page there, as Markdown")
+    methods.add_argument(
+        "--measured", type=user_path, metavar="FILE", help="what vla-cl bench methods stored, for the page"
+    )
     demo = add("demo", _demo, "the first continual run, with and without replay, and its report", "vla-cl demo")
     add_overrides(demo)
-
-
-def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Hydra overrides behind the command's own arguments."""
-    parser.add_argument(
-        "--conf", type=Path, action="append", default=[], metavar="DIR", help="a folder of yaml files like vla_cl/conf"
-    )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ from conf/config.yaml (Hydra syntax)"
-    )
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -140,7 +117,19 @@ def _train(options: argparse.Namespace) -> int:
     from vla_cl import run
 
     folder = run.train(settings)
-    print(f"done: {folder}\nnext: vla-cl report {folder}")
+    from vla_cl.outcome import describe_outcome
+
+    print(describe_outcome(folder))
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from vla_cl.compose import compose
+
+    settings = compose(options.overrides, folders=options.conf)
+    from vla_cl.check import check_command
+
+    check_command(settings)
     return 0
 
 
@@ -161,11 +150,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     settings = compose_evaluation(options.policy, options.overrides, options.conf)
     from vla_cl.evaluate import evaluate
 
-    try:
-        print(evaluate(options.policy, settings))
-    except KeyboardInterrupt:
-        print("vla-cl: stopped; finished episodes are kept, and the same command rolls out the rest", file=sys.stderr)
-        return 130
+    print(evaluate(options.policy, settings))
     return 0
 
 

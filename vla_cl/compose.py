@@ -7,20 +7,28 @@ against the constructor's signature. Nothing else in a configuration is ever imp
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vla_cl.settings.checks import checked
+from vla_cl.settings.hints import nearest, nearest_titled
+from vla_cl.settings.overrides import quoted, readable, require_parsed, split
+from vla_cl.settings.rules import expanded
 from vla_cl.types import ConfigurationError
+
+__all__ = ["OF_WARM_START", "Settings", "build", "checked_arguments", "choices", "compose", "nearest", "part_class"]
 
 Settings = dict[str, Any]
 
+_LONGEST_REASON = 180
+_REFUSALS = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 _CONFIGURATIONS = Path(__file__).parent / "conf"
 GROUPS = tuple(sorted(folder.name for folder in _CONFIGURATIONS.iterdir() if folder.is_dir() and folder.name[0] != "_"))
 
@@ -34,46 +42,127 @@ def compose(overrides: Sequence[str], root: str = "config", folders: Sequence[Pa
     """Compose the settings of a command.
 
     Args:
-        overrides: Hydra overrides: ``group=choice``, ``dotted.key=value``.
+        overrides: Hydra overrides: ``group=choice``, ``dotted.key=value``; paths and texts need no second quoting.
         root: Which yaml at the top of ``conf/`` to begin with.
         folders: Further folders laid out like ``conf/``, for suites, policies or methods of one's own.
 
     Returns:
-        Plain nested dictionaries, interpolations resolved.
+        Plain nested dictionaries, interpolations resolved, ``~`` expanded, every value within its bounds
+        (`vla_cl.settings.checks`).
 
     Raises:
-        ConfigurationError: A group, a choice or a key does not exist (the nearest is named), or the syntax is wrong.
+        ConfigurationError: A group, a choice or a key does not exist (the nearest is named), the syntax is wrong, or a
+            value is not allowed.
     """
+    folders = [Path(expanded("--conf", str(folder))) for folder in folders]
     for folder in folders:
         if not folder.is_dir():
             raise ConfigurationError(f"--conf {folder} is not a folder; expected one laid out like vla_cl/conf")
-    _check_choices(overrides, folders)
+    typed = _last_choices(readable(overrides))
+    require_parsed(typed)
+    _check_choices(typed, folders)
+    policy = _PolicyChoice.of(typed, folders)
+    settings = _composed(policy.overrides(typed), root, folders)
+    if "policy" in settings:
+        policy.settle(settings, typed, lambda items: _composed(items, root, folders))
+    return checked(settings, root)
+
+
+def _composed(overrides: Sequence[str], root: str, folders: Sequence[Path]) -> Settings:
+    """What Hydra makes of overrides that parse, as plain dictionaries."""
     if folders:
-        paths = ",".join(f"file://{folder.resolve()}" for folder in folders)
+        paths = ",".join(quoted(f"file://{folder.resolve()}") for folder in folders)
         overrides = [f"hydra.searchpath=[{paths}]", *overrides]
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError  # type: ignore[import-untyped]
 
     with initialize_config_dir(str(_CONFIGURATIONS.resolve()), version_base="1.3"):
         try:
             config = hydra_compose(root, list(overrides))
             resolved = OmegaConf.to_container(config, resolve=True)
-        except (HydraException, OmegaConfBaseException) as error:
-            groups = [item for item in overrides if item.partition("=")[0] in (*GROUPS, "hydra.searchpath")]
-            known = _all_keys(hydra_compose(root, groups), OmegaConf)
-            raise ConfigurationError(_explain(str(error), overrides, known)) from error
+        except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+            groups = [item for item in overrides if split(item)[1] in (*GROUPS, "hydra.searchpath")]
+            try:
+                known = _all_keys(hydra_compose(root, groups), OmegaConf)
+            except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError):
+                known = []  # not an override is at fault, but a yaml
+            raise ConfigurationError(_explain(str(error.__cause__ or error), overrides, known)) from error
     return typing.cast(Settings, resolved)
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """A hint for a misspelt name: the likeliest ones, else all of them."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    if close:
-        return f"did you mean {' or '.join(repr(item) for item in close)}?"
-    return f"known: {', '.join(known)}"
+OF_WARM_START = "of_the_warm_start"
+"""Stands for the type of a policy until the checkpoint that a run starts from has been looked at."""
+
+
+@dataclass(frozen=True)
+class _PolicyChoice:
+    """What the user said of the policy; another type than that of the yaml leaves the yaml's fields out.
+
+    Attributes:
+        chosen: Of ``policy=``, or None.
+        kind: Of ``policy.type=``, or None.
+        fields: Names of the fields that were given.
+        known: The yaml files of policies.
+    """
+
+    chosen: str | None
+    kind: str | None
+    fields: tuple[str, ...]
+    known: tuple[str, ...]
+
+    @classmethod
+    def of(cls, overrides: Sequence[str], folders: Sequence[Path]) -> _PolicyChoice:
+        given = {key: value.strip("\"'") for _, key, value in map(split, overrides)}
+        kind = given.get("policy.type")
+        if kind is not None and not re.fullmatch(r"[A-Za-z]\w*", kind):
+            raise ConfigurationError(f"policy.type must be the name of a policy, like act; got {kind!r}")
+        if kind == "null":
+            raise ConfigurationError("policy.type=null is no policy; name one, like act, or leave policy.type out")
+        fields = dict.fromkeys(key.split(".")[1] for key in given if key.startswith("policy.") and key != "policy.type")
+        return cls(given.get("policy"), kind, tuple(fields), tuple(choices("policy", folders)))
+
+    def overrides(self, typed: Sequence[str]) -> list[str]:
+        """For Hydra: the yaml of the type, if there is one, and every field of a policy's class may be named."""
+        kept = [item for item in typed if split(item)[1] != "policy.type"]
+        kept = [f"++{item}" if item.startswith("policy.") else item for item in kept]
+        if self.kind is None or self.chosen is not None:
+            return kept
+        if self.kind in self.known:
+            return [f"policy={self.kind}", *kept]
+        return ["~policy", f"++policy.type={self.kind}", *kept]
+
+    def settle(self, settings: Settings, typed: Sequence[str], composed: Callable[[Sequence[str]], Settings]) -> None:
+        """Leave out of ``settings["policy"]`` the fields that belong to another policy.
+
+        Args:
+            settings: As composed; ``policy`` is replaced.
+            typed: The overrides.
+            composed: The settings of other overrides.
+
+        Raises:
+            ConfigurationError: ``policy=`` and ``policy.type=`` name different types.
+        """
+        policy = settings["policy"]
+        if not isinstance(policy, dict):
+            return  # refused by its kind
+        if None not in (self.chosen, self.kind) and policy.get("type") != self.kind:
+            raise ConfigurationError(
+                f"policy={self.chosen} is of type {policy.get('type')!r}, but policy.type={self.kind} was given; "
+                "leave one of them out"
+            )
+        named = self.chosen is not None or self.kind is not None
+        if settings.get("warm_start") is not None:  # the checkpoint has fields of its own
+            kind = policy.get("type") if named else OF_WARM_START
+            settings["policy"] = {"type": kind, **{name: policy[name] for name in self.fields if name in policy}}
+        elif named and any(split(item)[1] == "experiment" for item in typed):
+            others = [item for item in typed if split(item)[1].partition(".")[0] != "policy"]
+            if composed(others)["policy"].get("type") != policy.get("type"):  # the experiment's fields are not of it
+                kept = [item for item in typed if split(item)[1] != "experiment"]
+                settings["policy"] = composed(self.overrides(kept))["policy"]
 
 
 def build[Part](
@@ -94,7 +183,16 @@ def build[Part](
     arguments = {key: value for key, value in settings.items() if key not in ("class", "name")} | extra
     if "plugins" in inspect.signature(kind).parameters:  # it imports by name too; only the user's own list counts
         arguments["plugins"] = list(plugins)
-    part: Part = kind(**checked_arguments(kind, arguments))
+    try:
+        part: Part = kind(**checked_arguments(kind, arguments))
+    except ConfigurationError:
+        raise
+    except _REFUSALS as error:  # a structured argument of another shape, a number that no list can hold
+        reason = " ".join(str(error).split())[:_LONGEST_REASON]
+        raise ConfigurationError(
+            f"{kind.__name__} cannot be made with these settings ({type(error).__name__}: {reason}); compare them with "
+            "its yaml, or run again with --debug"
+        ) from error
     if "name" in settings:
         part.name = str(settings["name"])  # type: ignore[attr-defined]  # Suite and Method both have one
     return part
@@ -157,20 +255,45 @@ def _typed(name: str, value: object, annotation: object) -> object:
         return value  # a structured argument: its own class checks it
     if float in plain and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if int in plain and float not in plain and isinstance(value, float) and value.is_integer():
+        return int(value)  # 1e3
     if not any(type(value) is option for option in plain):
         expected = " or ".join(getattr(option, "__name__", str(option)) for option in plain)
         raise ConfigurationError(f"{name} must be of type {expected}; got {value!r}")
     return value
 
 
+def _last_choices(overrides: Sequence[str]) -> list[str]:
+    """Of several choices in one group, the last: as with any other key."""
+    last = {split(item)[1]: number for number, item in enumerate(overrides)}
+    return [
+        item for number, item in enumerate(overrides) if split(item)[1] not in GROUPS or last[split(item)[1]] == number
+    ]
+
+
 def _check_choices(overrides: Sequence[str], folders: Sequence[Path]) -> None:
     """Misspelt groups and choices, before Hydra's own and longer message."""
     for override in overrides:
-        key, equals, value = override.lstrip("+~").partition("=")
-        if not equals:
-            raise ConfigurationError(f"expected key=value, for example method=er; got {override!r}")
-        if key in GROUPS and value not in ("null", *choices(key, folders)):
-            raise ConfigurationError(f"unknown {key} {value!r}; {nearest(value, choices(key, folders))}")
+        _, key, value = split(override)
+        value = value.strip("\"' ")
+        known = choices(key, folders) if key in GROUPS else []
+        if key not in GROUPS or value in known or (key == "experiment" and value == "null"):
+            continue
+        if value in ("null", ""):
+            raise ConfigurationError(f"a run needs a {key}, and {key}={value} is none; {nearest(value, known)}")
+        hint = nearest_titled(value, {name: _title(key, name, folders) for name in known})
+        more = "" if folders else "; yaml files of your own need --conf FOLDER"
+        raise ConfigurationError(f"unknown {key} {value!r}; {hint}{more}")
+
+
+def _title(group: str, name: str, folders: Sequence[Path]) -> str:
+    """What the first line of a choice's yaml says it is."""
+    for folder in (_CONFIGURATIONS, *folders):
+        file = folder / group / f"{name}.yaml"
+        if file.is_file():
+            first = file.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+            return first.lstrip("# ") if first.startswith("#") else ""
+    return ""
 
 
 def _all_keys(config: Any, omegaconf: Any) -> list[str]:  # noqa: ANN401 - omegaconf's objects are untyped
@@ -188,7 +311,8 @@ def _all_keys(config: Any, omegaconf: Any) -> list[str]:  # noqa: ANN401 - omega
 def _explain(message: str, overrides: Sequence[str], known: Sequence[str]) -> str:
     """One sentence instead of Hydra's paragraphs."""
     for override in overrides:
-        key = override.lstrip("~").partition("=")[0]
-        if key not in known and not override.startswith(("+", "hydra.")):
+        prefix, key, _ = split(override)
+        if known and key not in known and not prefix and not key.startswith("hydra."):
             return f"unknown key {key!r}; {nearest(key, known)}"
-    return f"the configuration cannot be composed: {' '.join(message.split())}"
+    at = "" if known else "; look into the yaml files of --conf"
+    return f"the configuration cannot be composed: {' '.join(message.split())[:_LONGEST_REASON]}{at}"

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,17 @@ from tqdm import tqdm
 
 from vla_cl import checkpoint
 from vla_cl.checkpoint import Progress
-from vla_cl.data.dataset_folder import DatasetFolder
+from vla_cl.data.dataset_folder import spec_of
 from vla_cl.data.frames import Frames
 from vla_cl.data.normalisation import frozen_statistics
 from vla_cl.data.reused_memory import memory_of, reused_memory
 from vla_cl.data.source import Source
 from vla_cl.interfaces import Data, Method, Suite
-from vla_cl.location import find_policy
 from vla_cl.memory.replay_memory import COPIES
 from vla_cl.models.stored_policy import CONVENTIONS
 from vla_cl.models.vla import VlaModel, horizon, policy_config
-from vla_cl.rollout.compatibility import check_interface
+from vla_cl.models.warm_start import fit_to_data
+from vla_cl.rollout.compatibility import check_interface, require_fit, require_single_frames, skipped_rollouts
 from vla_cl.rollout.engine import Engine
 from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, requests, roll_out, save_videos
 from vla_cl.rollout.table import EpisodeTable
@@ -33,7 +34,7 @@ from vla_cl.run_folder import RunFolder, machine, versions
 from vla_cl.tracking import Tracker
 from vla_cl.train import TrainingSettings, learn
 from vla_cl.trust.text import short
-from vla_cl.types import ConfigurationError, Experience, InterfaceSpec, Split, Stream, Task
+from vla_cl.types import ConfigurationError, Experience, Split, Stream, Task
 
 LOG_EVERY = 10
 
@@ -48,6 +49,7 @@ class PolicySettings:
         warm_start: A LeRobot checkpoint (folder or hub name), or None for fresh weights.
         normalisation: ``first_task`` or ``checkpoint``.
         device: Torch device.
+        passed_over: A sentence for each damaged checkpoint of the warm start's run that is newer than it.
     """
 
     kind: str
@@ -55,6 +57,7 @@ class PolicySettings:
     warm_start: str | None
     normalisation: str
     device: str
+    passed_over: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,13 @@ class ContinualRun:
         self._table = EpisodeTable()
         self._loaded: dict[int, Frames] = {}
         self._passed_over: tuple[str, ...] = ()
-        self._evaluable = {task.id for task in suite.tasks()}
+        offered = {task.id for task in suite.tasks()}
+        self._evaluable = {task.id for task in stream.tasks if task.id in offered}
+
+    @property
+    def _skipped(self) -> str | None:
+        """Why nothing is rolled out, in words; None if something is."""
+        return None if self._evaluable else skipped_rollouts(self._suite)
 
     def go(self, tracker: Tracker) -> None:
         """Learn what has not been learnt yet.
@@ -124,13 +133,8 @@ class ContinualRun:
         """
         model, progress = self._start()
         tracker.continue_after(progress.step)
-        frames = horizon(model.policy.config).observations or (0,)
-        if frames != (0,) and any(task.id in self._evaluable for task in self._stream.tasks):
-            raise ConfigurationError(
-                f"policy {model.policy.config.type!r} looks at {len(frames)} frames, but rollouts render only when a "
-                "decision is due; set policy.n_obs_steps=1"
-            )
-        with make_engine(self._suite, self._evaluation) as engine:
+        if self._evaluable:
+            require_single_frames(model.name, horizon(model.policy.config).observations)
             check_interface(
                 model.spec,
                 self._suite.spec,
@@ -138,6 +142,7 @@ class ContinualRun:
                 model.chunk_size,
                 self._evaluation.check_render_profile,
             )
+        with make_engine(self._suite, self._evaluation) as engine:
             if self._evaluation.untrained and progress.experiences_done == 0:
                 progress = self._evaluate(engine, model, -1, self._stream.tasks, progress)
             untrained = {name: value.clone() for name, value in model.module.state_dict().items()}
@@ -201,6 +206,8 @@ class ContinualRun:
         """
         path = found / checkpoint.EPISODES
         table = EpisodeTable.read(path) if path.is_file() else self._folder.episodes()
+        if not self._evaluable:
+            return table
         states = self._suite.initial_states("report", self._evaluation.episodes)
         for experience in self._stream.experiences[: progress.experiences_done]:
             tasks = [task.id for task in self._tasks_to_evaluate(experience) if task.id in self._evaluable]
@@ -225,19 +232,17 @@ class ContinualRun:
 
     def _new_model(self) -> VlaModel:
         first = self._stream.experiences[0]
-        spec = DatasetFolder(self._sources_of(first)[0].root).spec
-        if self._policy.warm_start is not None:
-            start = find_policy(self._policy.warm_start)
-            self._passed_over += start.passed_over
-            model = VlaModel.load(start.folder, self._policy.device)
-            require_fit(model.spec, spec, f"checkpoint {self._policy.warm_start}")
+        spec = spec_of(self._sources_of(first)[0])
+        if (named := self._policy.warm_start) is not None:
+            self._passed_over += self._policy.passed_over
+            adapt = partial(fit_to_data, fields=self._policy.fields, spec=spec, where=named)
+            model = VlaModel.load(named, self._policy.device, adapt)
+            require_fit(model.spec, spec, f"checkpoint {named}")
             model.complete_conventions(spec)
             if self._policy.normalisation == "checkpoint":
                 return model
             model.normalise_with(frozen_statistics(self._data(first, model)))
             return model
-        if self._policy.normalisation == "checkpoint":
-            raise ConfigurationError("normalisation=checkpoint needs warm_start=<checkpoint>; or use first_task")
         config = policy_config(self._policy.kind, self._policy.fields, spec, self._policy.device)
         window = horizon(config)
         frames = Frames(self._sources_of(first), self._frame_cache, window.actions, window.observations)
@@ -299,8 +304,11 @@ class ContinualRun:
         split: Split = "report",
     ) -> Progress:
         settings = settings or self._evaluation
+        offered = [task for task in tasks if task.id in self._evaluable]
+        if not offered:
+            return progress
         began = time.perf_counter()
-        wanted = requests(self._suite, [task for task in tasks if task.id in self._evaluable], settings, split)
+        wanted = requests(self._suite, offered, settings, split)
         with one_thread():
             episodes = roll_out(engine, model, wanted, self._method)
         videos = save_videos(episodes, self._folder.root, experience, engine.film_fps)
@@ -351,6 +359,7 @@ class ContinualRun:
                 ],
                 "seeds": {"train_seed": self._train_seed, "eval_seed": 0},
                 "render_profile": self._suite.spec.render_profile,
+                "rollouts": {"tasks": sorted(self._evaluable), "skipped": self._skipped},
                 "versions": versions(),
                 "machine": machine(str(model.device)),
                 "seconds": {name: round(value, 1) for name, value in seconds.items()},
@@ -360,27 +369,6 @@ class ContinualRun:
                 "steps": progress.step,
             }
         )
-
-
-def require_fit(policy: InterfaceSpec, data: InterfaceSpec, who: str) -> None:
-    """Refuse data whose cameras, state or actions are not what the policy expects.
-
-    What actions mean and how pictures are turned is compared where both sides know.
-
-    Raises:
-        ConfigurationError: They differ; the message names both sides.
-    """
-    for what, expected, came in (
-        ("cameras", sorted(policy.cameras), sorted(data.cameras)),
-        ("state size", policy.state_size, data.state_size),
-        ("action size", policy.action_size, data.action_size),
-        ("control mode", policy.control_mode, data.control_mode),
-        ("image orientation", policy.image_orientation, data.image_orientation),
-    ):
-        if None not in (expected, came) and expected != came:
-            raise ConfigurationError(
-                f"{who} expects {what} {expected}, the data have {came}; use data of this kind, or another policy"
-            )
 
 
 def curve_steps(total: int, points: int) -> set[int]:

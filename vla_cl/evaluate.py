@@ -20,7 +20,7 @@ from vla_cl.compose import Settings, build, checked_arguments, nearest
 from vla_cl.data.streams import named_tasks
 from vla_cl.files import remove_leftovers, remove_leftovers_of, set_aside, write_json
 from vla_cl.interfaces import Method, Policy, Suite
-from vla_cl.location import tasks_of_run
+from vla_cl.location import RANDOM, tasks_of_run
 from vla_cl.locks import remove_stale
 from vla_cl.manifest import MANIFEST, damaged_files, verify_manifest, write_manifest
 from vla_cl.rollout.compatibility import check_interface
@@ -34,6 +34,7 @@ from vla_cl.rollout.summary import ERRORS, describe, read_summary, summarise, wr
 from vla_cl.rollout.table import EpisodeTable
 from vla_cl.run import use_threads
 from vla_cl.run_folder import machine, versions
+from vla_cl.stream_sources import under_policy_names
 from vla_cl.trust.reading import as_plain
 from vla_cl.types import ConfigurationError, Episode, EpisodeRequest, Outcome, Split, Task
 
@@ -110,7 +111,8 @@ def evaluate(location: str, settings: Settings) -> Path:
 
 
 def _plan(location: str, settings: Settings) -> _Plan:
-    suite = build(settings["suite"], Suite, settings["plugins"])
+    own = build(settings["suite"], Suite, settings["plugins"])
+    suite = under_policy_names(own, settings.get("cameras"), None if location == RANDOM else location)
     chosen = EvaluationSettings(**checked_arguments(EvaluationSettings, settings["evaluation"]))
     available = suite.tasks()
     names = settings["tasks"] or tasks_of_run(location, available)

@@ -78,6 +78,9 @@ def compose_evaluation(location: str, overrides: Sequence[str], folders: Sequenc
             taken.append(f"{_REPLAN}={replan_every}")
             shown.append(taken[-1])
         settings = compose([*taken, *overrides], root="evaluate", folders=[*folders, Path(temporary)])
+    if "cameras" not in named and (cameras := run.settings.get("cameras")) is not None:
+        settings["cameras"] = cameras
+        shown.append(f"cameras={cameras}")
     if "suite" not in named:
         require_listed(run, "suite", settings["suite"]["class"], settings["plugins"])
     if shown:

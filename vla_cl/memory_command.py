@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vla_cl import checkpoint
 from vla_cl.compose import compose
+from vla_cl.data.run_data import with_moved_data
 from vla_cl.files import remove_leftovers_of
 from vla_cl.interfaces import Data
 from vla_cl.locks import only_writer
@@ -228,10 +229,11 @@ def _needs_sources(memory: RunMemory) -> bool:
 def _sources(memory: RunMemory) -> tuple[Stream, Mapping[str, Any]]:
     from vla_cl import run
 
-    found = run.sources(dict(memory.configuration))
+    found = run.sources(with_moved_data(memory.configuration, memory.root))
     recorded = found.recorded
     if recorded is None:
-        recorded = run.demonstrations(dict(memory.configuration), found.suite, found.stream.tasks)
+        cameras = found.suite_cameras
+        recorded = run.demonstrations(dict(memory.configuration), found.own_suite, found.stream.tasks, cameras)
     return found.stream, recorded
 
 
@@ -285,8 +287,10 @@ def _trajectory(task: Remembered, data: Data, rows: NDArray[np.int64]) -> Trajec
 def _spec(memory: RunMemory, first: Trajectory, data: Data) -> SuiteSpec:
     """The suite's conventions, with the sizes that the samples have."""
     from vla_cl import run
+    from vla_cl.data.dataset_folder import DatasetFolder
 
-    suite = run.sources(dict(memory.configuration)).suite.spec
+    found = run.sources(with_moved_data(memory.configuration, memory.root))
+    suite = found.suite.spec
     known = getattr(data, "spec", suite)
     return SuiteSpec(
         cameras={key: (value.shape[1], value.shape[2]) for key, value in first.images.items()},
@@ -295,7 +299,7 @@ def _spec(memory: RunMemory, first: Trajectory, data: Data) -> SuiteSpec:
         render_profile=known.render_profile,
         control_mode=known.control_mode,
         image_orientation=known.image_orientation,
-        fps=suite.fps,
+        fps=suite.fps or round(DatasetFolder(found.roots[0]).fps),
         action_low=suite.action_low,
         action_high=suite.action_high,
     )

@@ -7,65 +7,36 @@ checkpoint. Every other command of `vla_cl.cli` has its entry here too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from vla_cl.compose import Settings, build, checked_arguments, nearest
+from vla_cl.check import Checked, check, output_folder, run_name, use_threads
+from vla_cl.compose import Settings
+from vla_cl.data.cameras import Pairs
+from vla_cl.data.run_data import remember_datasets
 from vla_cl.data.source import Source
-from vla_cl.data.streams import dataset_stream, suite_stream
-from vla_cl.interfaces import Method, Suite
-from vla_cl.rollout.evaluation import EvaluationSettings
+from vla_cl.interfaces import Suite
+from vla_cl.rollout.compatibility import skipped_rollouts
 from vla_cl.run_folder import RunFolder
-from vla_cl.tracking import Tracker, check_trackers
-from vla_cl.types import ConfigurationError, Stream, Task
+from vla_cl.stream_sources import sources
+from vla_cl.tracking import Tracker
+from vla_cl.types import ConfigurationError, Task
 
-if TYPE_CHECKING:
-    from vla_cl.train import TrainingSettings
-
-NORMALISATIONS = ("first_task", "checkpoint")
+__all__ = ["collect_command", "demonstrations", "run_name", "sources", "train", "use_threads"]
 
 
-@dataclass
-class Sources:
-    """A stream and where the data of its tasks lie."""
-
-    suite: Suite
-    stream: Stream
-    recorded: dict[str, list[Source]] | None  # of a stream of datasets; None: demonstrations are collected
-
-
-def sources(settings: Settings) -> Sources:
-    """Suite, stream and data of the settings; imports no simulator and no torch unless datasets are given.
-
-    Raises:
-        ConfigurationError: A task, a class or an argument is wrong.
-    """
-    suite = build(settings["suite"], Suite, settings["plugins"])
-    stream, arrangement = settings["stream"], settings["arrangement"]
-    if "datasets" in stream:
-        found, recorded = dataset_stream(stream["name"], stream["datasets"], suite.tasks(), arrangement)
-        return Sources(suite, found, recorded)
-    if stream.get("suite", settings["suite"]["name"]) != settings["suite"]["name"]:
-        raise ConfigurationError(
-            f"stream {stream['name']!r} is made of tasks of suite {stream['suite']!r}, "
-            f"but suite={settings['suite']['name']} was given; add suite={stream['suite']}"
-        )
-    available = suite.tasks()
-    listed = stream.get("tasks") or ()
-    names = [task.id for task in available] if listed == "all" else listed  # all: in the suite's own order
-    found = suite_stream(stream["name"], available, names, stream.get("experiences") or (), arrangement)
-    return Sources(suite, found, None)
-
-
-def demonstrations(settings: Settings, suite: Suite, tasks: Sequence[Task]) -> dict[str, list[Source]]:
-    """Record what is not in the cache yet; the dataset of each task id."""
+def demonstrations(
+    settings: Settings, suite: Suite, tasks: Sequence[Task], cameras: Pairs | None = None
+) -> dict[str, list[Source]]:
+    """Record what is not in the cache yet; the dataset of each task id, its cameras under the policy's names."""
     from vla_cl.rollout.collect import collect
 
     options = settings["demonstrations"]
     folder = Path(settings["cache_dir"]) / "demonstrations"
     roots = collect(suite, tasks, folder, **options)
-    return {task.id: [Source(root, instruction=task.instruction)] for task, root in zip(tasks, roots, strict=True)}
+    return {
+        task.id: [Source(root, instruction=task.instruction, cameras=cameras)]
+        for task, root in zip(tasks, roots, strict=True)
+    }
 
 
 def collect_command(settings: Settings) -> list[Path]:
@@ -73,14 +44,8 @@ def collect_command(settings: Settings) -> list[Path]:
     found = sources(settings)
     if found.recorded is not None:
         raise ConfigurationError("this stream is made of recorded datasets; there is nothing to collect")
-    located = demonstrations(settings, found.suite, found.stream.tasks)
+    located = demonstrations(settings, found.own_suite, found.stream.tasks)
     return [location[0].root for location in located.values()]
-
-
-def run_name(settings: Settings) -> str:
-    """The name given, or one made from stream and method."""
-    what = settings["method"]["name"] if settings["arrangement"] == "sequential" else settings["arrangement"]
-    return str(settings["name"] or f"{settings['stream']['name']}-{what}-seed{settings['train_seed']}")
 
 
 def train(settings: Settings) -> Path:
@@ -92,77 +57,42 @@ def train(settings: Settings) -> Path:
     Raises:
         ConfigurationError: Something in the settings cannot be done.
     """
-    found = sources(settings)
-    if settings["normalisation"] not in NORMALISATIONS:
-        hint = nearest(settings["normalisation"], NORMALISATIONS)
-        raise ConfigurationError(f"unknown normalisation {settings['normalisation']!r}; {hint}")
-    evaluation = EvaluationSettings(**checked_arguments(EvaluationSettings, settings["evaluation"]))
-    from vla_cl.train import TrainingSettings
-
-    training = TrainingSettings(**checked_arguments(TrainingSettings, settings["training"]))
-    method = build(settings["method"], Method, settings["plugins"])
-    check_trackers(settings["tracking"]["trackers"])
-    if found.recorded is not None and settings["stream"].get("check_orientation", True):
-        from vla_cl.rollout.orientation import check_orientation
-
-        check_orientation(found.suite, found.stream.tasks, found.recorded)
-    folder = RunFolder(Path(settings["output_dir"] or Path("outputs") / run_name(settings)))
+    checked = check(settings)
+    checked.say()
+    folder = RunFolder(output_folder(settings))
     with folder.open(settings):
-        _learn(settings, found, method, training, evaluation, folder)
+        remember_datasets(folder.root, checked.found.roots, began=folder.has_begun)
+        _learn(settings, checked, folder)
+    if not checked.found.evaluable:
+        print(skipped_rollouts(checked.found.suite))
     return folder.root
 
 
-def _learn(
-    settings: Settings,
-    found: Sources,
-    method: Method,
-    training: TrainingSettings,
-    evaluation: EvaluationSettings,
-    folder: RunFolder,
-) -> None:
+def _learn(settings: Settings, checked: Checked, folder: RunFolder) -> None:
     """Record what is missing, and learn; this process is the only one that writes the folder."""
-    recorded = found.recorded or demonstrations(settings, found.suite, found.stream.tasks)
+    found = checked.found
+    recorded = found.recorded
+    if recorded is None:
+        recorded = demonstrations(settings, found.own_suite, found.stream.tasks, found.suite_cameras)
     use_threads(settings["threads"])
 
-    from vla_cl.continual import ContinualRun, Identity, PolicySettings, choose_device
+    from vla_cl.continual import ContinualRun, Identity
 
-    fields = dict(settings["policy"])
-    policy = PolicySettings(
-        kind=fields.pop("type"),
-        fields=fields,
-        warm_start=settings["warm_start"],
-        normalisation=settings["normalisation"],
-        device=choose_device(settings["device"]),
-    )
     identity = Identity(
-        run_name(settings), method.name, policy.kind, settings["suite"]["name"], settings["arrangement"]
+        run_name(settings), checked.method.name, checked.policy.kind, found.suite.name, settings["arrangement"]
     )
     run = ContinualRun(
         identity,
         found.suite,
         found.stream,
         recorded,
-        method,
-        policy,
-        training,
-        evaluation,
+        checked.method,
+        checked.policy,
+        checked.training,
+        checked.evaluation,
         settings["train_seed"],
         Path(settings["cache_dir"]) / "frames",
         folder,
     )
     with Tracker(folder.root, settings["tracking"]["trackers"], settings["tracking"]["project"], settings) as tracker:
         run.go(tracker)
-
-
-def use_threads(count: int) -> None:
-    """Torch threads; 0 leaves torch's choice.
-
-    Raises:
-        ConfigurationError: The number is negative.
-    """
-    if count < 0:
-        raise ConfigurationError(f"threads must be 0 (torch's choice) or more; got {count}")
-    if count:
-        import torch
-
-        torch.set_num_threads(count)

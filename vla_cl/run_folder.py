@@ -31,7 +31,8 @@ PACKAGES = (
 CONFIG, TABLE, MATRIX, LOCK = "config.yaml", "episodes.parquet", "matrix.json", ".lock"
 
 _SPEED = tuple(f"evaluation.{name}" for name in ("workers", "slots_per_worker", "batch_size", "deadline"))
-MAY_DIFFER = ("output_dir", "name", "device", "threads", "cache_dir", "tracking", *_SPEED)
+_PLACES = ("stream.datasets", "data.datasets")  # datasets are compared by content (`vla_cl.data.identity`)
+MAY_DIFFER = ("output_dir", "name", "device", "threads", "cache_dir", "tracking", *_SPEED, *_PLACES)
 """Settings that a resumed run may change: they decide where and how fast, not what."""
 
 
@@ -50,6 +51,11 @@ class RunFolder:
     def videos(self) -> Path:
         """Filmed episodes."""
         return self.root / "videos"
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether an experience has been learnt."""
+        return any(self.checkpoints.glob("[0-9][0-9][0-9]"))
 
     @contextmanager
     def open(self, settings: Mapping[str, Any]) -> Iterator[None]:
@@ -81,7 +87,7 @@ class RunFolder:
         """Write ``config.yaml``, or, where an experience has been learnt, make sure that it is the same run."""
         from omegaconf import OmegaConf
 
-        if not list(self.checkpoints.glob("[0-9][0-9][0-9]")):
+        if not self.has_begun:
             write_text(self.root / CONFIG, seal_text(OmegaConf.to_yaml(OmegaConf.create(dict(settings)))))
             return
         before = read_settings(self.root / CONFIG)
@@ -101,9 +107,9 @@ class RunFolder:
     def write_results(
         self, table: EpisodeTable, stream: Stream, experiences_done: int, curve_episodes: int | None = None
     ) -> None:
-        """Write the episode table and the matrix that follows from it; without an experience there is no matrix."""
+        """Write the episode table and the matrix that follows from it; without an episode there is no matrix."""
         table.write(self.root / TABLE)
-        if experiences_done:
+        if experiences_done and len(table):
             success_matrix(table, stream, experiences_done, curve_episodes).write(self.root / MATRIX)
         else:
             (self.root / MATRIX).unlink(missing_ok=True)

@@ -90,14 +90,24 @@ def _is_beyond(line: bytes, step: int) -> bool:
 
 
 def check_trackers(trackers: Sequence[str]) -> None:
-    """Refuse a tracker that does not exist.
+    """Refuse a tracker that does not exist here.
 
     Raises:
-        ConfigurationError: A name is unknown.
+        ConfigurationError: A name is unknown, or its package is not installed.
     """
     for name in trackers:
         if name not in TRACKERS:
             raise ConfigurationError(f"unknown tracker {name!r}; allowed: {', '.join(TRACKERS)}")
+    if not trackers:
+        return
+    from accelerate.tracking import get_available_trackers
+
+    available = {str(name) for name in get_available_trackers()}
+    for name in trackers:
+        if name not in available:
+            raise ConfigurationError(
+                f"tracker {name!r} is not installed; `pip install {name}`, or choose of {sorted(available) or 'none'}"
+            )
 
 
 def _start(folder: Path, trackers: Sequence[str], project: str, settings: Mapping[str, Any]) -> list[Any]:

@@ -106,8 +106,9 @@ class InterfaceSpec:
             (``absolute_joints``, say). None if unknown.
         image_orientation: ``upright`` or ``upright_mirrored`` (left and right swapped, LIBERO's convention in
             LeRobot); None if unknown.
+        fps: Frames, and so actions, per second; None if unknown.
 
-    The last three are compared where both sides know theirs.
+    The last four are compared where both sides know theirs.
     """
 
     cameras: Mapping[str, tuple[int, int]]
@@ -116,6 +117,7 @@ class InterfaceSpec:
     render_profile: str | None = None
     control_mode: str | None = None
     image_orientation: str | None = None
+    fps: float | None = None
 
 
 @dataclass(frozen=True)

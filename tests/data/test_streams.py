@@ -1,7 +1,9 @@
 import pytest
 from toy_world import PointSuite
 
-from vla_cl.data.streams import dataset_stream, suite_stream
+from vla_cl.data.location import dataset_roots
+from vla_cl.data.recorded import matched, recorded_tasks
+from vla_cl.data.streams import recorded_stream, suite_stream
 from vla_cl.types import ConfigurationError
 
 TASKS = PointSuite().tasks()
@@ -31,12 +33,13 @@ def test_experiences_of_several_tasks():
 
 
 def test_datasets_become_experiences_matched_by_instruction(point_datasets):
-    stream, sources = dataset_stream("d", [str(root) for root in point_datasets[:2]], TASKS[:1])
-    assert stream.tasks[0].id == "point/red"
-    other = stream.tasks[1]
+    recorded = matched(recorded_tasks(point_datasets[:2]), TASKS[:1], "point")
+    found = recorded_stream("d", recorded)
+    assert found.stream.experiences[0].tasks[0].id == "point/red"
+    other = found.stream.tasks[1]
     assert other.instruction == "go to the green side"
     assert other.max_steps == 0  # no suite knows it: it cannot be rolled out
-    assert sources["point/red"][0].root == point_datasets[0]
+    assert found.sources["point/red"][0].root == point_datasets[0]
 
 
 @pytest.mark.parametrize(
@@ -46,8 +49,8 @@ def test_datasets_become_experiences_matched_by_instruction(point_datasets):
         (lambda: suite_stream("s", TASKS), "either `tasks` or `experiences`"),
         (lambda: suite_stream("s", TASKS, ["blue"], arrangement="jont"), "did you mean 'joint'"),
         (lambda: suite_stream("s", TASKS, experiences=[{"name": "x", "tasks": []}]), "list `tasks`"),
-        (lambda: dataset_stream("d", ["nowhere"]), "neither a LeRobotDataset folder"),
-        (lambda: dataset_stream("d", []), "has no dataset"),
+        (lambda: dataset_roots([("stream.datasets", ["nowhere"])]), "neither a LeRobotDataset folder"),
+        (lambda: recorded_stream("d", recorded_tasks([])), "has no dataset"),
     ],
 )
 def test_mistakes_are_named(call, message):

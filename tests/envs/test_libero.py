@@ -119,7 +119,7 @@ def test_a_truncated_or_missing_file_of_states_is_named(tmp_path):
     whole = initial_states_file("libero_goal", "turn_on_the_stove").read_bytes()
     (tmp_path / "short").write_bytes(whole[: len(whole) // 2])
     for name in ("short", "absent"):
-        with pytest.raises(ConfigurationError, match=f"{name} cannot be read .* reinstall hf-libero"):
+        with pytest.raises(ConfigurationError, match=f"{name} (cannot be read|does not exist).* reinstall hf-libero"):
             read_initial_states(tmp_path / name)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -198,9 +198,10 @@ def test_the_order_of_the_suite_is_the_order_of_the_stream():
     assert stream.name == "libero_goal-order3"
 
 
-def test_a_stream_without_its_suite_is_explained():
+def test_a_stream_brings_its_suite_unless_another_is_named():
+    assert sources(compose(["stream=libero_goal"])).suite.name == "libero_goal"
     with pytest.raises(ConfigurationError, match="add suite=libero_goal"):
-        sources(compose(["stream=libero_goal"]))
+        sources(compose(["stream=libero_goal", "suite=libero_10"]))
 
 
 def test_a_folder_that_holds_no_assets_is_named(tmp_path):

@@ -117,7 +117,7 @@ def test_outputs_and_features_are_declared_by_the_policy(learnt):
         given = model.forward_pass(batch, Draw(0))
         assert set(given.modalities) == {"text", "vision", "state"}
         assert torch.equal(given.losses, model.loss(batch, Draw(0)))
-        assert (model.distance(given.outputs, given.outputs + 2, batch) == 4).all()
+        assert torch.allclose(model.distance(given.outputs, given.outputs + 2, batch), torch.tensor(4.0))
         assert {Ability.OUTPUTS, Ability.FEATURES, Ability.MODALITIES, Ability.KEYED_DRAWS} <= model.abilities
     else:
         assert Ability.OUTPUTS not in model.abilities

@@ -18,7 +18,7 @@ def write(folder, method="sequential", seed=0, success=LOST, **more):
     run = GeneratedRun(name=folder.name, method=method, success=success, videos=0, extra=extra, **more)
     run.write(folder)
     text = (folder / "config.yaml").read_text()
-    (folder / "config.yaml").write_text(text + f"\ntrain_seed: {seed}\nname: {folder.name}\n")
+    (folder / "config.yaml").write_text(text + f"\ntrain_seed: {seed}\n")
     return folder
 
 

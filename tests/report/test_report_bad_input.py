@@ -8,6 +8,7 @@ import pytest
 from generated_run import GeneratedRun
 
 from vla_cl.report import write_report
+from vla_cl.report.load import load_runs
 from vla_cl.types import ConfigurationError
 
 
@@ -43,17 +44,16 @@ def drop_column(folder: Path) -> None:
     ("damage", "message"),
     [
         (remove("run.json"), "has none; give the folder that a run wrote"),
-        (overwrite("run.json", "{"), "run.json is not valid JSON"),
-        (overwrite("run.json", "[]"), "should hold a JSON object, got list"),
+        (overwrite("run.json", "{"), "run.json is not JSON"),
+        (overwrite("run.json", "[]"), "holds list, expected an object"),
         (change_info(format=2), "has format 2, but this version reads format 1"),
         (change_info(method=None), "should give 'method' as str, got None"),
         (change_info(arrangement="circle"), "allowed are sequential, joint, independent"),
         (change_info(experiences=[1]), "should list experiences with 'name' and 'tasks', got 1"),
         (remove("matrix.json"), "is a finished run without matrix.json"),
         (overwrite("matrix.json", "nonsense"), "matrix.json"),
-        (overwrite("episodes.parquet", "nonsense"), "cannot be read as an episode table"),
-        (drop_column, "but lacks outcome"),
-        (overwrite("metrics.jsonl", "{}\nnonsense\n{}\n"), "metrics.jsonl:2 is not valid JSON"),
+        (overwrite("episodes.parquet", "nonsense"), "the episode table at "),
+        (drop_column, "lacks the column outcome"),
         (overwrite("config.yaml", "a: [1"), "config.yaml is not valid YAML"),
     ],
 )
@@ -65,6 +65,29 @@ def test_damaged_run(damage: Callable[[Path], None], message: str, tmp_path: Pat
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "steps", "damaged"),
+    [
+        (['{"step": 1, "loss": 3}', '{"step": 2, "lo'], (1,), 0),  # a kill; the end of the line is missing
+        (['{"step": 1, "loss": 3}', '{"step": 2, "lo{"step": 2, "loss": 2}', '{"step": 3, "loss": 1}', ""], (1, 3), 1),
+        (['{"step": 1, "loss": NaN}', "null", "[1]", "\x00\xff", '{"step": 2, "loss": 1}', ""], (2,), 4),
+        (['{"step": 1, "loss": 9}', '{"step": 2, "loss": 8}', '{"step": 1, "loss": 3}', ""], (1, 2), 0),
+        (["{}", ""], (), 0),
+        ([""], (), 0),
+    ],
+)
+def test_a_log_that_a_kill_tore_is_read_as_far_as_it_goes(lines, steps, damaged, tmp_path: Path) -> None:
+    folder = GeneratedRun(videos=0).write(tmp_path / "run")
+    (folder / "metrics.jsonl").write_text("\n".join(lines), encoding="latin-1")
+    (run,) = load_runs([folder])
+    assert (run.training.steps if run.training else ()) == steps
+    assert not run.training or run.training.losses[0] != 9  # of a step logged twice, the last counts
+    assert [note for note in run.missing if "damaged lines" in note] == (
+        [f"{run.label}: {damaged} damaged lines of metrics.jsonl are passed over."] if damaged else []
+    )
+    write_report([folder])
 
 
 def test_no_run() -> None:

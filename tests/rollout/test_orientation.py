@@ -108,7 +108,7 @@ def test_the_frame_of_the_task_is_looked_at(tmp_path):
     with pytest.raises(ConfigurationError, match="upside down"):
         check(suite, first, tmp_path / "both")
     folder = DatasetFolder(tmp_path / "both")
-    for row, frame in enumerate(folder.images("observation.image")):
+    for row, frame in folder.images("observation.image"):
         assert np.array_equal(folder.image("observation.image", row), frame)
 
 

@@ -3,7 +3,7 @@
 ``startup``: time until ``vla-cl --help`` has printed. ``training``: samples per second against ``lerobot-train``'s own
 loop. ``learning``: success of joint training on six tasks. ``rollout``: simulation and evaluation against
 ``lerobot-eval`` and against the suites' own steps and resets. ``methods``: what each continual-learning method costs
-against what theory says, and against avalanche-lib.
+against what theory says, and against avalanche-lib. ``preflight``: looking into a dataset of 10^6 frames.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-WHAT = ("startup", "training", "learning", "rollout", "methods")
+WHAT = ("startup", "training", "learning", "rollout", "methods", "preflight")
 
 
 def main(what: str, overrides: Sequence[str], folders: Sequence[Path] = ()) -> int:
@@ -34,11 +34,17 @@ def main(what: str, overrides: Sequence[str], folders: Sequence[Path] = ()) -> i
         from vla_cl.bench import rollout
 
         return rollout.main(overrides, folders)
-    from vla_cl.bench import learning, startup, training
+    from vla_cl.bench import learning, preflight, startup, training
     from vla_cl.files import write_json
     from vla_cl.run_folder import machine, versions
 
-    measure = {"startup": startup.startup, "training": training.training, "learning": learning.learning}[what]
+    measures = {
+        "startup": startup.startup,
+        "training": training.training,
+        "learning": learning.learning,
+        "preflight": preflight.preflight,
+    }
+    measure = measures[what]
     result = measure(overrides, folders)
     result |= {"machine": machine("cpu"), "versions": versions()}
     path = Path("outputs") / "bench" / f"{what}.json"

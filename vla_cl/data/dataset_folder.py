@@ -1,70 +1,83 @@
-"""Read a LeRobotDataset v3 folder without importing LeRobot: metadata, columns, and every frame in order.
+"""Read a LeRobotDataset v3 folder without importing LeRobot: metadata, columns, and every frame by its time.
 
 Random access through LeRobot's own reader decodes a video (or, for pictures in parquet, each picture of a window of
 actions) per sample: 7 to 28 ms. Training needs each frame decoded once, so this module decodes whole files front to
 back and leaves random access to `vla_cl.data.frames`. Importing LeRobot would add seconds to every start.
+
+Nothing is believed because the metadata say it: rows are compared with them, and a camera is what its pictures are.
 """
 
 from __future__ import annotations
 
-import io
-import itertools
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from vla_cl.data.dataset_info import CameraFeature, camera_features, read_info, vector_size
+from vla_cl.data.dataset_rows import ROWS_AT_ONCE, RowTable, data_files, read_batches, read_column, read_rows
+from vla_cl.data.episode_table import read_episodes
+from vla_cl.data.identity import identity
+from vla_cl.data.picture_source import Picture, PictureSource
+from vla_cl.data.source import Source
+from vla_cl.data.stored_pictures import StoredCamera
+from vla_cl.data.task_table import read_tasks, require_text
+from vla_cl.data.video_frames import VideoCamera
+from vla_cl.trust.paths import inside
+from vla_cl.trust.reading import read_json_object
+from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError, InterfaceSpec
 
-SUPPORTED_VERSION = "v3."
-IMAGE_TYPES = ("video", "image")
+STATE = "observation.state"
+ACTION = "action"
 
 
 @dataclass(frozen=True)
 class DatasetFolder:
     """One LeRobotDataset v3 on disk.
 
+    Every property and method raises a `vla_cl.types.ConfigurationError` of one sentence where a file is missing,
+    damaged, a Git LFS pointer or contradicts another.
+
     Attributes:
         root: The folder that holds ``meta/``, ``data/`` and, for video, ``videos/``.
 
     Raises:
-        ConfigurationError: There is no dataset, it is of another version, or it is not complete.
+        ConfigurationError: There is no dataset, or it is of another version.
     """
 
     root: Path
 
     def __post_init__(self) -> None:
-        if not (self.root / "meta" / "info.json").is_file():
-            raise ConfigurationError(
-                f"no LeRobotDataset at {self.root}: meta/info.json is missing; record one with `vla-cl collect`, or "
-                "give the folder that holds meta/, data/ and videos/"
-            )
-        version = str(self.info.get("codebase_version", "unknown"))
-        if not version.startswith(SUPPORTED_VERSION):
-            raise ConfigurationError(
-                f"the dataset at {self.root} has format {version}, not v3.0; convert it with "
-                "`python -m lerobot.scripts.convert_dataset_v21_to_v30`"
-            )
+        _ = self.info  # read and checked now, so that a wrong folder is refused where it is given
 
     @cached_property
     def info(self) -> dict[str, Any]:
         """The contents of ``meta/info.json``."""
-        content: dict[str, Any] = json.loads((self.root / "meta" / "info.json").read_text())
-        return content
+        return read_info(self.root)
 
     @cached_property
     def recording(self) -> dict[str, Any]:
         """What `vla-cl collect` noted about the recording; empty for datasets from elsewhere."""
         note = self.root / "meta" / "vla_cl.json"
-        return json.loads(note.read_text()) if note.is_file() else {}
+        if not note.exists():
+            return {}
+        return read_json_object(note, "the note on how the dataset was recorded", "record the dataset again")
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash of the content: the same wherever the dataset lies and whenever it was copied."""
+        return identity(self.root)
+
+    @property
+    def fps(self) -> float:
+        """Frames per second."""
+        return float(self.info["fps"])
 
     @property
     def features(self) -> dict[str, dict[str, Any]]:
@@ -74,163 +87,239 @@ class DatasetFolder:
 
     @property
     def cameras(self) -> dict[str, tuple[int, int]]:
-        """Picture features, with (height, width)."""
-        return {key: _height_width(value) for key, value in self.features.items() if value["dtype"] in IMAGE_TYPES}
+        """Cameras that give pictures in colour or grey, with (height, width) of the first picture."""
+        return {key: size for key, (size, why) in self._looks.items() if why is None}
+
+    @cached_property
+    def left_out(self) -> tuple[str, ...]:
+        """What is not used or not as declared, a sentence each: depth, tasks without frames, wrongly declared sizes."""
+        notes = []
+        for key, (size, why) in self._looks.items():
+            declared = self._camera_features[key].sizes
+            if why is not None:
+                notes.append(f"{short(self.root)}: camera {harmless(key, 60)!r} is left out: {why}")
+            elif size not in declared:
+                said = f"{declared[0][0]}x{declared[0][1]}" if declared else "no size"
+                notes.append(
+                    f"{short(self.root)}: camera {harmless(key, 60)!r} declares {said} (height x width), its pictures "
+                    f"are {size[0]}x{size[1]}; the pictures count"
+                )
+        for number, text in self.instructions_without_frames.items():
+            notes.append(f"{short(self.root)}: task {number} ({harmless(text, 60)!r}) has no frames and is left out")
+        return tuple(notes)
 
     @property
     def spec(self) -> InterfaceSpec:
         """What the dataset holds, to be compared with a policy and a suite."""
-        state = self.features.get("observation.state", {"shape": [0]})
         recorded = self.recording.get("spec", {})
-        if "action" not in self.features:
-            found = sorted(self.features)
-            raise ConfigurationError(f"the dataset at {self.root} has no feature 'action'; it has {found}")
+        recorded = recorded if isinstance(recorded, dict) else {}
         return InterfaceSpec(
             cameras=self.cameras,
-            state_size=int(state["shape"][0]),
-            action_size=int(self.features["action"]["shape"][0]),
-            render_profile=recorded.get("render_profile"),
-            control_mode=recorded.get("control_mode"),
-            image_orientation=recorded.get("image_orientation"),
+            state_size=self._size_of(STATE) if STATE in self.features else 0,
+            action_size=self._size_of(ACTION),
+            render_profile=_text(recorded.get("render_profile")),
+            control_mode=_text(recorded.get("control_mode")),
+            image_orientation=_text(recorded.get("image_orientation")),
+            fps=self.fps,
         )
 
     @property
     def action_range(self) -> tuple[list[float], list[float]] | None:
         """Smallest and largest action that the recorded suite takes, if the recording says so."""
         spec = self.recording.get("spec", {})
-        if not spec.get("action_low") or not spec.get("action_high"):
+        if not isinstance(spec, dict) or not spec.get("action_low") or not spec.get("action_high"):
             return None
-        return spec["action_low"], spec["action_high"]
+        low, high = (np.asarray(spec[name], dtype=np.float64).reshape(-1) for name in ("action_low", "action_high"))
+        if not len(low) == len(high) == self._size_of(ACTION) or not np.isfinite([low, high]).all():
+            raise ConfigurationError(
+                f"{short(self.root)}: meta/vla_cl.json gives a range of actions that does not fit its actions of "
+                f"{self._size_of(ACTION)} numbers; record the dataset again"
+            )
+        return low.tolist(), high.tolist()
 
     @cached_property
     def episodes(self) -> pd.DataFrame:
-        """One row per episode, in order, without the per-episode statistics."""
-        files = sorted((self.root / "meta" / "episodes").glob("*/*.parquet"))
-        if not files:
-            raise ConfigurationError(f"the dataset at {self.root} has no episodes (meta/episodes is empty)")
-        frames = []
-        for file in files:
-            columns = [name for name in pq.ParquetFile(file).schema_arrow.names if not name.startswith("stats/")]
-            frames.append(pd.read_parquet(file, columns=columns))
-        return pd.concat(frames, ignore_index=True).sort_values("episode_index", ignore_index=True)
+        """One row per episode, in order: its number, length, and where its data and videos lie."""
+        return read_episodes(self.root)
+
+    @cached_property
+    def tasks(self) -> dict[int, str]:
+        """Task number to text, as the task table has them; some may have no frames."""
+        return read_tasks(self.root)
 
     @cached_property
     def instructions(self) -> dict[int, str]:
-        """Task index to instruction."""
-        table = pd.read_parquet(self.root / "meta" / "tasks.parquet").reset_index()
-        text_column = next(name for name in ("task", "index") if name in table.columns)
-        return {int(number): str(text) for number, text in zip(table["task_index"], table[text_column], strict=True)}
+        """Task number to instruction, of the tasks that have frames."""
+        used = np.unique(self.rows.task).tolist()
+        return {number: require_text(self.root, number, self.tasks[number]) for number in used}
+
+    @property
+    def instructions_without_frames(self) -> dict[int, str]:
+        """Task number to text, of the tasks that no frame belongs to."""
+        used = set(np.unique(self.rows.task).tolist())
+        return {number: text for number, text in self.tasks.items() if number not in used}
 
     @cached_property
-    def statistics(self) -> dict[str, dict[str, list[Any]]]:
+    def rows(self) -> RowTable:
+        """Episode, frame, time and task of every row, in the order of the global frame index, checked."""
+        promised = int(self.info["total_frames"])
+        return read_rows(self.root, promised, self.fps, self.episodes, list(self.tasks))
+
+    @cached_property
+    def statistics(self) -> dict[str, Any]:
         """LeRobot's statistics over the whole dataset (``meta/stats.json``)."""
-        content: dict[str, dict[str, list[Any]]] = json.loads((self.root / "meta" / "stats.json").read_text())
-        return content
+        return read_json_object(self.root / "meta" / "stats.json", "the dataset's statistics", "compute them again")
+
+    @property
+    def data_files(self) -> tuple[Path, ...]:
+        """The parquet files with the rows, in the order LeRobot reads them."""
+        return data_files(self.root)
+
+    def batches(
+        self, columns: Sequence[str], size: int = ROWS_AT_ONCE
+    ) -> Iterator[tuple[Path, dict[str, NDArray[np.generic]]]]:
+        """Columns of numbers in pieces, file after file: the file, and column name to (rows,) or (rows, numbers)."""
+        return read_batches(self.root, columns, size)
 
     def column(self, key: str) -> NDArray[Any]:
         """One column of every frame, shape (frames,) or (frames, size), in the order of the global frame index."""
-        parts = [pq.read_table(file, columns=["index", key]) for file in self._data_files]
-        order = np.argsort(np.concatenate([part["index"].to_numpy() for part in parts]), kind="stable")
-        values = np.concatenate([_to_numpy(part[key]) for part in parts])
-        sorted_values: NDArray[Any] = values[order]
-        return sorted_values
+        values: NDArray[Any] = read_column(self.root, key)[self.rows.position]
+        return values
 
-    def images(self, key: str) -> Iterator[NDArray[np.uint8]]:
-        """Every frame of a camera, uint8 (H, W, 3), in the order of the global frame index; each is decoded once."""
-        if self.features[key]["dtype"] == "video":
-            yield from self._video_frames(key)
-        else:
-            yield from self._stored_pictures(key)
+    def vectors(self, key: str) -> NDArray[np.float32]:
+        """States or actions of every frame, float32 (frames, size), in the order of the global frame index.
 
-    def image(self, key: str, row: int) -> NDArray[np.uint8]:
-        """One frame of a camera, uint8 (H, W, 3), by its global frame index."""
-        if self.features[key]["dtype"] != "video":
-            return next(itertools.islice(self._stored_pictures(key), row, None))
-        ends = self.episodes["length"].to_numpy().cumsum()
-        number = int(np.searchsorted(ends, row, side="right"))
-        episode = self.episodes.iloc[number]
-        row_in_episode = row - int(ends[number]) + int(episode["length"])
-        path = self._video_path(
-            key, int(episode[f"videos/{key}/chunk_index"]), int(episode[f"videos/{key}/file_index"])
-        )
-        fps = float(self.info["fps"])
-        seconds = float(episode[f"videos/{key}/from_timestamp"]) + row_in_episode / fps
-        return _decode_one(path, seconds, tolerance=0.5 / fps)
-
-    @property
-    def _data_files(self) -> list[Path]:
-        return sorted((self.root / "data").glob("*/*.parquet"))
-
-    def _video_frames(self, key: str) -> Iterator[NDArray[np.uint8]]:
-        fps = float(self.info["fps"])
-        chunk, file = f"videos/{key}/chunk_index", f"videos/{key}/file_index"
-        start = f"videos/{key}/from_timestamp"
-        for _, group in self.episodes.groupby([chunk, file], sort=True):
-            path = self._video_path(key, int(group[chunk].iloc[0]), int(group[file].iloc[0]))
-            # Episodes lie one behind the other in a file; their order there is that of their start.
-            wanted = group.sort_values(start)
-            first = (wanted[start] * fps).round().astype(int)
-            keep = np.concatenate(
-                [np.arange(begin, begin + length) for begin, length in zip(first, wanted["length"], strict=True)]
+        Raises:
+            ConfigurationError: They are of another size than declared, or one is not finite.
+        """
+        size = self._size_of(key)
+        values = self.column(key).reshape(len(self.rows), -1)
+        if values.shape[1] != size:
+            raise ConfigurationError(
+                f"{short(self.root)}: {key} has {values.shape[1]} numbers in the data files, {size} by meta/info.json; "
+                "copy or download the dataset again"
             )
-            yield from _decode(path, keep)
+        with np.errstate(over="ignore"):
+            result = values.astype(np.float32)
+        wrong = np.flatnonzero(~np.isfinite(result).all(axis=1))
+        if len(wrong):
+            row = int(wrong[0])
+            value = values[row][~np.isfinite(result[row])][0]
+            raise ConfigurationError(
+                f"{short(self.root)}: {key} of {self.rows.place(row)} is {value}, as in {len(wrong)} frames; remove "
+                "those episodes or record them again"
+            )
+        return result
+
+    def camera(self, key: str) -> PictureSource:
+        """Where the pictures of a camera come from.
+
+        Raises:
+            ConfigurationError: There is no such camera.
+        """
+        feature = self._camera_features.get(key)
+        if feature is None:
+            raise ConfigurationError(
+                f"the dataset {short(self.root)} has no camera {harmless(key, 60)!r}; it has "
+                f"{harmless(', '.join(self._camera_features) or 'none', 100)}"
+            )
+        if not feature.video:
+            return StoredCamera(self.root, key, self.rows)
+        return VideoCamera(
+            self.root, key, lambda chunk, file: self._video_path(key, chunk, file), self.rows, self.episodes
+        )
+
+    def images(self, key: str) -> Iterator[tuple[int, Picture]]:
+        """Every row of the global frame index with its picture, uint8 (H, W, 3), each file decoded once."""
+        size = self.cameras[key]
+        for row, picture in self.camera(key).pictures():
+            yield row, self._of_size(picture, size, key, row)
+
+    def image(self, key: str, row: int) -> Picture:
+        """One frame of a camera, uint8 (H, W, 3), by its place in the order of the global frame index."""
+        return self._of_size(self.camera(key).picture(row), self.cameras[key], key, row)
+
+    def look_at_ends(self, key: str) -> int:
+        """Read the first and the last picture of every file of a camera; the number of files."""
+        camera = self.camera(key)
+        camera.require_files()
+        ends = camera.end_rows()
+        for row in dict.fromkeys(row for pair in ends for row in pair):
+            self._of_size(camera.picture(row), self.cameras[key], key, row)
+        return len(ends)
+
+    @cached_property
+    def _camera_features(self) -> dict[str, CameraFeature]:
+        return camera_features(self.root, self.features)
+
+    @cached_property
+    def _looks(self) -> dict[str, tuple[tuple[int, int], str | None]]:
+        """Size of the first picture of each camera, and why it is left out."""
+        return {
+            key: ((0, 0), "it is declared to be a map of distances") if feature.depth else self.camera(key).first_look()
+            for key, feature in self._camera_features.items()
+        }
+
+    def _size_of(self, key: str) -> int:
+        if key not in self.features:
+            found = harmless(", ".join(sorted(self.features)), 120)
+            raise ConfigurationError(f"the dataset at {short(self.root)} has no feature {key!r}; it has {found}")
+        return vector_size(self.root, key, self.features[key])
 
     def _video_path(self, key: str, chunk: int, file: int) -> Path:
-        path: Path = self.root / self.info["video_path"].format(video_key=key, chunk_index=chunk, file_index=file)
-        if not path.is_file():
-            raise ConfigurationError(f"the dataset is not complete: {path} is missing; copy or download it again")
-        return path
+        name = self.info["video_path"].format(video_key=key, chunk_index=chunk, file_index=file)
+        return inside(self.root, name, f"video_path of the dataset {short(self.root)}")
 
-    def _stored_pictures(self, key: str) -> Iterator[NDArray[np.uint8]]:
-        from PIL import Image
-
-        for file in self._data_files:
-            for part in pq.ParquetFile(file).iter_batches(columns=[key], batch_size=256):
-                for entry in part.column(0).to_pylist():
-                    source = io.BytesIO(entry["bytes"]) if entry.get("bytes") else self.root / entry["path"]
-                    with Image.open(source) as picture:
-                        yield np.asarray(picture.convert("RGB"))
+    def _of_size(self, picture: Picture, size: tuple[int, int], key: str, row: int) -> Picture:
+        height, width = picture.shape[:2]
+        if (height, width) != size:
+            raise ConfigurationError(
+                f"{short(self.root)}: the picture of {self.rows.place(row)}, camera {harmless(key, 60)!r}, is "
+                f"{height}x{width}, the first is {size[0]}x{size[1]} (height x width); all must be alike"
+            )
+        return picture
 
 
-def _height_width(feature: Mapping[str, Any]) -> tuple[int, int]:
-    shape = [int(size) for size in feature["shape"]]
-    names = feature.get("names") or ["height", "width", "channels"]
-    if names[0] in ("channel", "channels"):
-        return shape[1], shape[2]
-    return shape[0], shape[1]
+def spec_of(source: Source) -> InterfaceSpec:
+    """What a source holds: its dataset's spec with the cameras that it chooses, by the names that it gives them.
+
+    Raises:
+        ConfigurationError: The dataset cannot be read, or lacks a camera.
+    """
+    folder = DatasetFolder(source.root)
+    spec = folder.spec
+    chosen = {here: spec.cameras[there] for here, there in camera_names(folder, source).items()}
+    return InterfaceSpec(
+        cameras=chosen,
+        state_size=spec.state_size,
+        action_size=spec.action_size,
+        render_profile=spec.render_profile,
+        control_mode=spec.control_mode,
+        image_orientation=spec.image_orientation,
+        fps=spec.fps,
+    )
 
 
-def _to_numpy(column: Any) -> NDArray[Any]:  # noqa: ANN401 - a pyarrow ChunkedArray, which has no stubs
-    flat = column.combine_chunks()
-    if hasattr(flat, "flatten") and flat.type.num_fields:
-        return np.asarray(flat.flatten().to_numpy(zero_copy_only=False)).reshape(len(column), -1)
-    return np.asarray(flat.to_numpy(zero_copy_only=False))
+def camera_names(folder: DatasetFolder, source: Source) -> dict[str, str]:
+    """What each camera is called here, and what the dataset calls it.
+
+    Raises:
+        ConfigurationError: The dataset lacks a chosen camera, or two have the same new name.
+    """
+    there = list(folder.cameras)
+    if source.cameras is None:
+        return {key: key for key in there}
+    for new, old in source.cameras:
+        if old not in there:
+            raise ConfigurationError(
+                f"the dataset {short(source.root)} has no camera {harmless(old, 60)!r} for {harmless(new, 50)!r}; it "
+                f"has {harmless(', '.join(there) or 'none', 100)}"
+            )
+    names = dict(source.cameras)
+    if len(names) < len(source.cameras):
+        raise ConfigurationError(f"two cameras of the dataset {short(source.root)} are given the same new name")
+    return names
 
 
-def _decode(path: Path, keep: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
-    """The frames numbered ``keep`` (ascending) of a video, decoded front to back."""
-    wanted = iter(keep.tolist())
-    target = next(wanted, None)
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        for number, frame in enumerate(container.decode(stream)):
-            if target is None:
-                return
-            if number == target:
-                yield frame.to_ndarray(format="rgb24")
-                target = next(wanted, None)
-    if target is not None:
-        raise ConfigurationError(f"the video {path} ends before frame {target}; copy or download the dataset again")
-
-
-def _decode_one(path: Path, seconds: float, tolerance: float) -> NDArray[np.uint8]:
-    """The frame at a time of a video, decoded from the key frame before it."""
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        container.seek(int(seconds * av.time_base), backward=True)
-        for frame in container.decode(stream):
-            if frame.time is not None and frame.time >= seconds - tolerance:
-                picture: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
-                return picture
-    raise ConfigurationError(f"the video {path} ends before {seconds:.2f} s; copy or download the dataset again")
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -5,11 +5,6 @@ A sample is one frame and the chunk of actions that starts there; see `vla_cl.ty
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from vla_cl.data.dataset_folder import DatasetFolder
+from vla_cl.data.dataset_folder import ACTION, STATE, DatasetFolder, camera_names, spec_of
+from vla_cl.data.frame_cache import Pictures
 from vla_cl.data.source import Source
 from vla_cl.interfaces import Data
-from vla_cl.types import Batch, ConfigurationError
-
-CACHE_FORMAT = 1
+from vla_cl.trust.text import harmless, short
+from vla_cl.types import Batch, ConfigurationError, InterfaceSpec
 
 
 class Frames(Data):
@@ -52,13 +46,10 @@ class Frames(Data):
         if not sources:
             raise ConfigurationError("an experience needs at least one dataset; none was given")
         folders = [DatasetFolder(source.root) for source in sources]
-        self.spec = folders[0].spec
-        for folder in folders[1:]:
-            if folder.spec != self.spec:
-                raise ConfigurationError(
-                    f"datasets of one experience must agree, but {folders[0].root} holds {self.spec} and {folder.root} "
-                    f"holds {folder.spec}; record them with the same suite settings"
-                )
+        specs = [spec_of(source) for source in sources]
+        self.spec = specs[0]
+        for source, spec in zip(sources, specs, strict=True):
+            _require_alike(sources[0], self.spec, source, spec)
         self.action_range = folders[0].action_range
         self._action_offsets = np.asarray(action_offsets, dtype=np.int64)
         self._observation_offsets = None if observation_offsets is None else np.asarray(observation_offsets)
@@ -77,7 +68,7 @@ class Frames(Data):
         self._actions = np.concatenate([part.actions for part in self._parts])
         self._instructions = [text for part in self._parts for text in part.instructions]
         if not len(self):
-            raise ConfigurationError(f"no frame matches among {[str(source.root) for source in sources]}")
+            raise ConfigurationError(f"no frame of {short(sources[0].root)} has the instruction asked for")
 
     def __len__(self) -> int:
         """Number of samples (frames)."""
@@ -85,7 +76,7 @@ class Frames(Data):
 
     @property
     def episode_of_row(self) -> NDArray[np.int64]:
-        """Episode number of each row, shape (len(self),), counted over all sources."""
+        """Episode of each row, shape (len(self),), counted over all sources; a gap in time begins another one."""
         return self._episode
 
     @property
@@ -132,14 +123,18 @@ class Frames(Data):
 
     def _pictures(self, camera: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         height, width = self.spec.cameras[camera]
+        shape = (*rows.shape, 3, height, width)
         flat = rows.reshape(-1)
+        if len(self._parts) == 1:
+            part = self._parts[0]
+            return part.pictures[camera].take(part.stored_row[flat]).reshape(shape)
         result = np.empty((len(flat), 3, height, width), dtype=np.uint8)
         part_of_row = np.searchsorted(self._start, flat, side="right") - 1
         for number, part in enumerate(self._parts):
             here = np.flatnonzero(part_of_row == number)
             if len(here):
-                result[here] = part.pictures[camera][part.stored_row[flat[here] - self._start[number]]]
-        return result.reshape(*rows.shape, 3, height, width)
+                result[here] = part.pictures[camera].take(part.stored_row[flat[here] - self._start[number]])
+        return result.reshape(shape)
 
     def _episode_offsets(self) -> list[int]:
         counts = [int(part.episode_number[-1]) + 1 if len(part.episode_number) else 0 for part in self._parts]
@@ -150,8 +145,8 @@ class Frames(Data):
 class _Part:
     """The rows of one source."""
 
-    pictures: Mapping[str, NDArray[np.uint8]]  # camera -> (frames of the whole dataset, 3, H, W)
-    stored_row: NDArray[np.int64]  # row of this source -> frame of the dataset
+    pictures: Mapping[str, Pictures]  # camera, by its name here -> pictures of the whole dataset
+    stored_row: NDArray[np.int64]  # row of this source -> row of the dataset
     states: NDArray[np.float32]
     actions: NDArray[np.float32]
     episode_number: NDArray[np.int64]
@@ -162,80 +157,66 @@ class _Part:
     @classmethod
     def load(cls, folder: DatasetFolder, source: Source, cache: Path) -> _Part:
         keep = _rows_of(folder, source)
-        episode = folder.column("episode_index")[keep].astype(np.int64)
-        _, number, count = np.unique(episode, return_inverse=True, return_counts=True)
-        last = np.cumsum(count) - 1
-        state_size = folder.spec.state_size
-        states = folder.column("observation.state")[keep] if state_size else np.zeros((len(keep), 0))
-        texts = folder.instructions
-        recorded = [texts[index] for index in folder.column("task_index")[keep].tolist()]
+        first, last, number = _stretches(folder, keep)
+        texts = {} if source.instruction else folder.instructions
+        recorded = [texts[index] for index in folder.rows.task[keep].tolist()] if texts else []
+        has_state = STATE in folder.features
         return cls(
-            pictures={camera: _decoded(folder, camera, cache) for camera in folder.cameras},
+            pictures={here: Pictures(folder, there, cache) for here, there in camera_names(folder, source).items()},
             stored_row=keep,
-            states=states.reshape(len(keep), state_size).astype(np.float32),
-            actions=folder.column("action")[keep].astype(np.float32).reshape(len(keep), -1),
-            episode_number=number.astype(np.int64),
-            first_row=(last - count + 1)[number],
-            last_row=last[number],
+            states=folder.vectors(STATE)[keep] if has_state else np.zeros((len(keep), 0), np.float32),
+            actions=folder.vectors(ACTION)[keep],
+            episode_number=number,
+            first_row=first,
+            last_row=last,
             instructions=[source.instruction] * len(keep) if source.instruction else recorded,
         )
 
 
 def _rows_of(folder: DatasetFolder, source: Source) -> NDArray[np.int64]:
-    total = int(folder.info["total_frames"])
     if source.recorded_instruction is None:
-        return np.arange(total)
+        return np.arange(len(folder.rows))
     texts = folder.instructions
     wanted = [index for index, text in texts.items() if text == source.recorded_instruction]
     if not wanted:
+        found = harmless(", ".join(repr(text) for text in sorted(texts.values())), 100)
         raise ConfigurationError(
-            f"no episode of {folder.root} has the instruction {source.recorded_instruction!r}; it has "
-            f"{sorted(texts.values())}"
+            f"no episode of {short(folder.root)} has the instruction {harmless(source.recorded_instruction, 60)!r}; it "
+            f"has {found}"
         )
-    return np.flatnonzero(np.isin(folder.column("task_index"), wanted))
+    return np.flatnonzero(np.isin(folder.rows.task, wanted))
 
 
-def _decoded(folder: DatasetFolder, camera: str, cache: Path) -> NDArray[np.uint8]:
-    """Every picture of a camera as a read-only memory map (frames, 3, H, W); decoded at the first use."""
-    target = cache / f"{_content_key(folder, camera)}.npy"
-    if not target.is_file():
-        _decode_into(folder, camera, target)
-    array: NDArray[np.uint8] = np.load(target, mmap_mode="r", allow_pickle=False)
-    return array
+def _stretches(
+    folder: DatasetFolder, keep: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """First row, last row and number of the stretch of each row: rows that go on in time within an episode.
+
+    A chunk of actions goes on in time or ends. So where the selection leaves frames out (another task in the middle of
+    an episode), or the recording lost some, a new stretch begins.
+    """
+    goes_on = folder.rows.follows(folder.fps)[keep] & (np.diff(keep, prepend=-2) == 1)
+    begins = np.flatnonzero(~goes_on)
+    lengths = np.diff([*begins, len(keep)])
+    number = np.repeat(np.arange(len(begins)), lengths)
+    first = begins[number]
+    return first, first + lengths[number] - 1, number
 
 
-def _decode_into(folder: DatasetFolder, camera: str, target: Path) -> None:
-    height, width = folder.cameras[camera]
-    total = int(folder.info["total_frames"])
-    target.parent.mkdir(parents=True, exist_ok=True)
-    needed = total * 3 * height * width
-    free = shutil.disk_usage(target.parent).free
-    if free < needed:
-        raise ConfigurationError(
-            f"decoding {folder.root} needs {needed / 2**30:.1f} GiB in {target.parent}, which has "
-            f"{free / 2**30:.1f} GiB free; free some, or set cache_dir to another disk"
-        )
-    handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".part")
-    os.close(handle)
-    try:
-        shape = (total, 3, height, width)
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)  # type: ignore[no-untyped-call]
-        number = -1
-        label = f"decoding {folder.root.name}"
-        frames = tqdm(folder.images(camera), total=total, desc=label, leave=False, unit="frame")
-        for number, frame in enumerate(frames):
-            array[number] = frame.transpose(2, 0, 1)
-        if number + 1 != total:
-            raise ConfigurationError(f"{folder.root} promises {total} frames, but {number + 1} could be decoded")
-        array.flush()
-        Path(temporary).replace(target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+def _require_alike(first: Source, spec: InterfaceSpec, other: Source, found: InterfaceSpec) -> None:
+    """Refuse sources whose samples cannot stand in one batch; the message says in what they differ."""
+    if found == spec:
+        return
+    for name in ("cameras", "state_size", "action_size", "fps", "control_mode", "image_orientation", "render_profile"):
+        one, two = getattr(spec, name), getattr(found, name)
+        if one != two:
+            raise ConfigurationError(
+                f"datasets of one experience must agree in {name}, but {short(first.root, 60)} has {_shown(one)} and "
+                f"{short(other.root, 60)} has {_shown(two)}; choose others, or record them alike"
+            )
 
 
-def _content_key(folder: DatasetFolder, camera: str) -> str:
-    parts = [folder.root / name for name in ("meta", "data", "videos")]
-    files = sorted(path for part in parts for path in part.rglob("*") if path.is_file())
-    stamp = [(str(path.relative_to(folder.root)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    text = json.dumps([CACHE_FORMAT, str(folder.root.resolve()), camera, stamp])
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
+def _shown(value: object) -> str:
+    if not isinstance(value, Mapping):
+        return str(value)
+    return harmless(", ".join(f"{key} {size[0]}x{size[1]}" for key, size in value.items()) or "none", 80)

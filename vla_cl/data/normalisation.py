@@ -6,7 +6,6 @@ tasks from 93.5 to 23.7 (ContinualVLA, arXiv 2605.26820). So they are fixed once
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,10 @@ Statistics = dict[str, dict[str, NDArray[Any]]]
 SPREAD_FLOOR = 0.1
 """Smallest spread of one dimension, as a share of the largest: a gripper that never moves in the first task would
 otherwise be divided by almost nothing, and blow up in the second."""
+
+_QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
+_REST = 1e-6  # spread, as a share of the largest value, below which nothing has moved
+_PRECISION = 1e-5  # spread, as a share of the value it lies around, that single precision still resolves
 
 PICTURE_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32).reshape(3, 1, 1)
 PICTURE_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32).reshape(3, 1, 1)
@@ -47,19 +50,39 @@ def frozen_statistics(frames: Frames) -> Statistics:
 
 
 def _describe(values: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    mean, std = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
-    low, high = values.min(axis=0).astype(np.float64), values.max(axis=0).astype(np.float64)
-    std = np.maximum(std, SPREAD_FLOOR * max(float(std.max()), 1e-6))
-    missing = np.maximum(SPREAD_FLOOR * max(float((high - low).max()), 1e-6) - (high - low), 0.0)
-    described: Mapping[str, NDArray[Any]] = {
-        "mean": mean,
-        "std": std,
-        "min": low - missing / 2,
-        "max": high + missing / 2,
-        "q01": np.quantile(values, 0.01, axis=0),
-        "q10": np.quantile(values, 0.10, axis=0),
-        "q50": np.quantile(values, 0.50, axis=0),
-        "q90": np.quantile(values, 0.90, axis=0),
-        "q99": np.quantile(values, 0.99, axis=0),
-    }
+    """Mean, spread, range and quantiles of each dimension; what a mode of LeRobot divides by is never (nearly) zero."""
+    exact = values.astype(np.float64)
+    mean, std = exact.mean(axis=0), exact.std(axis=0)
+    described: dict[str, NDArray[Any]] = {"mean": mean, "std": np.maximum(std, _floor(std, mean))}
+    low, high = exact.min(axis=0), exact.max(axis=0)
+    quantiles = dict(zip(_QUANTILES, np.quantile(exact, list(_QUANTILES.values()), axis=0), strict=True))
+    moved = high - low
+    described["min"], described["max"] = _apart(low, high, _floor(moved, mean))
+    for lower, upper in (("q01", "q99"), ("q10", "q90")):
+        one, other = quantiles[lower], quantiles[upper]
+        # A gripper that moves in few frames has equal quantiles, but is seen to move: its own range counts too.
+        floor = np.maximum(_floor(other - one, mean), SPREAD_FLOOR * moved)
+        described[lower], described[upper] = _apart(one, other, floor)
+    described["q50"] = quantiles["q50"]
     return {name: np.asarray(value, dtype=np.float32) for name, value in described.items()}
+
+
+def _floor(spread: NDArray[np.float64], middle: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Smallest allowed spread of each dimension.
+
+    If nothing moves at all, there is no scale to compare with, and values keep their own. The statistics are stored in
+    single precision, so a spread must also stand out from the value that it lies around.
+    """
+    largest = float(spread.max(initial=0.0))
+    size = np.abs(middle)
+    if largest <= _REST * max(1.0, float(size.max(initial=0.0))):
+        return np.maximum(1.0, _PRECISION * size)
+    return np.maximum(SPREAD_FLOOR * largest, _PRECISION * size)
+
+
+def _apart(
+    low: NDArray[np.float64], high: NDArray[np.float64], floor: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both ends moved out evenly where they are nearer than the floor."""
+    missing = np.maximum(floor - (high - low), 0.0)
+    return low - missing / 2, high + missing / 2

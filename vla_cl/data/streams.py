@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from itertools import accumulate
 
+from vla_cl.data.recorded import Recorded, find_tasks, shown
 from vla_cl.data.source import Source
+from vla_cl.names import slug
 from vla_cl.types import ConfigurationError, Experience, Stream, Task
 
+_LONGEST_HINT = 180
 ARRANGEMENTS = ("sequential", "joint", "independent")
 
 
@@ -24,7 +27,8 @@ def named_tasks(names: Sequence[str], available: Sequence[Task]) -> list[Task]:
         if name not in by_name:
             near = difflib.get_close_matches(name, by_name, n=3) or sorted(task.name for task in available)[:8]
             suite = available[0].suite if available else "the suite"
-            raise ConfigurationError(f"unknown task {name!r} of {suite}; nearest: {', '.join(near)}")
+            nearest = ", ".join(near[: max(1, sum(end <= _LONGEST_HINT for end in accumulate(map(len, near))))])
+            raise ConfigurationError(f"unknown task {name!r} of {suite}; nearest: {nearest}")
     return [by_name[name] for name in names]
 
 
@@ -50,7 +54,8 @@ def suite_stream(
     """
     if bool(tasks) == bool(experiences):
         raise ConfigurationError(f"stream {name!r} needs either `tasks` or `experiences`; give one of them")
-    groups = [(str(item["name"]), _names_of(item)) for item in experiences] or [(task, [task]) for task in tasks]
+    named = [(str(item.get("name", number)), _names_of(item)) for number, item in enumerate(experiences, start=1)]
+    groups = named or [(task, [task]) for task in tasks]
     resolved = [(label, named_tasks(members, available)) for label, members in groups]
     return arrange(name, resolved, arrangement)
 
@@ -74,67 +79,61 @@ def arrange(name: str, groups: Sequence[tuple[str, Sequence[Task]]], arrangement
     return Stream(name, tuple(experiences), independent=arrangement == "independent")
 
 
-def dataset_stream(
+@dataclass(frozen=True)
+class RecordedStream:
+    """A stream over recorded datasets.
+
+    Attributes:
+        stream: A task that no suite knows has ``max_steps`` 0: it can be learnt from, not rolled out.
+        sources: The data of each task id.
+        notes: One sentence for whatever somebody should know of them.
+    """
+
+    stream: Stream
+    sources: dict[str, list[Source]]
+    notes: tuple[str, ...] = ()
+
+
+def recorded_stream(
     name: str,
-    datasets: Sequence[str],
-    available: Sequence[Task] = (),
+    recorded: Recorded,
+    tasks: Sequence[str] = (),
+    experiences: Sequence[Mapping[str, object]] = (),
     arrangement: str = "sequential",
-) -> tuple[Stream, dict[str, list[Source]]]:
-    """A stream over recorded datasets: one experience per instruction, in the order of the list and of each task table.
+) -> RecordedStream:
+    """A stream over recorded tasks.
 
     Args:
         name: How the stream is called in run folders.
-        datasets: Folders of LeRobotDatasets v3, or names on the hub (``user/dataset``), which are downloaded.
-        available: Tasks of the suite to evaluate on; an instruction equal to one of theirs stands for that task.
+        recorded: As of `vla_cl.data.recorded.recorded_tasks`, perhaps `matched` with a suite's tasks.
+        tasks: Which tasks in which order, by instruction or id; empty: all, one experience each.
+        experiences: Instead of ``tasks``, as in `suite_stream`.
         arrangement: As in `suite_stream`.
 
-    Returns:
-        The stream, and the sources of each task id. A task that no suite knows has ``max_steps`` 0: it can be learnt
-        from, not rolled out.
+    Raises:
+        ConfigurationError: There is no data, or a task is unknown.
     """
-    from vla_cl.data.dataset_folder import (
-        DatasetFolder,
-    )  # pandas and PyAV, which a stream of a suite's tasks does not need
-
-    by_instruction = {task.instruction: task for task in available}
-    tasks: dict[str, Task] = {}
-    sources: dict[str, list[Source]] = {}
-    for location in datasets:
-        folder = DatasetFolder(dataset_root(location))
-        for instruction in folder.instructions.values():
-            own = Task(f"{folder.root.name}/{_slug(instruction)}", instruction, max_steps=0)
-            task = by_instruction.get(instruction, own)
-            tasks[task.id] = task
-            sources.setdefault(task.id, []).append(Source(folder.root, recorded_instruction=instruction))
-    if not tasks:
+    if not recorded.tasks:
         raise ConfigurationError(
             f"stream {name!r} has no dataset; give at least one folder or hub name in stream.datasets"
         )
-    return arrange(name, [(task.name, [task]) for task in tasks.values()], arrangement), sources
+    if tasks and experiences:
+        raise ConfigurationError(f"stream {name!r} has both `tasks` and `experiences`; give one of them")
+    named = [(str(item.get("name", number)), _names_of(item)) for number, item in enumerate(experiences, start=1)]
+    groups = [(label, find_tasks(members, recorded.tasks)) for label, members in named]
+    chosen = find_tasks(tasks, recorded.tasks) if tasks else [item.task for item in recorded.tasks]
+    stream = arrange(name, groups or [(label, [task]) for label, task in _labelled(chosen)], arrangement)
+    learnt = {task.id for task in stream.tasks}
+    left_out = [item for item in recorded.tasks if item.task.id not in learnt]
+    notes = [f"task {shown(item.instruction)} is in the data but not in the stream" for item in left_out]
+    sources = {item.task.id: list(item.sources) for item in recorded.tasks if item.task.id in learnt}
+    return RecordedStream(stream, sources, (*recorded.notes, *notes))
 
 
-def dataset_root(location: str) -> Path:
-    """The folder of a dataset given as a folder or by its name on the hub, which is downloaded when it is not here.
-
-    Raises:
-        ConfigurationError: It is neither.
-    """
-    folder = Path(location).expanduser()
-    if (folder / "meta" / "info.json").is_file():
-        return folder
-    if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", location):
-        raise ConfigurationError(
-            f"{location!r} is neither a LeRobotDataset folder (no meta/info.json in it) nor a hub name like user/name"
-        )
-    from lerobot.datasets import LeRobotDataset  # only a download needs LeRobot's seconds of import
-
-    try:
-        return Path(LeRobotDataset(location).root)
-    except OSError as error:
-        raise ConfigurationError(
-            f"{location!r} is not a folder here and could not be fetched from the hub ({error}); "
-            "check the name and the connection, or copy the dataset and give its folder"
-        ) from error
+def _labelled(tasks: Sequence[Task]) -> list[tuple[str, Task]]:
+    """Each task with a name for its experience: its words, or its whole name where others have the same words."""
+    words = {task.id: task.name if task.max_steps else slug(task.instruction) for task in tasks}
+    return [(words[task.id] if list(words.values()).count(words[task.id]) == 1 else task.name, task) for task in tasks]
 
 
 def _names_of(item: Mapping[str, object]) -> list[str]:
@@ -154,7 +153,3 @@ def _distinct(labels: Sequence[str]) -> list[str]:
         seen[label] = seen.get(label, 0) + 1
         result.append(label if seen[label] == 1 else f"{label}-{seen[label]}")
     return result
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "task"

@@ -29,7 +29,7 @@ from vla_cl.types import METHOD_KEY, Batch, ConfigurationError
 NOTE_KEY = "@"
 """How the keys begin that a record keeps beside the batch's own, such as ``@action``, the action of each frame."""
 
-UNPACKED_BYTES = 2**30
+UNPACKED_BYTES = 2**28
 """Most bytes of what is no picture in a unit; an episode of 10,000 frames with chunks of 100 actions has 50 MB."""
 
 _SAMPLES = 10_000_000

@@ -100,7 +100,9 @@ class MemorySettings:
         if settings is None:
             return cls(samples_per_task=1000)
         if not isinstance(settings, Mapping):
-            raise ConfigurationError(f"{SETTING} must be a mapping of settings; got {settings!r}")
+            raise ConfigurationError(
+                f"{SETTING} must be a mapping of settings; got {settings!r}; for example '{SETTING}={{budget: 25 MB}}'"
+            )
         known = [item.name for item in fields(cls)]
         for name in settings:
             if name not in known:

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from vla_cl.files import write_json
 from vla_cl.manifest import require_seal, seal
-from vla_cl.trust.reading import read_json
+from vla_cl.trust.reading import read_json, read_json_object
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
 
@@ -207,9 +207,21 @@ def load_matrix(path: Path | str) -> SuccessMatrix:
     if not path.is_dir():
         return SuccessMatrix.from_json(path)
     inside = path / "matrix.json"
+    if not inside.exists() and (why := rollouts_skipped(path)) is not None:
+        raise ConfigurationError(f"{path} has no metrics: {why}")
     if not inside.exists():
         raise ConfigurationError(f"the folder {path} holds no matrix.json; give a run folder or a matrix.json file")
     return SuccessMatrix.from_json(inside)
+
+
+def rollouts_skipped(run: Path) -> str | None:
+    """Why a run has no success matrix, in the words of its ``run.json``; None if that does not say."""
+    summary = run / "run.json"
+    if not summary.is_file():
+        return None
+    rollouts = read_json_object(summary, "the run's summary", "restore it or run again").get("rollouts")
+    why = rollouts.get("skipped") if isinstance(rollouts, dict) else None
+    return harmless(why) if isinstance(why, str) else None
 
 
 def _frozen(values: object, dtype: DTypeLike) -> NDArray[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.processor.pipeline import ProcessorStepRegistry
 from safetensors import SafetensorError
 
+from vla_cl.files import write_json
+from vla_cl.models.policy_config import without_backbone
+from vla_cl.models.policy_types import BUILT_WITHOUT_WEIGHTS
 from vla_cl.models.stored_weights import check_finite, check_weights
 from vla_cl.trust.policies import CONFIG, PolicyFolder, check_policy_folder
 from vla_cl.trust.reading import read_json_object
@@ -30,9 +33,6 @@ NOTE = "vla_cl.json"
 
 CONVENTIONS = ("render_profile", "control_mode", "image_orientation")
 """The fields of an `InterfaceSpec` that `NOTE` keeps."""
-
-BUILT_WITHOUT_OTHERS = frozenset({"nano_vla", "act", "diffusion", "tdmpc", "vqbet"})
-"""Policies whose constructor loads no other model: they are first built without memory, to compare shapes."""
 
 STEP_PACKAGES = ("lerobot.processor.", "lerobot.policies.", "vla_cl.policies.")
 """Where steps of a policy's pipelines may be registered; LeRobot registers others for robots and reward models."""
@@ -59,8 +59,13 @@ class StoredPolicy:
     conventions: dict[str, str | None]
 
 
-def load_policy(folder: Path, device: str) -> StoredPolicy:
+def load_policy(folder: Path, device: str, adapt: Callable[[PreTrainedConfig], None] | None = None) -> StoredPolicy:
     """Check a folder and load all of it.
+
+    Args:
+        folder: On this disk.
+        device: Torch device.
+        adapt: Changes the configuration before the network is built (`vla_cl.models.warm_start.fit_to_data`).
 
     Raises:
         ConfigurationError: As of `vla_cl.trust.policies.check_policy_folder`; or LeRobot does not know the policy or a
@@ -68,8 +73,10 @@ def load_policy(folder: Path, device: str) -> StoredPolicy:
     """
     found = check_policy_folder(folder)
     config = stored_config(found, device)
+    if adapt is not None:
+        adapt(config)
     _check_steps(found)
-    conventions = _conventions(folder)
+    conventions = noted_conventions(folder)
     _check_states(folder)
     policy = load_weights(found, config)
     with _in_a_sentence(folder, "processors"):
@@ -85,9 +92,9 @@ def load_weights(found: PolicyFolder, config: PreTrainedConfig) -> PreTrainedPol
         ConfigurationError: They do not fit, or hold NaN.
     """
     what = f"the weights of {short(found.folder)}"
-    with _in_a_sentence(found.folder, "weights"), _without_downloads(config):
+    with _in_a_sentence(found.folder, "weights"), without_backbone(config):
         kind = get_policy_class(config.type)
-        if config.type in BUILT_WITHOUT_OTHERS:
+        if config.type in BUILT_WITHOUT_WEIGHTS:
             with torch.device("meta"):
                 check_weights(kind(config), found.tensors, what)
         policy: PreTrainedPolicy = kind.from_pretrained(str(found.folder), config=config)
@@ -117,6 +124,11 @@ def stored_config(found: PolicyFolder, device: str) -> PreTrainedConfig:
     return config
 
 
+def write_note(folder: Path, conventions: Mapping[str, str | None]) -> None:
+    """Write the conventions of the training data beside a policy."""
+    write_json(folder / NOTE, dict(conventions))
+
+
 def _check_steps(found: PolicyFolder) -> None:
     for name in found.steps:
         known = name in ProcessorStepRegistry.list()
@@ -134,7 +146,12 @@ def _check_states(folder: Path) -> None:
         require_finite(load_tensors(path, "the state of a processor step", _ADVICE), short(path), _ADVICE)
 
 
-def _conventions(folder: Path) -> dict[str, str | None]:
+def noted_conventions(folder: Path) -> dict[str, str | None]:
+    """The conventions of the training data that are noted beside a policy; None where unknown.
+
+    Raises:
+        ConfigurationError: The note is damaged.
+    """
     path = folder / NOTE
     noted = read_json_object(path, "the note beside the policy", "copy it again", 2**20) if path.exists() else {}
     values = {name: noted.get(name) for name in CONVENTIONS}
@@ -144,18 +161,6 @@ def _conventions(folder: Path) -> dict[str, str | None]:
                 f"{short(path)} gives {name} as {harmless(repr(value), 60)}, expected a name or null"
             )
     return values
-
-
-@contextmanager
-def _without_downloads(config: PreTrainedConfig) -> Iterator[None]:
-    """Leave out the weights of a backbone that the stored ones replace anyway."""
-    named = {field.name for field in dataclasses.fields(config)} & {"pretrained_backbone_weights"}
-    before = {name: vars(config)[name] for name in named}
-    vars(config).update(dict.fromkeys(named))
-    try:
-        yield
-    finally:
-        vars(config).update(before)
 
 
 @contextmanager

@@ -3,86 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import inspect
-import json
-import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import draccus
 import numpy as np
 import torch
 from lerobot.configs.policies import PreTrainedConfig
-from lerobot.configs.types import FeatureType, PolicyFeature
-from lerobot.policies.factory import get_policy_class, make_policy_config, make_pre_post_processors
+from lerobot.configs.types import FeatureType
+from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.policies.utils import populate_queues
+from lerobot.utils.constants import OBS_IMAGES
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vla_cl.interfaces import Distillable, ForwardPass, Policy
+from vla_cl.models.policy_config import (
+    horizon,
+    policy_config,
+    predicted_actions,
+    register_own_policies,
+)
+from vla_cl.models.policy_types import DETERMINISTIC, EMPTY_CAMERA, QUEUED
 from vla_cl.models.randomness import evaluating, keyed, seeded
-from vla_cl.models.stored_policy import CONVENTIONS, NOTE, load_policy, load_weights
+from vla_cl.models.stored_policy import CONVENTIONS, load_policy, load_weights, write_note
 from vla_cl.trust.hub import fetch_policy
 from vla_cl.trust.policies import check_policy_folder
 from vla_cl.types import METHOD_KEY, Ability, Batch, ConfigurationError, Draw, InterfaceSpec, Observation
 
-DETERMINISTIC_POLICIES = frozenset({"nano_vla", "act"})
-"""Policies whose chunk is a function of the observation. The others draw noise for the whole batch at once, so they are
-asked for one observation at a time: their chunks must not depend on who else waits."""
-
-EXECUTED_PART_ONLY = frozenset({"diffusion", "multi_task_dit"})
-"""Policies that return only the ``n_action_steps`` to be executed of the longer chunk they predict."""
-
-
-@dataclass(frozen=True)
-class Horizon:
-    """Which frames, relative to a sample's own, a policy learns from."""
-
-    actions: tuple[int, ...]
-    observations: tuple[int, ...] | None
-
-
-def policy_config(kind: str, settings: Mapping[str, Any], spec: InterfaceSpec, device: str) -> PreTrainedConfig:
-    """The LeRobot configuration of a new policy that fits ``spec``.
-
-    Args:
-        kind: Registered name of the policy (``nano_vla``, ``act``, ``diffusion``, ``smolvla``, ...).
-        settings: Fields of its configuration class.
-        spec: Cameras, state and action sizes of the data.
-        device: ``cpu``, ``cuda``, ...
-
-    Raises:
-        ConfigurationError: The policy or a field is unknown, or a value is not allowed.
-    """
-    _register_own_policies()
-    try:
-        probe = make_policy_config(kind, device=device)
-    except ValueError as error:
-        known = sorted(PreTrainedConfig.get_known_choices())
-        raise ConfigurationError(f"unknown policy type {kind!r}; known: {', '.join(known)}") from error
-    try:
-        config: PreTrainedConfig = draccus.decode(type(probe), {**settings, "device": device, "push_to_hub": False})
-    except (draccus.utils.DecodingError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"policy {kind!r} does not accept these settings: {error}") from error
-    config.input_features = {
-        key: PolicyFeature(FeatureType.VISUAL, (3, height, width)) for key, (height, width) in spec.cameras.items()
-    }
-    if spec.state_size:
-        config.input_features["observation.state"] = PolicyFeature(FeatureType.STATE, (spec.state_size,))
-    config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (spec.action_size,))}
-    return config
-
-
-def horizon(config: PreTrainedConfig) -> Horizon:
-    """The frames that a policy's samples need."""
-    actions, observations = config.action_delta_indices, config.observation_delta_indices
-    if not actions:
-        raise ConfigurationError(f"policy {config.type!r} does not predict chunks of actions; choose one that does")
-    # A window of one frame is no history, but brings a time dimension that some policies insist on.
-    return Horizon(tuple(actions), None if observations is None else tuple(observations))
+__all__ = ["CONVENTIONS", "VlaModel", "horizon", "policy_config"]
 
 
 class VlaModel(Policy, Distillable):
@@ -113,7 +64,7 @@ class VlaModel(Policy, Distillable):
         self.control_mode = control_mode
         self.image_orientation = image_orientation
         self._per_sample_losses = "reduction" in inspect.signature(policy.forward).parameters
-        self._deterministic = policy.config.type in DETERMINISTIC_POLICIES
+        self._deterministic = policy.config.type in DETERMINISTIC
 
     @classmethod
     def new(
@@ -144,15 +95,20 @@ class VlaModel(Policy, Distillable):
         return load_weights(check_policy_folder(folder, pipelines=False), config)
 
     @classmethod
-    def load(cls, folder: Path | str, device: str) -> VlaModel:
+    def load(cls, folder: Path | str, device: str, adapt: Callable[[PreTrainedConfig], None] | None = None) -> VlaModel:
         """A checkpoint in LeRobot's layout: a folder with ``config.json``, weights and processors, or a hub name.
+
+        Args:
+            folder: Where it lies.
+            device: Torch device.
+            adapt: Changes the configuration before the network is built (`vla_cl.models.warm_start.fit_to_data`).
 
         Raises:
             ConfigurationError: It is no policy, is not to be trusted, or its weights do not fit its configuration.
         """
-        _register_own_policies()
+        register_own_policies()
         place = Path(folder)
-        found = load_policy(place if place.exists() else fetch_policy(str(folder)), device)
+        found = load_policy(place if place.exists() else fetch_policy(str(folder)), device, adapt)
         return cls(found.policy, found.preprocessor, found.postprocessor, **found.conventions)
 
     @property
@@ -172,7 +128,11 @@ class VlaModel(Policy, Distillable):
         inputs = self.policy.config.input_features
         state = inputs.get("observation.state")
         return InterfaceSpec(
-            cameras={k: (f.shape[1], f.shape[2]) for k, f in inputs.items() if f.type is FeatureType.VISUAL},
+            cameras={
+                key: (feature.shape[1], feature.shape[2])
+                for key, feature in inputs.items()
+                if feature.type is FeatureType.VISUAL and not key.startswith(EMPTY_CAMERA)
+            },
             state_size=state.shape[0] if state else 0,
             action_size=self.policy.config.action_feature.shape[0],
             render_profile=self.render_profile,
@@ -189,10 +149,7 @@ class VlaModel(Policy, Distillable):
     @property
     def chunk_size(self) -> int:
         """Actions given at once, from the observation's own step on."""
-        config = self.policy.config
-        if config.type in EXECUTED_PART_ONLY:
-            return int(config.n_action_steps)
-        return sum(offset >= 0 for offset in horizon(config).actions)
+        return predicted_actions(self.policy.config)
 
     def normalise_with(self, statistics: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
         """Replace the normalisation of a warm start; its weights then see other numbers than they were trained on."""
@@ -304,8 +261,7 @@ class VlaModel(Policy, Distillable):
         self.policy.save_pretrained(folder)
         self.preprocessor.save_pretrained(folder)
         self.postprocessor.save_pretrained(folder)
-        noted = {name: getattr(self, name) for name in CONVENTIONS}
-        (folder / NOTE).write_text(json.dumps(noted, indent=1) + "\n")
+        write_note(folder, {name: getattr(self, name) for name in CONVENTIONS})
 
     def _predict(self, observations: Sequence[Observation]) -> NDArray[np.float32]:
         batch: Batch = {"task": [observation.instruction for observation in observations]}
@@ -318,11 +274,22 @@ class VlaModel(Policy, Distillable):
             batch = {key: value if key == "task" else value.unsqueeze(1) for key, value in batch.items()}
         with torch.inference_mode(), evaluating(self.policy), seeded(0, self.device):
             self.policy.reset()
-            chunk = self.policy.predict_action_chunk(self._inputs(batch))
+            chunk = self.policy.predict_action_chunk(self._queued(self._inputs(batch)))
         size, length, dimensions = chunk.shape
         actions = self.postprocessor(chunk.reshape(size * length, dimensions))
-        result: NDArray[np.float32] = actions.reshape(size, length, dimensions).float().numpy()
+        # A policy that pads may cut the actions down to the robot's size only here.
+        result: NDArray[np.float32] = actions.reshape(size, length, -1).float().numpy()
         return result[:, : self.chunk_size]
+
+    def _queued(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """What ``select_action`` would do first: for policies that read observations from their queues only."""
+        if self.policy.config.type not in QUEUED:
+            return inputs
+        # The window is one frame; the queues add the dimension of time themselves.
+        frames = {key: value[:, 0] if key.startswith("observation.") else value for key, value in inputs.items()}
+        frames[OBS_IMAGES] = torch.stack([frames[key] for key in self.policy.config.image_features], dim=-4)
+        self.policy._queues = populate_queues(self.policy._queues, frames)
+        return {key: value for key, value in frames.items() if key != "action"}
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         """Pictures as floats in 0..1 on the device, everything normalised."""
@@ -351,10 +318,3 @@ class VlaModel(Policy, Distillable):
                 f"policy=nano_vla, or add {name}(batch) to the policy"
             )
         return method
-
-
-def _register_own_policies() -> None:
-    """Import every folder of `vla_cl.policies`, as LeRobot does for ``--policy.discover_packages_path``."""
-    package = importlib.import_module("vla_cl.policies")
-    for folder in pkgutil.iter_modules(package.__path__, "vla_cl.policies."):
-        importlib.import_module(folder.name)

@@ -10,6 +10,7 @@ from typing import Any
 
 from vla_cl.manifest import require_seal, require_text_seal
 from vla_cl.metrics import SuccessMatrix
+from vla_cl.metrics.matrix import rollouts_skipped
 from vla_cl.report.numbers import last_row
 from vla_cl.rollout.table import require_rows_seal
 from vla_cl.trust.reading import parse_json_object, read_json_object, read_lines, read_text, require_entries
@@ -131,7 +132,12 @@ def _load(folder: Path, info: Mapping[str, Any], label: str) -> RunRecord:
         "episodes.parquet": (episodes is not None, "crashed episodes cannot be counted and no videos are shown"),
         "metrics.jsonl": (lines is not None, "no training curve is shown"),
         "config.yaml": (config.is_file(), "its settings are not shown"),
-        "matrix.json": (matrix is not None, "nothing has been evaluated yet"),
+        "matrix.json": (
+            matrix is not None,
+            "there are no metrics: rollouts were skipped"
+            if rollouts_skipped(folder)
+            else "nothing has been evaluated yet",
+        ),
     }
     notes = [f"no {name}, so {effect}." for name, (there, effect) in optional.items() if not there]
     if damaged:
@@ -195,7 +201,7 @@ def _read_matrix(folder: Path, finished: bool) -> SuccessMatrix | None:
     path = folder / "matrix.json"
     if path.is_file():
         return SuccessMatrix.from_json(path)
-    if finished:
+    if finished and rollouts_skipped(folder) is None:
         raise ConfigurationError(
             f"{folder} is a finished run without matrix.json; restore the file or evaluate the run again"
         )

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from vla_cl.metrics import METRICS, Estimate, compute_all
+from vla_cl.metrics.matrix import rollouts_skipped
 from vla_cl.metrics.seeds import over_seeds
 from vla_cl.report.compare import flat_settings, warnings
 from vla_cl.report.load import RunRecord, load_runs
 from vla_cl.report.numbers import decimal, decimal_range, memory_size
+from vla_cl.trust.reading import require_entries
+from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError
 
 SHOWN = ("final_average_success", "chaudhry_forgetting", "learning_accuracy")
@@ -78,6 +81,8 @@ def compare(folders: Sequence[Path], metrics: Sequence[str] = SHOWN, style: str 
 
 def _require_comparable(runs: Sequence[RunRecord]) -> None:
     for run in runs:
+        if run.matrix is None and (why := rollouts_skipped(run.folder)) is not None:
+            raise ConfigurationError(f"{run.folder} cannot be compared: {why}")
         if not run.finished or run.matrix is None:
             raise ConfigurationError(
                 f"{run.folder} is not finished; continue it with the command that began it, or leave it out"
@@ -123,7 +128,8 @@ def _labels(first: Sequence[RunRecord]) -> list[str]:
 def _group(label: str, members: Sequence[RunRecord], metrics: Sequence[str]) -> SeedGroup:
     by_seed: dict[int, RunRecord] = {}
     for run in members:
-        seed = int(run.info["seeds"]["train_seed"])
+        what = f"seeds in {short(run.folder / 'run.json')}"
+        seed = int(require_entries(run.info.get("seeds"), {"train_seed": int}, what, "restore it")["train_seed"])
         if seed in by_seed:
             raise ConfigurationError(
                 f"{by_seed[seed].folder} and {run.folder} are one run with the same train_seed={seed}; leave one out"

@@ -27,6 +27,7 @@ from vla_cl.files import remove_leftovers, remove_leftovers_of, set_aside
 from vla_cl.interfaces import Environment, Expert, Suite
 from vla_cl.locks import only_writer
 from vla_cl.manifest import MANIFEST, verify_manifest
+from vla_cl.names import file_name
 from vla_cl.rollout.demonstrations import (
     METADATA,
     Recipe,
@@ -132,7 +133,7 @@ class _Job:
     @classmethod
     def plan(cls, suite: Suite, task: Task, folder: Path, recipe: Recipe) -> _Job:
         description = describe(suite, task, recipe)
-        target = folder / suite.name / f"{task.name}-{content_key(description)[:12]}"
+        target = folder / suite.name / f"{file_name(task.name)}-{content_key(description)[:12]}"
         staging = target.with_name(f".{target.name}.staged")
         candidates = _initial_states(suite, recipe.episodes)
         return cls(task, target, staging, description, candidates, recipe.episodes)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from vla_cl.data.cameras import listed
+from vla_cl.interfaces import Suite
 from vla_cl.types import ConfigurationError, InterfaceSpec, SuiteSpec
 
 
@@ -28,9 +32,9 @@ def check_interface(
         )
     if policy_spec.cameras.keys() != suite_spec.cameras.keys():
         raise ConfigurationError(
-            f"the policy expects the cameras {sorted(policy_spec.cameras)}, "
-            f"the suite offers {sorted(suite_spec.cameras)}; "
-            "configure the suite with the cameras that the policy was trained on, or train a policy for these"
+            f"the policy expects the cameras {listed(policy_spec.cameras, 90)}, the suite offers "
+            f"{listed(suite_spec.cameras, 90)}; rename or choose them with cameras={{new: old, ...}}, or use the "
+            "suite that the policy was trained on"
         )
     if policy_spec.state_size not in (0, suite_spec.state_size):
         raise ConfigurationError(
@@ -50,6 +54,55 @@ def check_interface(
             f"{suite_spec.render_profile!r}; set the suite's render_profile to {policy_spec.render_profile!r}, "
             "or check_render_profile=false to roll out all the same"
         )
+
+
+def require_fit(policy: InterfaceSpec, data: InterfaceSpec, who: str) -> None:
+    """Refuse data whose cameras, state or actions are not what the policy expects.
+
+    What actions mean and how pictures are turned is compared where both sides know.
+
+    Raises:
+        ConfigurationError: They differ; the message names both sides.
+    """
+    if policy.cameras.keys() != data.cameras.keys():
+        raise ConfigurationError(
+            f"{who} expects cameras {listed(policy.cameras, 90)}, the data have {listed(data.cameras, 90)}; rename or "
+            "choose them with cameras={new: old, ...}, or use another policy"
+        )
+    for what, expected, came in (
+        ("state size", policy.state_size, data.state_size),
+        ("action size", policy.action_size, data.action_size),
+        ("control mode", policy.control_mode, data.control_mode),
+        ("image orientation", policy.image_orientation, data.image_orientation),
+    ):
+        if None not in (expected, came) and expected != came:
+            raise ConfigurationError(
+                f"{who} expects {what} {expected}, the data have {came}; use data of this kind, or another policy"
+            )
+
+
+def require_single_frames(policy: str, observations: Sequence[int] | None) -> None:
+    """Refuse a policy that needs earlier pictures in rollouts.
+
+    Args:
+        policy: Its name, for the message.
+        observations: Frames that it looks at, relative to the present one; None: the present one.
+
+    Raises:
+        ConfigurationError: It looks at others.
+    """
+    frames = observations or (0,)
+    if tuple(frames) != (0,):
+        raise ConfigurationError(
+            f"{policy} looks at {len(frames)} frames, but rollouts render only when a decision is due; "
+            "set policy.n_obs_steps=1"
+        )
+
+
+def skipped_rollouts(suite: Suite) -> str:
+    """The sentence for a run in which nothing is rolled out."""
+    why = f"no task of the stream is one of suite {suite.name!r}" if suite.tasks() else "there is no suite (suite=none)"
+    return f"{why}, so rollouts are skipped: the run gets checkpoints and loss curves, but no success matrix"
 
 
 def _check_conventions(policy: InterfaceSpec, suite: SuiteSpec) -> None:

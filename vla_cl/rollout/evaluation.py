@@ -9,6 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from vla_cl.interfaces import Method, Policy, Suite
+from vla_cl.names import file_name
 from vla_cl.rollout.engine import Engine, Progress
 from vla_cl.rollout.video import write_video
 from vla_cl.types import ConfigurationError, Episode, EpisodeRequest, Split, Task
@@ -136,7 +137,7 @@ def save_video(episode: Episode, folder: Path, fps: float, prefix: str = "") -> 
     """Write an episode's film to ``folder/videos``; its path relative to ``folder``, or None if it was not filmed."""
     if episode.frames is None or not len(episode.frames):
         return None
-    task = episode.task.split("/", 1)[1]
+    task = file_name(episode.task.split("/", 1)[1])
     name = f"videos/{prefix}{task}-{episode.initial_state}-{episode.outcome.value}.mp4"
     write_video(folder / name, episode.frames, fps)
     return name

@@ -29,6 +29,7 @@ from vla_cl.data.source import Source
 from vla_cl.envs.rendering import choose_gl_backend
 from vla_cl.interfaces import Suite
 from vla_cl.rollout.lifeline import children, end_with_parent, in_main_thread, kill_children
+from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError, Task
 
 SUITE_PICTURES = 6
@@ -57,7 +58,12 @@ class Verdict:
     likeness: Mapping[str, float]
 
 
-def check_orientation(suite: Suite, tasks: Sequence[Task], sources: Mapping[str, Sequence[Source]]) -> None:
+def check_orientation(
+    suite: Suite,
+    tasks: Sequence[Task],
+    sources: Mapping[str, Sequence[Source]],
+    setting: str = "stream.check_orientation",
+) -> None:
     """Refuse recorded datasets whose pictures are turned against the suite's.
 
     One comparison per dataset: the first frame of the first task in it that the suite has. The suite's pictures are
@@ -67,6 +73,7 @@ def check_orientation(suite: Suite, tasks: Sequence[Task], sources: Mapping[str,
         suite: Where the policy will be rolled out.
         tasks: Tasks of the stream.
         sources: Where the data of each task id lie.
+        setting: What leaves this comparison out, for the message.
 
     Raises:
         ConfigurationError: A camera's pictures are upside down, mirrored or rotated by 180 degrees.
@@ -85,13 +92,13 @@ def check_orientation(suite: Suite, tasks: Sequence[Task], sources: Mapping[str,
     before = children()
     with ProcessPoolExecutor(1, get_context("spawn"), _start_worker, (in_main_thread(),)) as pool:
         try:
-            _compare(pool, suite, list(recordings.values()))
+            _compare(pool, suite, list(recordings.values()), setting)
         except BaseException:  # Ctrl-C as well: the worker may hang
             kill_children(since=before)
             raise
 
 
-def _compare(pool: ProcessPoolExecutor, suite: Suite, recordings: Sequence[tuple[Task, Source]]) -> None:
+def _compare(pool: ProcessPoolExecutor, suite: Suite, recordings: Sequence[tuple[Task, Source]], setting: str) -> None:
     drawn: dict[str, Mapping[str, list[Picture]] | str] = {}
     for task, source in recordings:
         if task.id not in drawn:
@@ -100,7 +107,7 @@ def _compare(pool: ProcessPoolExecutor, suite: Suite, recordings: Sequence[tuple
         if isinstance(pictures, str):
             _say(source.root, pictures)
         else:
-            _check_dataset(suite, task, source, pictures)
+            _check_dataset(suite, task, source, pictures, setting)
 
 
 def judge(picture: Picture, suite_pictures: Sequence[Picture]) -> Verdict:
@@ -165,21 +172,23 @@ def _signature(picture: Picture) -> NDArray[np.float64]:
     return scaled
 
 
-def _check_dataset(suite: Suite, task: Task, source: Source, pictures: Mapping[str, Sequence[Picture]]) -> None:
+def _check_dataset(
+    suite: Suite, task: Task, source: Source, pictures: Mapping[str, Sequence[Picture]], setting: str
+) -> None:
     folder = DatasetFolder(source.root)
     row = _first_row(folder, source)
-    compared = [camera for camera in folder.cameras if camera in pictures]
+    own_names = dict(source.cameras or ((camera, camera) for camera in folder.cameras))
+    compared = [camera for camera in own_names if camera in pictures]
     decidable = False
     for camera in compared:
-        verdict = judge(folder.image(camera, row), pictures[camera])
+        verdict = judge(folder.image(own_names[camera], row), pictures[camera])
         decidable |= bool(verdict.decidable)
         if verdict.turned:
             back, straight = verdict.likeness[verdict.turned[0]], verdict.likeness[AS_IT_IS]
             raise ConfigurationError(
-                f"the pictures of camera {camera!r} in the dataset {folder.root} are {' or '.join(verdict.turned)} "
-                f"against those of suite {suite.name!r}: frame {row} correlates {straight:.2f} with {task.id} as it is "
-                f"and {back:.2f} turned back; turn them, or use a suite that shows them as the dataset "
-                "does; if it is right all the same, set stream.check_orientation=false"
+                f"the pictures of camera {camera!r} in {short(folder.root, 70)} are {' or '.join(verdict.turned)} "
+                f"against those of suite {suite.name!r}: frame {row} correlates {straight:.2f} with {task.id}, and "
+                f"{back:.2f} turned back; turn them, or set {setting}=false if it is right all the same"
             )
     if not compared:
         _say(folder.root, f"it has none of the cameras of suite {suite.name!r} ({', '.join(sorted(pictures))})")

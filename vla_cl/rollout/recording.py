@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from vla_cl.files import replacing
 from vla_cl.interfaces import Environment, Expert, Suite
+from vla_cl.names import file_name
 from vla_cl.rollout.demonstrations import FORMAT, belongs_to, reading_piece, versions, write_dataset
 from vla_cl.types import (
     ConfigurationError,
@@ -165,7 +166,7 @@ class _Recording:
 
 def piece_path(folder: Path, task_id: str, initial_state: int) -> Path:
     """The file of a recorded episode."""
-    return folder / f"{task_id.split('/', 1)[1]}-{initial_state}.npz"
+    return folder / f"{file_name(task_id.split('/', 1)[1])}-{initial_state}.npz"
 
 
 def read_piece(path: Path, task: Task, initial_state: int) -> Trajectory:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+from vla_cl.trust.text import harmless, reason, short
 from vla_cl.types import ConfigurationError
 
 
@@ -23,17 +24,22 @@ def inside(root: Path, relative: str, what: str) -> Path:
     """
     pure = PurePosixPath(relative)
     if not relative or "\0" in relative or "\\" in relative or pure.is_absolute() or ".." in pure.parts:
-        raise ConfigurationError(f"{what} is {relative[:80]!r}, which leaves the folder; expected a path inside {root}")
+        raise ConfigurationError(
+            f"{what} is {harmless(relative, 60)!r}, which leaves the folder; expected a path inside {short(root, 60)}"
+        )
     path = root / pure
     try:
         real, home = path.resolve(), root.resolve()
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
-        raise ConfigurationError(f"{what} names {path}, which cannot be followed ({error})") from error
+        raise ConfigurationError(
+            f"{what} names {harmless(relative, 60)!r}, which cannot be followed ({reason(error)}); copy the file there"
+        ) from error
     allowed = [home]
     if home.parent.name == "snapshots":
         allowed.append(home.parent.parent / "blobs")
     if not any(real.is_relative_to(folder) for folder in allowed):
         raise ConfigurationError(
-            f"{what} names {path}, a link that leads out of the folder to {real}; copy the file into {root}"
+            f"{what} names {harmless(relative, 60)!r}, a link that leads out of the folder to {short(real, 70)}; put "
+            "the file itself in its place"
         )
     return path

@@ -71,7 +71,7 @@ class TableFile:
         """
         lacking = [name for name in columns if name not in self.schema.names]
         if lacking:
-            there = harmless(", ".join(self.schema.names), 80)
+            there = harmless(", ".join(self.schema.names), 60)
             raise ConfigurationError(
                 f"{self.what} lacks the column {', '.join(lacking)[:60]} (it has {there}); {self.remedy}"
             )

@@ -1,0 +1,139 @@
+"""Every setting of every configuration, given every kind of wrong value: used, or refused in one sentence at once."""
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+
+from vla_cl import run
+from vla_cl.compose import build, choices, compose
+from vla_cl.interfaces import Method
+from vla_cl.settings.checks import checked
+from vla_cl.types import ConfigurationError, InterfaceSpec
+
+CONF = Path(__file__).parent / "conf"
+POINTS = ["plugins=[toy_world]", "suite=point", "stream=points", "policy=tiny", "method=er", "device=cpu", "threads=1",
+          "evaluation.replan_every=2"]  # fmt: skip
+WRONG = [None, "text", "", -1, -0.5, 0, math.inf, math.nan, [1], [], {"a": 1}, True, 1e18, 10**12]
+TYPED = ["null", "text", "-1", "1e400", "[1]", "{a: 1}"]
+LONGEST = 300
+
+
+def leaves(settings, prefix=""):
+    for key, value in settings.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+
+
+def with_value(settings, name, value):
+    changed = copy.deepcopy(settings)
+    holder = changed
+    *groups, key = name.split(".")
+    for group in groups:
+        holder = holder[group]
+    holder[key] = value
+    return changed
+
+
+def refused_or_used(use, settings, what):
+    """What came of it: a sentence, or nothing if the value can be used."""
+    try:
+        use(settings)
+    except ConfigurationError as error:
+        message = str(error)
+        assert len(message) <= LONGEST, f"{what}: {message}"
+        assert "\n" not in message, f"{what}: {message}"
+        return message
+    return None
+
+
+@pytest.mark.parametrize("root", ["config", "evaluate", "bench"])
+def test_values_out_of_bounds(root):
+    settings = compose([], root=root)
+    for name in leaves(settings):
+        for value in WRONG:
+            refused_or_used(lambda changed: checked(changed, root), with_value(settings, name, value), (name, value))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("threads", 100_000), ("threads", -1), ("train_seed", -1), ("train_seed", 2**40), ("cache_dir", None),
+        ("device", "gpu"), ("device", 0), ("evaluation.episodes", 0), ("evaluation.deadline", math.inf),
+        ("demonstrations.noise", -0.1), ("demonstrations.episodes", 10**12), ("training.weight_decay", math.nan),
+        ("training.steps", True), ("tracking", 3), ("training", None), ("suite", "metaworld"), ("plugins", "a b"),
+        ("name", "a/b"), ("name", ".."), ("output_dir", ""), ("arrangement", "jont"), ("stream.name", None),
+        ("policy.type", None), ("evaluation.untrained", "yes"),
+    ],
+)  # fmt: skip
+def test_these_are_refused(name, value):
+    settings = compose([])
+    assert refused_or_used(lambda changed: checked(changed, "config"), with_value(settings, name, value), name)
+
+
+@pytest.mark.parametrize("method", choices("method"))
+def test_values_of_a_method(method):
+    settings = compose([f"method={method}"])
+    for name in (name for name in leaves(settings) if name.startswith("method.")):
+        for value in WRONG:
+            refused_or_used(
+                lambda changed: build(checked(changed, "config")["method"], Method),
+                with_value(settings, name, value),
+                (name, value),
+            )
+
+
+@pytest.mark.parametrize("suite", choices("suite"))
+def test_values_of_a_suite_and_its_stream(suite):
+    stream = {"metaworld": "metaworld_demo", "robosuite": "robosuite_6"}.get(suite, suite)
+    settings = compose([f"suite={suite}", f"stream={stream if stream in choices('stream') else 'datasets'}"])
+    for name in (name for name in leaves(settings) if name.startswith(("suite.", "stream."))):
+        for value in WRONG:
+            refused_or_used(
+                lambda changed: run.sources(checked(changed, "config")),
+                with_value(settings, name, value),
+                (name, value),
+            )
+
+
+@pytest.mark.parametrize("policy", sorted(set(choices("policy")) - {"eo1"}))  # eo1 asks the hub
+def test_values_of_a_policy(policy):
+    from vla_cl.models.policy_config import policy_config
+
+    spec = InterfaceSpec({"observation.image": (96, 96)}, 4, 4)
+
+    def use(changed):
+        fields = dict(checked(changed, "config")["policy"])
+        policy_config(fields.pop("type"), fields, spec, "cpu")
+
+    settings = compose([f"policy={policy}"])
+    for name in (name for name in leaves(settings) if name.startswith("policy.") and name != "policy.type"):
+        for value in WRONG:
+            refused_or_used(use, with_value(settings, name, value), (name, value))
+
+
+class RecordedError(Exception):
+    """Everything was found in order."""
+
+
+def record(*_):
+    raise RecordedError
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", TYPED)
+def test_what_is_typed_is_refused_before_anything_is_recorded(value, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "demonstrations", record)
+    for name in leaves(compose(POINTS, folders=[CONF])):
+        try:
+            run.train(compose([*POINTS, f"{name}={value}"], folders=[CONF]))
+        except ConfigurationError as error:
+            assert len(str(error)) <= LONGEST, str(error)
+            assert "\n" not in str(error)
+        except RecordedError:
+            continue  # a value that can be used
+        else:
+            pytest.fail(f"{name}={value} went past the recording of demonstrations")

@@ -1,0 +1,120 @@
+"""Every command that README and docs show is run: on the toy suite, or as it stands with small numbers.
+
+A command that is shown and has no entry in `QUICK`, `SLOW` or `NOT_RUN` fails the test.
+"""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from vla_cl.cli import main
+
+ROOT = Path(__file__).parents[1]
+CONF = str(ROOT / "tests" / "conf")
+
+TOY = ["--conf", CONF, "plugins=[toy_world]", "suite=point", "device=cpu", "threads=1", "evaluation.episodes=2",
+       "evaluation.replan_every=2", "evaluation.workers=1", "evaluation.videos=0"]  # fmt: skip
+LEARN = ["cache_dir=cache", "training.steps=2", "training.batch_size=2", "demonstrations.episodes=2",
+         "demonstrations.workers=1"]  # fmt: skip
+TRAIN = [*TOY, *LEARN, "stream=points", "policy=tiny"]
+SMALL = [*LEARN, "evaluation.episodes=1", "evaluation.workers=1", "evaluation.slots_per_worker=1", "device=cpu",
+         "demonstrations.episodes=1"]  # fmt: skip
+ACT = ["policy.pretrained_backbone_weights=null", "policy.dim_model=16", "policy.n_heads=2", "policy.chunk_size=4",
+       "policy.dim_feedforward=16", "policy.n_encoder_layers=1", "policy.n_action_steps=4"]  # fmt: skip
+
+COPIES = '"method.memory={budget: 5 MB, unit: trajectory, keep: copy, encoding: jpeg}"'
+
+QUICK = {
+    "train stream=cw10 method=er": [*TRAIN, "stream.name=cw10"],
+    "train stream=metaworld_6 arrangement=joint": TRAIN,
+    "train stream=mt10 arrangement=independent": TRAIN,
+    "report outputs/cw10-er-seed0 outputs/...": [],
+    "compare outputs/cw10-*": [],
+    "compare outputs/*-[012]": [],
+    "metrics outputs/cw10-er-seed0": [],
+    "evaluate outputs/cw10-er-seed0 tasks=[reach] evaluation.episodes=50": [*TOY, "tasks=[red]"],
+    "evaluate user/policy suite=libero_object evaluation.replan_every=10": [*TOY, "output_dir=hub"],
+    "evaluate random suite=robosuite record=true": [*TOY, "output_dir=random"],
+    "collect stream=cw10": TRAIN,
+    "train stream=datasets stream.datasets=[my/dataset,/a/folder] policy.type=act": [*TOY, *LEARN, *ACT],
+    'train stream=metaworld_demo method=er "method.memory={budget: 25 MB, selection: herding, split: similarity}"': [
+        *TRAIN, "stream.name=herding",
+    ],
+    f"train stream=metaworld_demo method=er {COPIES}": [*TRAIN, "stream.name=copies"],
+    "memory outputs/metaworld_demo-er-seed0 --export outputs/memory": [],
+}  # fmt: skip
+"""Arguments that are added to a command; the last of several values counts."""
+
+SLOW = {
+    "train experiment=demo method=er train_seed=0 name=er-0 evaluation.curve_points=0 evaluation.videos=0": SMALL,
+    "bench methods rows=[step-ewc,step-er]": ["quick=true", "output=bench.json"],
+    "gallery metaworld --output docs/tasks": ["--output", "gallery"],
+    "gallery metaworld --output docs/tasks --profiles drawer-open": ["--output", "gallery"],
+}
+"""Commands that need a simulator or minutes."""
+
+NOT_RUN = {
+    "bench methods rows=[ewc,gem] peer_python=/somewhere/avalanche/bin/python": "needs an environment with avalanche",
+}
+
+STANDS_FOR = {
+    "outputs/...": "outputs/points-joint-seed0",
+    "user/policy": "outputs/cw10-er-seed0/checkpoints/002/pretrained_model",
+    "outputs/metaworld_demo-er-seed0": "outputs/cw10-er-seed0",
+}
+"""What a word of a command is in this test."""
+
+
+def shown():
+    """Every ``$ vla-cl ...`` line, without its comment."""
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for line in page.read_text().splitlines():
+            if found := re.match(r"\s*\$ vla-cl (.*)", line):
+                yield re.sub(r"\s+#.*", "", found[1]).strip()
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory, point_datasets):
+    """A folder as it is after the first commands: some finished runs, and two datasets."""
+    folder = tmp_path_factory.mktemp("reader")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["train", "method=er", *TRAIN, "stream.name=cw10"]) == 0
+        assert main(["train", "arrangement=joint", *TRAIN]) == 0
+    shutil.copytree(folder / "outputs" / "cw10-er-seed0", folder / "outputs" / "er-0")
+    shutil.copytree(point_datasets[0], folder / "first")
+    shutil.copytree(point_datasets[1], folder / "second")
+    return folder
+
+
+def arguments(line, extra, folder):
+    line = line.replace("[my/dataset,/a/folder]", f"[{folder / 'first'},{folder / 'second'}]")
+    words = [STANDS_FOR.get(word, word) for word in shlex.split(line)]
+    expanded = []
+    for word in words:
+        is_pattern = word.startswith("outputs/") and set(word) & set("*[")
+        expanded += sorted(str(path.relative_to(folder)) for path in folder.glob(word)) if is_pattern else [word]
+    return [*expanded, *extra]
+
+
+def test_every_command_that_is_shown_has_an_entry():
+    listed = [*QUICK, *SLOW, *NOT_RUN]
+    assert sorted(set(shown())) == sorted(listed)
+
+
+@pytest.mark.parametrize("line", QUICK)
+def test_a_command_as_shown_on_the_toy_suite(line, outputs, monkeypatch, capsys):
+    monkeypatch.chdir(outputs)
+    status = main(arguments(line, QUICK[line], outputs))
+    assert status == 0, capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", SLOW)
+def test_a_command_as_shown(line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    status = main(arguments(line, SLOW[line], tmp_path))
+    assert status == 0, capsys.readouterr().err

@@ -1,0 +1,313 @@
+"""The pre-flight: everything that can be refused is refused before a demonstration is recorded or a step is learnt.
+
+``vla-cl check`` runs it alone; ``vla-cl train`` begins with it. Settings first, then the data, then what must fit
+together: data and data, data and suite, data and policy, method and policy, and the room on the disks.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from vla_cl.compose import Settings, build, checked_arguments, nearest
+from vla_cl.data.source import Source
+from vla_cl.interfaces import Method
+from vla_cl.rollout.compatibility import check_interface, require_fit, skipped_rollouts
+from vla_cl.rollout.evaluation import EvaluationSettings
+from vla_cl.stream_sources import Sources, sources
+from vla_cl.tracking import check_trackers
+from vla_cl.trust.text import harmless, short
+from vla_cl.types import ConfigurationError, InterfaceSpec
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from vla_cl.continual import PolicySettings
+    from vla_cl.data.preflight import DatasetReport
+    from vla_cl.train import TrainingSettings
+
+NORMALISATIONS = ("first_task", "checkpoint")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The parts of a run that passed.
+
+    Attributes:
+        found: Suite, stream and data.
+        evaluation: How tasks are rolled out.
+        training: Steps, batch size, learning rate.
+        method: The continual-learning method.
+        policy: Which policy, its device chosen.
+        reports: What was found in each dataset; empty where demonstrations are collected.
+        notes: One sentence for whatever somebody should know before the run starts.
+    """
+
+    found: Sources
+    evaluation: EvaluationSettings
+    training: TrainingSettings
+    method: Method
+    policy: PolicySettings
+    reports: tuple[DatasetReport, ...]
+    notes: tuple[str, ...]
+
+    def say(self) -> None:
+        """Print what somebody should know before the run starts, one line each."""
+        for note in self.notes:
+            print(note, file=sys.stderr)
+
+
+def check(settings: Settings) -> Checked:
+    """Look at everything that a run will need; writes nothing and records nothing.
+
+    Raises:
+        ConfigurationError: The first thing that is wrong.
+    """
+    evaluation = _light_settings(settings)
+    found, reports = check_data(settings)
+    training, method = _heavy_settings(settings)
+    output, cache = output_folder(settings), Path(settings["cache_dir"])
+    for setting, folder in (("output_dir", output), ("cache_dir", cache)):
+        require_writable(folder, setting)
+    data = _specification(found, reports)
+    notes = [*found.notes, *(note for report in reports for note in report.notes)]
+    if not found.evaluable:
+        notes.append(skipped_rollouts(found.suite))
+    _check_room(found, reports, cache, settings)
+    policy = _policy(settings, found, data, method, evaluation)
+    return Checked(found, evaluation, training, method, policy, reports, tuple(notes))
+
+
+def check_data(settings: Settings) -> tuple[Sources, tuple[DatasetReport, ...]]:
+    """Suite, stream and data of a run, with what was found in each dataset; imports no torch.
+
+    Raises:
+        ConfigurationError: The first thing that is wrong.
+    """
+    found = sources(settings)
+    return found, _look_into_data(settings, found)
+
+
+def _light_settings(settings: Settings) -> EvaluationSettings:
+    """What can be told without a file and without torch."""
+    if settings["normalisation"] not in NORMALISATIONS:
+        hint = nearest(settings["normalisation"], NORMALISATIONS)
+        raise ConfigurationError(f"unknown normalisation {settings['normalisation']!r}; {hint}")
+    require_threads(settings["threads"])
+    return EvaluationSettings(**checked_arguments(EvaluationSettings, settings["evaluation"]))
+
+
+def _heavy_settings(settings: Settings) -> tuple[TrainingSettings, Method]:
+    """What torch is imported for."""
+    from vla_cl.train import TrainingSettings
+
+    training = TrainingSettings(**checked_arguments(TrainingSettings, settings["training"]))
+    method = build(settings["method"], Method, settings["plugins"])
+    check_trackers(settings["tracking"]["trackers"])
+    return training, method
+
+
+def _look_into_data(settings: Settings, found: Sources) -> tuple[DatasetReport, ...]:
+    """Every dataset by itself, and all of them together."""
+    if found.recorded is None:
+        return ()
+    from vla_cl.data.preflight import inspect_dataset, require_alike
+
+    first = {source.root: source for listed in found.recorded.values() for source in listed}
+    cache = Path(settings["cache_dir"]) / "frames"
+    reports = tuple(inspect_dataset(root, source.cameras, cache) for root, source in first.items())
+    options = settings.get("data") or {}
+    check_fps = options.get("check_fps", True)
+    require_alike(reports, check_fps)
+    if found.evaluable:
+        if check_fps:
+            _require_rate(found, reports)
+        if options.get("check_orientation", True) and settings["stream"].get("check_orientation", True):
+            from vla_cl.rollout.orientation import check_orientation
+
+            check_orientation(found.suite, found.stream.tasks, found.recorded, orientation_setting(settings))
+    return reports
+
+
+def orientation_setting(settings: Settings) -> str:
+    """Which setting leaves the comparison of pictures out."""
+    return "stream.check_orientation" if "check_orientation" in settings["stream"] else "data.check_orientation"
+
+
+def _require_rate(found: Sources, reports: Sequence[DatasetReport]) -> None:
+    """Data of one rate, acted out at another, move the arm too fast or too slowly."""
+    suite = found.suite.spec
+    of = {report.root: report for report in reports}
+    for task in found.evaluable:
+        for source in (found.recorded or {})[task.id]:
+            report = of[source.root]
+            if suite.fps and abs(report.fps / suite.fps - 1) > 0.01:
+                raise ConfigurationError(
+                    f"the dataset {report.shown} has {report.fps:g} frames a second, suite {found.suite.name!r} takes "
+                    f"{suite.fps:g} actions a second, so every movement would have another speed; use data of "
+                    f"{suite.fps:g} fps, suite=none, or data.check_fps=false to accept it"
+                )
+
+
+def _specification(found: Sources, reports: Sequence[DatasetReport]) -> InterfaceSpec:
+    """What the policy will learn from: the first dataset's, which all others are like, or what the suite records."""
+    if found.recorded is None:
+        return found.suite.spec
+    first: Source = found.recorded[found.stream.experiences[0].tasks[0].id][0]
+    return next(report.spec for report in reports if report.root == first.root)
+
+
+def _policy(
+    settings: Settings, found: Sources, data: InterfaceSpec, method: Method, evaluation: EvaluationSettings
+) -> PolicySettings:
+    """The policy's settings, if it can be made and fits data, suite and method."""
+    from vla_cl.models.planned import possible_abilities, warm_spec
+    from vla_cl.policy_settings import policy_settings
+
+    policy = policy_settings(settings, data, rolled_out=bool(found.evaluable))
+    spec = data
+    if policy.warm_start is not None:
+        spec = warm_spec(Path(policy.warm_start), data)
+        require_fit(spec, data, f"warm_start={short(policy.warm_start)}")
+    if missing := sorted(method.needs - possible_abilities(policy.kind)):
+        raise ConfigurationError(
+            f"method {method.name!r} needs a model with {' and '.join(missing)}, which policy {policy.kind!r} has not; "
+            "docs/methods.md lists what works with it"
+        )
+    if found.evaluable:  # how many actions it gives has been compared already
+        check_interface(spec, found.suite.spec, 1, 1, evaluation.check_render_profile)
+    return policy
+
+
+def _check_room(found: Sources, reports: Sequence[DatasetReport], cache: Path, settings: Settings) -> None:
+    """Decoded pictures of all tasks must fit on the cache's disk."""
+    from vla_cl.data.preflight import require_room
+
+    if found.recorded is not None:
+        require_room(reports, cache / "frames")
+        return
+    options = settings["demonstrations"]
+    pixels = sum(height * width for height, width in found.suite.spec.cameras.values())
+    # every demonstration has at least the frames that are kept after its success
+    least = len(found.stream.tasks) * int(options["episodes"]) * (int(options["hold"]) + 1) * 3 * pixels
+    require_room([], cache, least)
+
+
+def output_folder(settings: Settings) -> Path:
+    """Where a run's results go."""
+    return Path(settings["output_dir"] or Path("outputs") / run_name(settings))
+
+
+def run_name(settings: Settings) -> str:
+    """The name given, or one made from stream and method."""
+    what = settings["method"]["name"] if settings["arrangement"] == "sequential" else settings["arrangement"]
+    return str(settings["name"] or f"{settings['stream']['name']}-{what}-seed{settings['train_seed']}")
+
+
+def require_writable(folder: Path, setting: str) -> None:
+    """Refuse a folder that cannot be made or written to; leaves nothing behind.
+
+    Raises:
+        ConfigurationError: It, or what would hold it, is a file or may not be written.
+    """
+    where = folder.absolute()
+    try:
+        while not where.exists():
+            where = where.parent
+        if not where.is_dir():
+            raise ConfigurationError(
+                f"{setting}={short(folder)} cannot be a folder: {short(where)} is a file; give another {setting}"
+            )
+        with tempfile.TemporaryFile(dir=where):
+            pass
+    except OSError as error:
+        raise ConfigurationError(
+            f"{setting}={short(folder)} cannot be written ({error.strerror or error}); give another {setting}"
+        ) from error
+
+
+def require_threads(count: object) -> None:
+    """Refuse what is no number of threads.
+
+    Raises:
+        ConfigurationError: It is negative, or no number.
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise ConfigurationError(f"threads must be 0 (torch's choice) or more; got {count!r}")
+
+
+def use_threads(count: int) -> None:
+    """Torch threads; 0 leaves torch's choice.
+
+    Raises:
+        ConfigurationError: The number is negative.
+    """
+    require_threads(count)
+    if count:
+        import torch
+
+        torch.set_num_threads(count)
+
+
+def check_command(settings: Settings) -> None:
+    """``vla-cl check``: look, show a table of what was found, write nothing.
+
+    Raises:
+        ConfigurationError: The first thing that is wrong.
+    """
+    from rich.console import Console
+
+    checked = check(settings)
+    console = Console(highlight=False)
+    if checked.reports:
+        console.print(_table_of_data(checked.reports))
+    console.print(_table_of_tasks(checked))
+    checked.say()
+    console.print(
+        f"nothing speaks against it: {len(checked.found.stream)} experiences, policy {checked.policy.kind!r}, method "
+        f"{checked.method.name!r}, on {checked.policy.device}",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _table_of_data(reports: Sequence[DatasetReport]) -> Table:
+    table = _table("dataset", "frames", "episodes", "tasks", "fps", "state", "action", "cameras (h x w)")
+    for report in reports:
+        cameras = "\n".join(f"{camera_word(key)} {h}x{w}" for key, (h, w) in report.spec.cameras.items())
+        numbers = (report.frames, report.episodes, report.tasks, f"{report.fps:g}")
+        sizes = (report.spec.state_size, report.spec.action_size)
+        table.add_row(escape(short(report.root)), *map(str, (*numbers, *sizes)), escape(cameras or "none"))
+    return table
+
+
+def _table_of_tasks(checked: Checked) -> Table:
+    known = {task.id for task in checked.found.evaluable}
+    table = _table("experience", "instruction", "data", "rolled out")
+    for experience in checked.found.stream:
+        for task in experience.tasks:
+            recorded = (checked.found.recorded or {}).get(task.id, [])
+            data = ", ".join(source.root.name for source in recorded) or "demonstrations of the suite"
+            shown = (experience.name, task.instruction, data)
+            table.add_row(*(escape(harmless(text, 120)) for text in shown), "yes" if task.id in known else "no")
+    return table
+
+
+def _table(*columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def camera_word(key: str) -> str:
+    """A camera's name without the beginning that all have."""
+    return harmless(key.removeprefix("observation.images.").removeprefix("observation."), 40)

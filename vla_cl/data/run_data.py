@@ -1,0 +1,83 @@
+"""Which datasets a run learns, noted in its folder by their content, so that it continues after they were moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vla_cl.data.identity import identity
+from vla_cl.files import write_json
+from vla_cl.trust.reading import read_json_object
+from vla_cl.trust.text import short
+from vla_cl.types import ConfigurationError
+
+DATA_FILE = "data.json"
+"""In a run's folder: the datasets that it learns, by content; where they lay last is only a hint."""
+
+
+def remember_datasets(folder: Path, roots: Sequence[Path], began: bool) -> None:
+    """Note in a run's folder which datasets it learns; where it has begun, make sure that they are still the same.
+
+    Args:
+        folder: The run's.
+        roots: Its datasets, in the order of the settings.
+        began: Whether something has been learnt there already.
+
+    Raises:
+        ConfigurationError: A run that has begun learnt other datasets; the message names the first that differs.
+    """
+    note = folder / DATA_FILE
+    found = [{"name": root.name, "path": str(root.absolute()), "identity": identity(root)} for root in roots]
+    if began and note.is_file():
+        _require_same(folder, _noted(note), found)
+    if found or note.is_file():
+        write_json(note, {"format": 1, "datasets": found})
+
+
+def moved_roots(folder: Path) -> list[Path]:
+    """Where the datasets of a run lay when it last began or went on, in the order of its settings; empty if unknown.
+
+    Raises:
+        ConfigurationError: The note is damaged.
+    """
+    note = folder / DATA_FILE
+    return [Path(entry["path"]) for entry in _noted(note)] if note.is_file() else []
+
+
+def with_moved_data(configuration: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A run's settings with its datasets where they lay last, instead of where they lay when it began."""
+    roots = [str(root) for root in moved_roots(folder)]
+    settings = dict(configuration)
+    if roots and "datasets" in settings["stream"]:
+        settings["stream"] = {**settings["stream"], "datasets": roots}
+        roots = []
+    if "data" in settings:
+        settings["data"] = {**settings["data"], "datasets": roots}
+    return settings
+
+
+def _noted(note: Path) -> list[dict[str, str]]:
+    remedy = "remove the file if the datasets are the same"
+    content = read_json_object(note, "the run's note of its datasets", remedy)
+    entries = content.get("datasets")
+    keys = ("name", "path", "identity")
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in keys) for entry in entries
+    ):
+        raise ConfigurationError(f"{note} does not list datasets with {', '.join(keys)}; {remedy}")
+    return entries
+
+
+def _require_same(folder: Path, before: Sequence[dict[str, str]], now: Sequence[dict[str, str]]) -> None:
+    remedy = "give the same data, or output_dir=<a new folder>"
+    if len(before) != len(now):
+        raise ConfigurationError(f"{short(folder)} learnt from {len(before)} datasets, {len(now)} are given; {remedy}")
+    for number, (old, new) in enumerate(zip(before, now, strict=True), start=1):
+        if old["identity"] != new["identity"]:
+            moved = any(old["identity"] == other["identity"] for other in now)
+            why = "comes in another place" if moved else "holds something else now"
+            raise ConfigurationError(
+                f"{short(folder, 60)} learnt from dataset {number} at {short(old['path'], 60)}, which {why}: "
+                f"{short(new['path'], 60)} is given; {remedy}"
+            )

@@ -1,0 +1,169 @@
+"""What a run learns: suite, stream, and where the data of its tasks lie. Settings become these three, and no more.
+
+A stream says which tasks in which order. Where their data come from is another setting: recorded datasets
+(``data.datasets``, or ``stream.datasets`` of a stream that is made of them), or else the suite's own demonstrations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vla_cl.compose import Settings, build
+from vla_cl.data.cameras import Camera, Pairs, parse_cameras, suite_cameras
+from vla_cl.data.location import dataset_roots
+from vla_cl.data.recorded import evaluable, matched, recorded_tasks, sources_of
+from vla_cl.data.source import Source
+from vla_cl.data.streams import RecordedStream, recorded_stream, suite_stream
+from vla_cl.interfaces import Suite
+from vla_cl.location import find_policy
+from vla_cl.rollout.renamed_suite import RenamedSuite
+from vla_cl.trust.reading import read_json_object
+from vla_cl.types import ConfigurationError, Stream, Task
+
+
+@dataclass(frozen=True)
+class Sources:
+    """A stream and where the data of its tasks lie.
+
+    Attributes:
+        suite: Where tasks are rolled out, its cameras under the policy's names.
+        own_suite: The suite under its own camera names, in which demonstrations are recorded.
+        stream: What is learnt.
+        recorded: The data of each task id; None: demonstrations are collected.
+        suite_cameras: The policy's and the suite's names of the cameras; None: all, by their own names.
+        roots: Every dataset that was named, in order.
+        notes: One sentence for whatever somebody should know before the run starts.
+    """
+
+    suite: Suite
+    own_suite: Suite
+    stream: Stream
+    recorded: dict[str, list[Source]] | None
+    suite_cameras: Pairs | None = None
+    roots: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def evaluable(self) -> tuple[Task, ...]:
+        """The tasks of the stream that the suite has."""
+        known = {task.id for task in self.suite.tasks()}
+        return tuple(task for task in self.stream.tasks if task.id in known)
+
+
+def sources(settings: Settings) -> Sources:
+    """Suite, stream and data of the settings; imports no simulator and no torch unless datasets are given.
+
+    Raises:
+        ConfigurationError: A task, a class, a dataset, a camera or an argument is wrong.
+    """
+    own = build(settings["suite"], Suite, settings["plugins"])
+    wanted = parse_cameras(settings.get("cameras"))
+    expected = expected_cameras(settings.get("warm_start") if wanted else None, own)
+    pairs = renamed_cameras(own, wanted, expected)
+    suite = RenamedSuite(own, pairs) if pairs else own
+    given = settings.get("data") or {}
+    named = ("data.datasets", given.get("datasets"))
+    same = given.get("same_instruction", "merge")
+    if "datasets" in settings["stream"]:
+        roots = dataset_roots([("stream.datasets", settings["stream"]["datasets"]), named])
+        found = _stream_of_datasets(settings, suite, roots, wanted, expected, same)
+        return Sources(suite, own, found.stream, found.sources, pairs, tuple(roots), found.notes)
+    stream = _stream_of_suite(settings, own)
+    roots = dataset_roots([named])
+    if not roots:
+        return Sources(suite, own, stream, None, pairs)
+    recorded = recorded_tasks(roots, wanted, expected, same)
+    return Sources(suite, own, stream, sources_of(stream.tasks, recorded), pairs, tuple(roots), recorded.notes)
+
+
+def under_policy_names(suite: Suite, cameras: object, policy: str | None) -> Suite:
+    """A suite whose cameras have the names that a policy knows.
+
+    Args:
+        suite: The suite.
+        cameras: The setting.
+        policy: Where the policy lies, which short names in the setting may stand for cameras of; None: nowhere.
+
+    Raises:
+        ConfigurationError: The setting names a camera that the suite lacks.
+    """
+    wanted = parse_cameras(cameras)
+    pairs = renamed_cameras(suite, wanted, expected_cameras(policy if wanted else None, suite))
+    return RenamedSuite(suite, pairs) if pairs else suite
+
+
+def renamed_cameras(suite: Suite, wanted: Sequence[Camera], expected: Sequence[str]) -> Pairs | None:
+    """The suite's cameras under the policy's names; None where nothing is renamed, or there is no suite.
+
+    Raises:
+        ConfigurationError: The suite lacks a camera.
+    """
+    if not wanted or not suite.tasks():
+        return None
+    return suite_cameras(wanted, suite.spec.cameras, f"suite {suite.name!r}", expected)
+
+
+def expected_cameras(warm_start: str | None, suite: Suite) -> tuple[str, ...]:
+    """Camera names that short new names in ``cameras`` may stand for: those of the warm start, else of the suite."""
+    if warm_start is None:
+        return tuple(suite.spec.cameras)
+    config = find_policy(str(warm_start)).folder / "config.json"
+    content = read_json_object(config, "the configuration of the warm start", "give the folder of a LeRobot policy")
+    inputs = content.get("input_features")
+    return tuple(map(str, inputs)) if isinstance(inputs, dict) else ()
+
+
+def _stream_of_datasets(
+    settings: Settings,
+    suite: Suite,
+    roots: Sequence[Path],
+    wanted: Sequence[Camera],
+    expected: Sequence[str],
+    same: str,
+) -> RecordedStream:
+    stream, available = settings["stream"], suite.tasks()
+    recorded = matched(recorded_tasks(roots, wanted, expected, same), available, suite.name)
+    found = recorded_stream(
+        stream["name"],
+        recorded,
+        _listed(stream.get("tasks"), "stream.tasks"),
+        _experiences(stream),
+        settings["arrangement"],
+    )
+    if not available:
+        return found
+    sentence = evaluable(found.stream.tasks, available, suite.name)
+    return RecordedStream(found.stream, found.sources, (*found.notes, *([sentence] if sentence else [])))
+
+
+def _stream_of_suite(settings: Settings, suite: Suite) -> Stream:
+    stream = settings["stream"]
+    if stream.get("suite", suite.name) != suite.name:
+        raise ConfigurationError(
+            f"stream {stream['name']!r} is made of tasks of suite {stream['suite']!r}, "
+            f"but suite={suite.name} was given; add suite={stream['suite']}"
+        )
+    available = suite.tasks()
+    listed = stream.get("tasks")
+    # all: in the suite's own order
+    names = [task.id for task in available] if listed == "all" else _listed(listed, "stream.tasks")
+    return suite_stream(stream["name"], available, names, _experiences(stream), settings["arrangement"])
+
+
+def _listed(value: object, setting: str) -> list[str]:
+    listed = [value] if isinstance(value, str) else (value or [])
+    if not isinstance(listed, Sequence) or not all(isinstance(item, str | int | float) for item in listed):
+        raise ConfigurationError(f"{setting} must be a list of names or instructions; got {value!r}"[:290])
+    return [str(item) for item in listed]
+
+
+def _experiences(stream: Mapping[str, Any]) -> list[Mapping[str, object]]:
+    listed = stream.get("experiences") or []
+    if not isinstance(listed, Sequence) or not all(isinstance(item, Mapping) for item in listed):
+        raise ConfigurationError(
+            f"stream.experiences must be a list like [{{name: first, tasks: [...]}}]; got {listed!r}"[:290]
+        )
+    return list(listed)
