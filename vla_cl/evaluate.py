@@ -21,11 +21,12 @@ from vla_cl.data.streams import named_tasks
 from vla_cl.files import remove_leftovers, remove_leftovers_of, set_aside, write_json
 from vla_cl.interfaces import Method, Policy, Suite
 from vla_cl.location import RANDOM, tasks_of_run
+from vla_cl.locks import remove_stale
 from vla_cl.manifest import MANIFEST, damaged_files, verify_manifest, write_manifest
 from vla_cl.rollout.compatibility import check_interface
 from vla_cl.rollout.engine import CALL_SIZE
 from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, requests, roll_out, save_video
-from vla_cl.rollout.journal import Entry, Journal, check_same_evaluation
+from vla_cl.rollout.journal import LOCK, Entry, Journal, check_same_evaluation
 from vla_cl.rollout.progress import ProgressBar
 from vla_cl.rollout.random_policy import RandomPolicy
 from vla_cl.rollout.recording import RecordingSuite, piece_is_whole, piece_path, remove_pieces, write_recorded
@@ -92,6 +93,7 @@ def evaluate(location: str, settings: Settings) -> Path:
     check_same_evaluation(plan.folder, identity)
     if _is_finished(plan) and not _has_errors_to_retry(plan):
         print(f"{plan.folder} holds this evaluation, finished; nothing is rolled out again")
+        remove_stale(plan.folder / LOCK)
     else:
         policy, method = candidate.load()
         chosen = plan.settings

@@ -61,6 +61,13 @@ def only_writer(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
             lock.release()
 
 
+def remove_stale(path: Path) -> None:
+    """Remove a lock file that a killed process has left beside work that is finished, so that nobody takes it again."""
+    if path.exists() and os.access(path.parent, os.W_OK):
+        with suppress(ConfigurationError), only_writer(path, ""):  # somebody may be at it after all
+            pass
+
+
 def _acquired(lock: FileLock, seconds: float) -> bool:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="flock not supported")  # the fallback is what we want

@@ -224,7 +224,7 @@ class NanoVLAPolicy(PreTrainedPolicy):  # type: ignore[misc]
         if self.training:
             embeddings: Tensor = self.instruction_encoder(tokens)
         else:  # one at a time: their number is an accident of the batch, and products of another size round differently
-            embeddings = torch.cat([self.instruction_encoder(row) for row in tokens.split(1)])
+            embeddings = torch.cat([self.instruction_encoder(tokens[n : n + 1]) for n in range(len(tokens))])
         return embeddings[torch.tensor(rows, device=device)]
 
     def _image(self, batch: dict[str, Any], camera: str) -> Tensor:

@@ -14,7 +14,7 @@ from processes import alive, wait_until
 from toy_commands import COLLECT, EVALUATE, TRAIN, Place, run, start
 
 KINDS = (COLLECT, TRAIN, EVALUATE)
-MOST_CALLS = {COLLECT: 90, TRAIN: 420, EVALUATE: 220}  # that change the file system, in an undisturbed command
+MOST_CALLS = {COLLECT: 170, TRAIN: 225, EVALUATE: 160}  # that change the file system, in an undisturbed command
 
 
 @pytest.fixture(scope="module")
