@@ -8,11 +8,13 @@ from pathlib import Path
 import draccus
 import pytest
 import torch
+from huggingface_hub import constants
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, PolicyFeature
 from safetensors.torch import save_file
 
 import vla_cl
+from vla_cl.trust.hub import fetch_policy
 from vla_cl.trust.policies import check_policy_folder
 from vla_cl.trust.policy_fields import check_models, check_numbers, check_plain
 from vla_cl.types import ConfigurationError
@@ -239,3 +241,37 @@ def test_the_gate_itself_imports_no_lerobot():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": root}
     )
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("hostile", [False, True])
+def test_a_download_is_looked_at_before_it_is_used(folder, tmp_path, monkeypatch, hostile):
+    """As the hub's cache keeps it: links into a folder of blobs."""
+    if hostile:
+        change(folder / "policy_preprocessor.json", steps=[{"class": "canary.Step"}])
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    revision = "0123456789" * 4
+    snapshot = cache / "models--user--policy" / "snapshots" / revision
+    for name in ("blobs", "refs"):
+        (snapshot.parents[1] / name).mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs" / "main").write_text(revision)
+    for path in folder.iterdir():
+        (snapshot.parents[1] / "blobs" / path.stem).write_bytes(path.read_bytes())
+        (snapshot / path.name).symlink_to(f"../../blobs/{path.stem}")
+    found = fetch_policy("user/policy")
+    if hostile:
+        refused(found, "code from data is never run")
+    else:
+        assert check_policy_folder(found).kind == "act"
+    with pytest.raises(ConfigurationError, match="cannot be had from the hub"):
+        fetch_policy("user/other")
+
+
+@pytest.mark.parametrize(
+    "name", ["", "policy", "a/b/c", "../x", "/tmp/x", "a/..", "user/\x1b[31m", "http://a/b", "a/b?c"]
+)
+def test_what_is_no_hub_name_is_never_asked_for(name):
+    with pytest.raises(ConfigurationError, match="neither a folder here nor a hub name") as caught:
+        fetch_policy(name)
+    assert "\x1b" not in str(caught.value)
