@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from odd_datasets import make_dataset
 
 from vla_cl.cli import main
 
@@ -27,6 +28,11 @@ ACT = ["policy.pretrained_backbone_weights=null", "policy.dim_model=16", "policy
 
 COPIES = '"method.memory={budget: 5 MB, unit: trajectory, keep: copy, encoding: jpeg}"'
 
+CACHE = ["cache_dir=cache"]
+CUBES_AND_DRAWER = "'stream.datasets=[~/data/cubes,~/data/drawer]'"
+CUBES = "stream=datasets stream.datasets=~/data/cubes"
+NO_WEIGHTS = "policy.pretrained_backbone_weights=null"
+
 QUICK = {
     "train stream=cw10 method=er": [*TRAIN, "stream.name=cw10"],
     "train stream=metaworld_6 arrangement=joint": TRAIN,
@@ -44,7 +50,20 @@ QUICK = {
         *TRAIN, "stream.name=herding",
     ],
     f"train stream=metaworld_demo method=er {COPIES}": [*TRAIN, "stream.name=copies"],
-    "memory outputs/metaworld_demo-er-seed0 --export outputs/memory": [],
+    "memory outputs/metaworld_demo-er-seed0 --export outputs/memory": ["--plugins", "toy_world"],
+    "check stream=datasets stream.datasets=[my/dataset,/a/folder]": CACHE,
+    f"check stream=datasets {CUBES_AND_DRAWER} policy=act": [*CACHE, NO_WEIGHTS],
+    f"check stream=datasets {CUBES_AND_DRAWER} 'stream.tasks=[open the drawer,lift the cube]'": CACHE,
+    f"check stream=datasets {CUBES_AND_DRAWER} "
+    "'stream.experiences=[{name: first, tasks: [open the drawer, lift the cube]}]'": CACHE,
+    f"check {CUBES} 'cameras=[top]'": CACHE,
+    f"check {CUBES} 'cameras={{camera1: top, camera2: wrist}}'": CACHE,
+    f"check {CUBES} 'cameras={{camera1: [cam_high, top]}}'": CACHE,
+    f"train stream=datasets {CUBES_AND_DRAWER} method=er name=cubes": LEARN,
+    f"train {CUBES} policy=act name=act training.steps=20000": [*LEARN, *ACT],
+    "report outputs/cubes": [],
+    f"train {CUBES} warm_start=outputs/act normalisation=checkpoint name=more": LEARN,
+    "train stream=datasets stream.datasets=~/data/sim suite=metaworld": [*TOY, *LEARN, "policy=tiny", "name=sim"],
 }  # fmt: skip
 """Arguments that are added to a command; the last of several values counts."""
 
@@ -57,6 +76,8 @@ SLOW = {
 """Commands that need a simulator or minutes."""
 
 NOT_RUN = {
+    "check stream=libero_10 suite.order=3 data.datasets=user/libero": "needs a dataset on the hub; with a local one in "
+    "test_streams_of_datasets",
     "bench methods rows=[ewc,gem] peer_python=/somewhere/avalanche/bin/python": "needs an environment with avalanche",
 }
 
@@ -87,6 +108,10 @@ def outputs(tmp_path_factory, point_datasets):
     shutil.copytree(folder / "outputs" / "cw10-er-seed0", folder / "outputs" / "er-0")
     shutil.copytree(point_datasets[0], folder / "first")
     shutil.copytree(point_datasets[1], folder / "second")
+    shutil.copytree(point_datasets[0], folder / "data" / "sim")
+    for name, instruction in (("cubes", "lift the cube"), ("drawer", "open the drawer")):
+        episodes, cameras = [(instruction, 6), (instruction, 6)], ("observation.images.top", "observation.images.wrist")
+        make_dataset(folder / "data" / name, episodes=episodes, cameras=cameras)
     return folder
 
 
@@ -108,6 +133,7 @@ def test_every_command_that_is_shown_has_an_entry():
 @pytest.mark.parametrize("line", QUICK)
 def test_a_command_as_shown_on_the_toy_suite(line, outputs, monkeypatch, capsys):
     monkeypatch.chdir(outputs)
+    monkeypatch.setenv("HOME", str(outputs))
     status = main(arguments(line, QUICK[line], outputs))
     assert status == 0, capsys.readouterr().err
 
