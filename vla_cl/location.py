@@ -160,9 +160,7 @@ def _around(location: str) -> tuple[Path, ...]:
 
 def _read(config: Path) -> Settings:
     """The settings of a run as text says them: ``${...}`` in them is text, too."""
-    return read_yaml_object(
-        config, "the settings of the run", "restore the file, or give the checkpoint's policy alone"
-    )
+    return read_yaml_object(config, "the settings of the run", "restore the file, or give the policy alone")
 
 
 @dataclass(frozen=True)
