@@ -205,7 +205,9 @@ def load_matrix(path: Path | str) -> SuccessMatrix:
         return SuccessMatrix.from_json(path)
     inside = path / "matrix.json"
     if not inside.exists():
-        raise ConfigurationError(f"the folder {path} holds no matrix.json; give a run folder or a matrix.json file")
+        raise ConfigurationError(
+            f"the folder {short(path)} holds no matrix.json; give a run folder or a matrix.json file"
+        )
     return SuccessMatrix.from_json(inside)
 
 

@@ -132,7 +132,8 @@ def check_same_evaluation(folder: Path, identity: Mapping[str, object]) -> None:
     if not path.is_file():
         if _foreign(folder):
             raise ConfigurationError(
-                f"{folder} is not empty and holds no evaluation (it has no {IDENTITY}); give output_dir=<a new folder>"
+                f"{short(folder)} is not empty and holds no evaluation (it has no {IDENTITY}); give output_dir=<a "
+                f"new folder>"
             )
         return
     before = read_json_object(path, "the description of the evaluation", "give output_dir=<a new folder>")
@@ -140,7 +141,7 @@ def check_same_evaluation(folder: Path, identity: Mapping[str, object]) -> None:
     if found and _whole_lines(folder / EPISODES):
         more = f"; and {len(found) - _DIFFERENCES_SHOWN} more" if len(found) > _DIFFERENCES_SHOWN else ""
         raise ConfigurationError(
-            f"{folder} holds another evaluation: {'; '.join(found[:_DIFFERENCES_SHOWN])}{more}; give "
+            f"{short(folder)} holds another evaluation: {'; '.join(found[:_DIFFERENCES_SHOWN])}{more}; give "
             "output_dir=<a new folder>, or the same policy and settings to continue it"
         )
 
@@ -172,7 +173,7 @@ def _lock(file: BinaryIO, folder: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it however the process ends
     except BlockingIOError as error:
         raise ConfigurationError(
-            f"another process is evaluating into {folder}; wait for it, or give output_dir=<another folder>"
+            f"another process is evaluating into {short(folder)}; wait for it, or give output_dir=<another folder>"
         ) from error
 
 
