@@ -26,7 +26,7 @@ _ANY_TEXT = object()
 _LARGEST = 64 * 2**20
 """Most bytes of a file of initial states, packed or not; LIBERO's have at most 200 kB."""
 
-_ADVICE = "reinstall hf-libero, whose initial states are zip archives around one pickled float64 array"
+_ADVICE = "reinstall hf-libero, whose states are zip archives around one pickled table"
 _INTEGER_OPCODES = ("BININT", "BININT1", "BININT2")
 _MEMO_OPCODES = ("BINPUT", "LONG_BINPUT")
 
@@ -99,7 +99,7 @@ def read_initial_states(path: Path) -> NDArray[np.float64]:
     ):
         entries = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(entries) != 1:
-            raise ConfigurationError(f"{path} holds {len(entries)} entries data.pkl instead of 1; {_ADVICE}")
+            raise ConfigurationError(f"{short(path)} holds {len(entries)} entries data.pkl instead of 1; {_ADVICE}")
         size = archive.getinfo(entries[0]).file_size
         if size > _LARGEST:
             raise ConfigurationError(f"{short(path)} would unpack to {size} bytes; {_ADVICE}")
@@ -114,12 +114,14 @@ def _read_array(pickled: bytes, path: Path) -> NDArray[np.float64]:
     try:
         raw = text.encode("latin1")
     except UnicodeEncodeError as error:
-        raise ConfigurationError(f"{path}: the array's bytes are not latin-1 text ({error}); {_ADVICE}") from error
+        raise ConfigurationError(
+            f"{short(path)}: the array's bytes are not latin-1 text ({error}); {_ADVICE}"
+        ) from error
     if rows < 1 or length < 1 or len(raw) != rows * length * 8:
-        raise ConfigurationError(f"{path}: {len(raw)} bytes are no {rows} x {length} float64 table; {_ADVICE}")
+        raise ConfigurationError(f"{short(path)}: {len(raw)} bytes are no {rows} x {length} float64 table; {_ADVICE}")
     states = np.frombuffer(raw, dtype="<f8").reshape(rows, length)
     if not np.isfinite(states).all():
-        raise ConfigurationError(f"{path}: a state holds numbers that are not finite; {_ADVICE}")
+        raise ConfigurationError(f"{short(path)}: a state holds numbers that are not finite; {_ADVICE}")
     return states
 
 
@@ -136,7 +138,7 @@ def _free_arguments(pickled: bytes, path: Path) -> list[object]:
             is_free = expected is _ANY_INTEGER or expected is _ANY_TEXT
             if kind != expected_kind or not (is_free or argument == expected):
                 raise ConfigurationError(
-                    f"{path}: the pickle has {opcode.name} {str(argument)[:60]!r} at byte {offset} "
+                    f"{short(path)}: the pickle has {opcode.name} {str(argument)[:60]!r} at byte {offset} "
                     f"where a float64 table has {expected_kind}; {_ADVICE}"
                 )
             if is_free:
@@ -145,7 +147,7 @@ def _free_arguments(pickled: bytes, path: Path) -> list[object]:
     except ValueError as error:
         if isinstance(error, ConfigurationError):
             raise
-        raise ConfigurationError(f"{path}: broken pickle ({error}); {_ADVICE}") from error
+        raise ConfigurationError(f"{short(path)}: broken pickle ({error}); {_ADVICE}") from error
     if position != len(_ARRAY_PICKLE):
-        raise ConfigurationError(f"{path}: the pickle ends early; {_ADVICE}")
+        raise ConfigurationError(f"{short(path)}: the pickle ends early; {_ADVICE}")
     return free

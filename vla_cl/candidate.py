@@ -13,6 +13,7 @@ from vla_cl.interfaces import Method, Policy, Suite
 from vla_cl.location import RANDOM, PastRun, find_policy, find_run, require_listed
 from vla_cl.rollout.random_policy import RandomPolicy
 from vla_cl.trust.hub import POLICY_FILES
+from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError, Task
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def find_candidate(location: str, settings: Settings, suite: Suite, replan_every
     checkpoint_folder = folder.resolve().parent
     if not (checkpoint_folder / "cl_state" / "method.json").is_file():
         raise ConfigurationError(
-            f"method {method.name!r} of the run {run.root} must be told which task it is, but {checkpoint_folder} "
+            f"method {method.name!r} of the run {short(run.root, 90)} must be told which task it is, but "
+            f"{short(checkpoint_folder, 90)} "
             "lacks its cl_state; give the run's folder, or a checkpoint of it"
         )
     identity["method"] = {"settings": run.settings["method"], "files": _hashes(checkpoint_folder / "cl_state", ("*",))}

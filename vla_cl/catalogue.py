@@ -129,7 +129,7 @@ def _costs(listed: Sequence[Entry], path: Path) -> Iterator[str]:
 def _cost_lines(listed: Sequence[Entry], stored: Mapping[str, dict[str, Any]], path: Path) -> Iterator[str]:
     rows = {name: stored[_STEP_ROW + name] for name in (e.name for e in listed) if _STEP_ROW + name in stored}
     if not rows:
-        raise ConfigurationError(f"{path} holds no row step-<method>; run vla-cl bench methods rows=[step]")
+        raise ConfigurationError(f"{short(path)} holds no row step-<method>; run vla-cl bench methods rows=[step]")
     first = next(iter(rows.values()))
     yield _MEASURED.format(machine=first["machine"].get("cpu", "one machine"), past=first.get("past", 3)).rstrip()
     for name, row in rows.items():

@@ -138,7 +138,7 @@ def find_newest(checkpoints: Path) -> Newest | None:
         return Newest(folder, tuple(passed_over))
     if passed_over:
         raise ConfigurationError(
-            f"no checkpoint in {short(checkpoints)} is whole: {harmless(passed_over[0], 130)}; restore one, or remove "
+            f"no checkpoint in {short(checkpoints)} is whole, {len(passed_over)} are damaged; restore one, or remove "
             "them all to begin anew"
         )
     return None

@@ -60,10 +60,12 @@ class RunMemory:
             ConfigurationError: There is no run, no checkpoint, or its method remembers no samples.
         """
         if not (root / "config.yaml").is_file():
-            raise ConfigurationError(f"{root} is no run (it has no config.yaml); give the folder of a run")
+            raise ConfigurationError(f"{short(root)} is no run (it has no config.yaml); give the folder of a run")
         newest = checkpoint.find_newest(root / "checkpoints")
         if newest is None:
-            raise ConfigurationError(f"{root} has no checkpoint yet; a memory is written after the first experience")
+            raise ConfigurationError(
+                f"{short(root)} has no checkpoint yet; a memory is written after the first experience"
+            )
         state, method = checkpoint.read_method(newest.folder)
         index = state.get("memory")
         if not isinstance(index, Mapping) or NOTES not in index:
@@ -168,7 +170,7 @@ def export(root: Path, target: Path, plugins: Sequence[str] = ()) -> str:
     with only_writer(target.with_name(f".{target.name}.lock"), f"the dataset {short(target)}"):
         remove_leftovers_of(target)
         if target.exists():
-            raise ConfigurationError(f"{target} exists; give --export a new folder")
+            raise ConfigurationError(f"{short(target)} exists; give --export a new folder")
         return _export(RunMemory.read(root).trusting(plugins), target)
 
 
@@ -177,12 +179,16 @@ def _export(memory: RunMemory, target: Path) -> str:
 
     root = memory.root
     if memory.encoding == "features":
-        raise ConfigurationError(f"the memory of {root} holds features in place of pictures; there is nothing to show")
+        raise ConfigurationError(
+            f"the memory of {short(root)} holds features in place of pictures; there is nothing to show"
+        )
     opened = list(_opened(memory))
     pieces = [(task, data, rows) for task, data in opened for rows in _pieces(task)]
     kept = [piece for piece in pieces if len(piece[2]) > 1]  # LeRobot's writer has no statistics of a single picture
     if not kept:
-        raise ConfigurationError(f"the memory of {root} holds no two frames of one episode; there is nothing to export")
+        raise ConfigurationError(
+            f"the memory of {short(root)} holds no two frames of one episode; there is nothing to export"
+        )
     trajectories = (_trajectory(task, data, rows) for task, data, rows in kept)
     first = next(trajectories)
     spec = _spec(memory, first, opened[0][1])

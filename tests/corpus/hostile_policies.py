@@ -48,13 +48,13 @@ def _(folder):
     edit(folder / "policy_preprocessor.json", lambda content: content["steps"].insert(0, step))
 
 
-@case("policy_tokenizer_of_a_stranger", LOAD, "that LeRobot itself builds on")
+@case("policy_tokenizer_of_a_stranger", LOAD, "own policies build on")
 def _(folder):
     step = {"registry_name": "tokenizer_processor", "config": {"tokenizer_name": "stranger/tokenizer"}}
     edit(folder / "policy_preprocessor.json", lambda content: content["steps"].insert(0, step))
 
 
-@case("policy_tokenizer_in_a_folder", LOAD, "that LeRobot itself builds on")
+@case("policy_tokenizer_in_a_folder", LOAD, "own policies build on")
 def _(folder):
     step = {"registry_name": "tokenizer_processor", "config": {"tokenizer_name": "tokenizer"}}
     edit(folder / "policy_preprocessor.json", lambda content: content["steps"].insert(0, step))
@@ -85,7 +85,7 @@ def _(folder):
 @case("policy_state_file_that_climbs_out", LOAD, "leaves the folder")
 def _(folder):
     def climb(content):
-        content["steps"][0]["state_file"] = "../../../outside/precious.txt"
+        content["steps"][0]["state_file"] = "../../../../../outside/precious.txt"
 
     edit(folder / "policy_preprocessor.json", climb)
 

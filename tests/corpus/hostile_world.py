@@ -50,7 +50,7 @@ def in_child(case, artefact, place):
 
 
 def run_case(case, base, workspace):
-    place = workspace / "cases" / case.name
+    place = workspace / "cases" / ("folder_of_somebody_" * 4) / case.name
     place.mkdir(parents=True)
     artefact = case.make(base, place)
     outside, inputs = workspace / "outside", place / "input"

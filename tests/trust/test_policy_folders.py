@@ -26,8 +26,8 @@ STEPS = {"name": "p", "steps": [{"registry_name": "rename_observations_processor
 
 @pytest.fixture
 def folder(tmp_path):
-    path = tmp_path / "policy"
-    path.mkdir()
+    path = tmp_path / ("a_folder_of_somebody_" * 5) / "policy"
+    path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps(CONFIG))
     for name in ("policy_preprocessor", "policy_postprocessor"):
         (path / f"{name}.json").write_text(json.dumps(STEPS))
@@ -102,11 +102,11 @@ def test_a_class_is_never_imported(folder, step, which, place):
         ({"registry_name": "a", "state_file": 3}, "'state_file' as str"),
         ({"registry_name": "a", "config": {"max_length": 10**9}}, "max_length"),
         ({"registry_name": "a", "config": {"features": {"x": {"type": "STATE", "shape": [10**9]}}}}, "shape"),
-        ({"registry_name": "a", "config": {"tokenizer_name": "/tmp/tokenizer"}}, "builds on"),
-        ({"registry_name": "a", "config": {"tokenizer_name": "./tokenizer"}}, "builds on"),
-        ({"registry_name": "a", "config": {"tokenizer_name": "stranger/x"}}, "builds on"),
-        ({"registry_name": "a", "config": {"paligemma_tokenizer_name": "gpt2"}}, "builds on"),
-        ({"registry_name": "a", "config": {"deep": {"model_id": "stranger/x"}}}, "builds on"),
+        ({"registry_name": "a", "config": {"tokenizer_name": "/tmp/tokenizer"}}, "policies build on"),
+        ({"registry_name": "a", "config": {"tokenizer_name": "./tokenizer"}}, "policies build on"),
+        ({"registry_name": "a", "config": {"tokenizer_name": "stranger/x"}}, "policies build on"),
+        ({"registry_name": "a", "config": {"paligemma_tokenizer_name": "gpt2"}}, "policies build on"),
+        ({"registry_name": "a", "config": {"deep": {"model_id": "stranger/x"}}}, "policies build on"),
         ({"registry_name": "a", "config": {"trust_remote_code": True}}, "code from the hub"),
         ({"registry_name": "a", "config": {"deep": [{"trust_remote_code": 1}]}}, "code from the hub"),
         ({"registry_name": "a", "config": {"deep": {"auto_map": {}}}}, "code from data"),
@@ -160,10 +160,10 @@ def test_steps_that_lerobot_writes_pass(folder, config):
         ({"auto_map": {"AutoModel": "x.Y"}}, "code from data"),
         ({"trust_remote_code": True}, "code from the hub"),
         ({"discover_packages_path": "canary"}, "asks to import"),
-        ({"vlm_model_name": "stranger/model"}, "builds on"),
-        ({"vlm_model_name": "/data/model"}, "builds on"),
-        ({"vlm_model_name": "model"}, "builds on"),
-        ({"new_field_of_somebody": "../model"}, "builds on"),
+        ({"vlm_model_name": "stranger/model"}, "policies build on"),
+        ({"vlm_model_name": "/data/model"}, "policies build on"),
+        ({"vlm_model_name": "model"}, "policies build on"),
+        ({"new_field_of_somebody": "../model"}, "policies build on"),
         ({"use_peft": True}, "an adapter"),
         ({"description": "x" * 200_000}, "characters"),
     ],
@@ -224,6 +224,7 @@ def test_shards_are_read_together(folder):
 
 @pytest.mark.parametrize("lost", ["policy_preprocessor.json", "policy_postprocessor.json"])
 def test_a_policy_of_an_older_lerobot_gets_a_command_that_exists(folder, lost):
+    folder = folder.rename(folder.parents[1] / "policy")  # a path that fits into the sentence
     (folder / lost).unlink()
     with pytest.raises(ConfigurationError) as caught:
         check_policy_folder(folder)
@@ -269,7 +270,7 @@ def test_a_download_is_looked_at_before_it_is_used(folder, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "name", ["", "policy", "a/b/c", "../x", "/tmp/x", "a/..", "user/\x1b[31m", "http://a/b", "a/b?c"]
+    "name", ["", "policy", "a/b/c", "../x", "/tmp/x", "a/..", "user/\x1b[31m", "http://a/b", "a/b?c", "a" * 500]
 )
 def test_what_is_no_hub_name_is_never_asked_for(name):
     with pytest.raises(ConfigurationError, match="neither a folder here nor a hub name") as caught:

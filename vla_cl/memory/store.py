@@ -151,12 +151,14 @@ class TrajectoryStore:
         for name in names:
             path, expected = self.path(name), self._files.get(name)
             if expected is None or not path.is_file():
-                raise ConfigurationError(f"the memory in {self.folder} lacks {name}; use another checkpoint of the run")
+                raise ConfigurationError(
+                    f"the memory in {short(self.folder)} lacks {harmless(name, 60)}; use another checkpoint of the run"
+                )
             content = path.read_bytes()
             if len(content) != expected.size or hashlib.sha256(content).hexdigest() != expected.sha256:
                 raise ConfigurationError(
-                    f"{path} is damaged: it differs from the journal beside it; copy it again, or delete "
-                    "it if the run's data are there: a resumed run then makes it anew"
+                    f"{short(path)} is damaged: it differs from the journal beside it; copy it again, or delete it "
+                    "if the data are there: a resumed run makes it anew"
                 )
 
     def _shorten_journal(self, without: Collection[str]) -> None:

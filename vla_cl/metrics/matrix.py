@@ -210,7 +210,9 @@ def load_matrix(path: Path | str) -> SuccessMatrix:
     if not inside.exists() and (why := rollouts_skipped(path)) is not None:
         raise ConfigurationError(f"{path} has no metrics: {why}")
     if not inside.exists():
-        raise ConfigurationError(f"the folder {path} holds no matrix.json; give a run folder or a matrix.json file")
+        raise ConfigurationError(
+            f"the folder {short(path)} holds no matrix.json; give a run folder or a matrix.json file"
+        )
     return SuccessMatrix.from_json(inside)
 
 

@@ -40,7 +40,7 @@ STEP_PACKAGES = ("lerobot.processor.", "lerobot.policies.", "vla_cl.policies.")
 FORBIDDEN_STEPS = frozenset({"reward_classifier_processor"})
 """Loads another policy folder that its settings name."""
 
-_ADVICE = "give the pretrained_model folder of a checkpoint that LeRobot 0.6.1 or vla-cl wrote"
+_ADVICE = "use a policy folder that LeRobot 0.6.1 or vla-cl wrote"
 _FAILURES = (
     draccus.utils.DecodingError, draccus.utils.ParsingError, SafetensorError, HfHubHTTPError, HFValidationError,
     LocalEntryNotFoundError, OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError,

@@ -29,7 +29,8 @@ def all_tasks(runs: Sequence[RunRecord]) -> list[str]:
     for run in runs[1:]:
         if not set(run.tasks) & set(runs[0].tasks):
             raise ConfigurationError(
-                f"expected runs over the same tasks, but {runs[0].folder} ({_names(runs[0].tasks)}) and {run.folder} "
+                f"expected runs over the same tasks, but {short(runs[0].folder, 90)} ({_names(runs[0].tasks)}) and "
+                f"{short(run.folder, 90)} "
                 f"({_names(run.tasks)}) share none; write one report for each"
             )
     return list(dict.fromkeys(task for run in runs for task in run.tasks))

@@ -116,7 +116,7 @@ def load_runs(folders: Sequence[Path]) -> list[RunRecord]:
     resolved = [Path(folder).resolve() for folder in folders]
     for folder in resolved:
         if resolved.count(folder) > 1:
-            raise ConfigurationError(f"run folder {folder} was given more than once; name each run once")
+            raise ConfigurationError(f"run folder {short(folder)} was given more than once; name each run once")
     infos = [_read_info(folder) for folder in resolved]
     labels = _labels(infos, resolved)
     return [_load(folder, info, label) for folder, info, label in zip(resolved, infos, labels, strict=True)]
@@ -166,23 +166,25 @@ def _read_info(folder: Path) -> Mapping[str, Any]:
         siblings = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
         nearest = difflib.get_close_matches(folder.name, siblings, n=1)
         hint = f"did you mean {folder.parent / nearest[0]}?" if nearest else "give the folder that a run wrote"
-        raise ConfigurationError(f"expected a run folder, got {folder}, which is not a folder; {hint}")
+        raise ConfigurationError(f"expected a run folder, got {short(folder)}, which is not a folder; {hint}")
     path = folder / "run.json"
     if not path.is_file():
         raise ConfigurationError(
-            f"expected a run folder with a run.json, but {folder} has none; give the folder that a run wrote"
+            f"expected a run folder with a run.json, but {short(folder)} has none; give the folder that a run wrote"
         )
     info = read_json_object(path, "the summary of the run", _RESTORE)
     require_seal(info, short(path), "give the run's command again: it writes the file anew")
     if info.get("format") != RUN_FORMAT:
         raise ConfigurationError(
-            f"{path} has format {info.get('format')!r}, but this version reads format {RUN_FORMAT}; "
+            f"{short(path)} has format {harmless(repr(info.get('format')), 20)}, but this version reads format "
+            f"{RUN_FORMAT}; "
             "report with the version of vla-cl that wrote the run"
         )
     require_entries(info, _ENTRIES, short(path), "the file is damaged")
     if info["arrangement"] not in ARRANGEMENTS:
         raise ConfigurationError(
-            f"{path} gives arrangement {info['arrangement']!r}; allowed are {', '.join(ARRANGEMENTS)}"
+            f"{short(path)} gives arrangement {harmless(repr(info['arrangement']), 40)}; allowed are "
+            f"{', '.join(ARRANGEMENTS)}"
         )
     for entry in info["experiences"]:
         if not (isinstance(entry, dict) and "name" in entry and isinstance(entry.get("tasks"), list)):
@@ -207,7 +209,7 @@ def _read_matrix(folder: Path, finished: bool) -> SuccessMatrix | None:
         return SuccessMatrix.from_json(path)
     if finished and rollouts_skipped(folder) is None:
         raise ConfigurationError(
-            f"{folder} is a finished run without matrix.json; restore the file or evaluate the run again"
+            f"{short(folder)} is a finished run without matrix.json; restore the file or evaluate the run again"
         )
     return None
 

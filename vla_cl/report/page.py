@@ -18,7 +18,7 @@ from vla_cl.report.load import RunRecord, load_runs
 from vla_cl.report.numbers import task_name
 from vla_cl.report.plots import legend, reference_runs, steps_are_known, success_over_learning, training_curves
 from vla_cl.report.videos import video_sections
-from vla_cl.trust.text import harmless_lines
+from vla_cl.trust.text import harmless_lines, short
 from vla_cl.types import ConfigurationError
 
 TEMPLATES = Path(__file__).parent
@@ -144,5 +144,5 @@ def _write_atomically(target: Path, text: str) -> None:
         write_text(target, text)
     except OSError as error:
         raise ConfigurationError(
-            f"cannot write the report to {target} ({error.strerror or error}); give another place as output"
+            f"cannot write the report to {short(target)} ({error.strerror or error}); give another place as output"
         ) from error

@@ -16,7 +16,7 @@ from vla_cl.report.compare import flat_settings, warnings
 from vla_cl.report.load import RunRecord, load_runs
 from vla_cl.report.numbers import decimal, decimal_range, memory_size
 from vla_cl.trust.reading import require_entries
-from vla_cl.trust.text import short
+from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
 
 SHOWN = ("final_average_success", "chaudhry_forgetting", "learning_accuracy")
@@ -85,13 +85,17 @@ def _require_comparable(runs: Sequence[RunRecord]) -> None:
             raise ConfigurationError(f"{run.folder} cannot be compared: {why}")
         if not run.finished or run.matrix is None:
             raise ConfigurationError(
-                f"{run.folder} is not finished; continue it with the command that began it, or leave it out"
+                f"{short(run.folder)} is not finished; continue it with the command that began it, or leave it out"
             )
         if set(run.tasks) != set(runs[0].tasks):
             raise ConfigurationError(
-                f"expected runs over the same tasks, but {runs[0].folder} has {', '.join(runs[0].tasks)} and "
-                f"{run.folder} has {', '.join(run.tasks)}; compare them apart"
+                f"expected runs over the same tasks, but {short(runs[0].folder, 90)} has {_few(runs[0].tasks)} and "
+                f"{short(run.folder)} has {_few(run.tasks)}; compare them apart"
             )
+
+
+def _few(tasks: Sequence[str]) -> str:
+    return harmless(", ".join(tasks), 40)
 
 
 def _groups(runs: Sequence[RunRecord], metrics: Sequence[str]) -> list[SeedGroup]:
@@ -132,7 +136,8 @@ def _group(label: str, members: Sequence[RunRecord], metrics: Sequence[str]) -> 
         seed = int(require_entries(run.info.get("seeds"), {"train_seed": int}, what, "restore it")["train_seed"])
         if seed in by_seed:
             raise ConfigurationError(
-                f"{by_seed[seed].folder} and {run.folder} are one run with the same train_seed={seed}; leave one out"
+                f"{short(by_seed[seed].folder, 90)} and {short(run.folder, 90)} are one run with the same "
+                f"train_seed={seed}; leave one out"
             )
         by_seed[seed] = run
     results = [compute_all(run.matrix) for run in by_seed.values() if run.matrix is not None]

@@ -135,7 +135,8 @@ def check_same_evaluation(folder: Path, identity: Mapping[str, object]) -> None:
     if not path.is_file():
         if _foreign(folder):
             raise ConfigurationError(
-                f"{folder} is not empty and holds no evaluation (it has no {IDENTITY}); give output_dir=<a new folder>"
+                f"{short(folder)} is not empty and holds no evaluation (it has no {IDENTITY}); give output_dir=<a "
+                f"new folder>"
             )
         return
     remedy = "give output_dir=<a new folder>"

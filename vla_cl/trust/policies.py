@@ -31,6 +31,7 @@ JSON_BYTES = 16 * MIB
 STEPS = 200
 """Most steps of a pipeline; the longest of LeRobot's own has some fifteen."""
 
+_PATH = 90
 SHARDS = 10_000
 FEATURES = 1_000
 SIDE = 16_384
@@ -86,13 +87,13 @@ def check_policy_folder(folder: Path, pipelines: bool = True) -> PolicyFolder:
 
 
 def _check_config(folder: Path) -> dict[str, Any]:
-    path = inside(folder, CONFIG, f"the policy {short(folder)}")
+    path = inside(folder, CONFIG, f"the policy {short(folder, _PATH)}")
     if not path.exists():
         raise ConfigurationError(
             f"{short(folder)} is not a LeRobot policy (it has no {CONFIG}); give the pretrained_model folder of a "
             "checkpoint"
         )
-    what = f"the policy configuration {short(path)}"
+    what = f"the policy configuration {short(path, _PATH)}"
     config = read_json_object(path, "the policy configuration", _ADVICE, JSON_BYTES)
     require_entries(config, {"type": str}, what, _ADVICE)
     if not _NAME.fullmatch(config["type"]):
@@ -131,13 +132,13 @@ def _check_features(features: object, what: str) -> None:
 
 def _check_pipeline(folder: Path, name: str) -> Iterator[str]:
     """The registered name of each step."""
-    path = inside(folder, name, f"the policy {short(folder)}")
+    path = inside(folder, name, f"the policy {short(folder, _PATH)}")
     if not path.exists():
         raise ConfigurationError(
             f"the policy has no {name}, as before LeRobot 0.4; make a policy that has one: python -m "
             f"lerobot.processor.migrate_policy_normalization --pretrained-path {short(folder)}"
         )
-    what = f"the processor pipeline {short(path)}"
+    what = f"the processor pipeline {short(path, _PATH)}"
     content = read_json_object(path, "the processor pipeline", _ADVICE, JSON_BYTES)
     require_entries(content, {"steps": list}, what, _ADVICE)
     if len(content["steps"]) > STEPS:
@@ -175,7 +176,7 @@ def _check_weights(folder: Path) -> dict[str, StoredTensor]:
     names = _weight_files(folder)
     tensors: dict[str, StoredTensor] = {}
     for name in names:
-        tensors |= read_header(inside(folder, name, f"the policy {short(folder)}"), "the weights", _ADVICE)
+        tensors |= read_header(inside(folder, name, f"the policy {short(folder, _PATH)}"), "the weights", _ADVICE)
     return tensors
 
 

@@ -57,19 +57,19 @@ def check_plain(content: Mapping[str, Any], what: str) -> None:
         leaf = name.rpartition(".")[2]
         if any(part in _CODE for part in name.split(".")):
             raise ConfigurationError(
-                f"{what} has the field {harmless(name, 60)!r}, and code from data is never run; {_ADVICE}"
+                f"{what} has the field {harmless(name, 40)!r}, and code from data is never run; {_ADVICE}"
             )
         trusted = value in (False, None) or content.get("action_tokenizer_name") in REMOTE_TOKENIZERS
         if leaf == "trust_remote_code" and not trusted:
             raise ConfigurationError(
-                f"{what} asks for code from the hub ({harmless(name, 60)}), which is never run; {_ADVICE}"
+                f"{what} asks for code from the hub ({harmless(name, 40)}), which is never run; {_ADVICE}"
             )
         if leaf == "discover_packages_path" and value not in (None, *OWN_PACKAGES):
             raise ConfigurationError(
-                f"{what} asks to import {harmless(str(value), 60)!r}, and code from data is never run; {_ADVICE}"
+                f"{what} asks to import {harmless(str(value), 40)!r}, and code from data is never run; {_ADVICE}"
             )
         if isinstance(value, str) and len(value) > TEXT:
-            raise ConfigurationError(f"{what} has {len(value)} characters in {harmless(name, 60)!r}; {_ADVICE}")
+            raise ConfigurationError(f"{what} has {len(value)} characters in {harmless(name, 40)!r}; {_ADVICE}")
 
 
 def check_numbers(content: Mapping[str, Any], what: str) -> None:
@@ -85,7 +85,7 @@ def check_numbers(content: Mapping[str, Any], what: str) -> None:
         most = next((bound for pattern, bound in BOUNDS if pattern.search(leaf)), MOST)
         if abs(value) > most:
             raise ConfigurationError(
-                f"{what} has {harmless(name, 60)}={harmless(str(value), 24)}, more than the {most} allowed; {_ADVICE}"
+                f"{what} has {harmless(name, 40)}={harmless(str(value), 24)}, more than the {most} allowed; {_ADVICE}"
             )
 
 
@@ -108,8 +108,8 @@ def check_models(content: Mapping[str, Any], what: str) -> None:
         found = _HUB_NAME.fullmatch(value)
         if found is None or found.group(1) not in PUBLISHERS:
             raise ConfigurationError(
-                f"{what} names {harmless(value, 60)!r} as {harmless(leaf, 40)}; only hub names of google, lerobot "
-                f"and others that LeRobot itself builds on are followed; {_ADVICE}"
+                f"{what} names {harmless(value, 40)!r} as {harmless(leaf, 30)}; only models by hub name that LeRobot's "
+                "own policies build on are followed"
             )
 
 

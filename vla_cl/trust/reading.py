@@ -46,17 +46,17 @@ def require_file(path: Path, what: str, remedy: str, most: int | None = None) ->
     shown = short(path)
     try:
         found = path.stat()
-        if not stat.S_ISREG(found.st_mode):  # a pipe would block whoever opens it
-            raise ConfigurationError(f"{what} at {shown} is no file; {remedy}")
-        size = found.st_size
-        with path.open("rb") as file:
-            start = file.read(len(LFS_POINTER))
-    except ConfigurationError:  # a ValueError too
-        raise
+        regular, size = stat.S_ISREG(found.st_mode), found.st_size
+        start = b""
+        if regular:  # a pipe would block whoever opens it
+            with path.open("rb") as file:
+                start = file.read(len(LFS_POINTER))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigurationError(f"{what} is missing: {shown} does not exist; {remedy}") from error
     except (OSError, ValueError, RuntimeError) as error:  # ValueError: a null byte; RuntimeError: links in a circle
         raise ConfigurationError(f"{what} at {shown} cannot be read ({reason(error)}); {remedy}") from error
+    if not regular:
+        raise ConfigurationError(f"{what} at {shown} is no file; {remedy}")
     if start == LFS_POINTER:
         raise ConfigurationError(
             f"{what} at {shown} is a Git LFS pointer, not the file itself; run `git lfs pull` in that repository"

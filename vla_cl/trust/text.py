@@ -10,7 +10,7 @@ from typing import Any
 
 from vla_cl.types import ConfigurationError
 
-_REASON = 110
+_REASON = 80
 _PATH = 120
 
 

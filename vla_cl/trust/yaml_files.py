@@ -69,7 +69,11 @@ def parse_yaml(text: str, what: str, remedy: str) -> Any:  # noqa: ANN401 - any 
     # ValueError: a number of too many digits
     with told_as(f"{what} is not valid YAML", remedy, yaml.YAMLError, ValueError, RecursionError):
         _look_through(text, what, remedy)
-        return yaml.load(text, _Loader)  # a SafeLoader with less
+        loader = _Loader(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
 
 
 def _look_through(text: str, what: str, remedy: str) -> None:
