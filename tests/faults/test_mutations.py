@@ -64,6 +64,7 @@ KINDS = {
     "films": ("evaluation/videos/*", (EVALUATE,)),
     "demonstrations": ("cache/demonstrations/**/*", (COLLECT, TRAIN)),
     "staged": ("cache/demonstrations/*/.*.staged/*", (COLLECT,)),
+    "decoded pictures": ("cache/frames/**/*", (TRAIN,)),
     "memory": ("run/memory/*", (TRAIN, EXPORT)),
 }
 
@@ -92,10 +93,13 @@ def mutate(path, others, generator):
     return how
 
 
-def fresh(place, kind, number):
-    """Where a command's result is compared: a new evaluation of a damaged run, say."""
-    if kind == EVALUATE and number != "evaluation":
+def prepared(place, command, kind):
+    """Where a command uses what is damaged: a new evaluation of a damaged run, a new run on damaged pictures."""
+    if command == EVALUATE and kind not in ("evaluation", "recorded rollouts", "films"):
         place.evaluation = place.root / "another evaluation"
+    if kind == "decoded pictures":
+        shutil.rmtree(place.run)
+    (place.run / "report.html").unlink(missing_ok=True)
     return place
 
 
@@ -145,9 +149,7 @@ def check_mutations(undamaged, tmp_path, count, seed):
         done = mutate(path, [each for each in files if each != path and each.suffix == path.suffix], generator)
         command = generator.choice(commands)
         about = f"{number}: {path.relative_to(place.root)}: {done}, then {command}"
-        place = fresh(place, command, kind if kind not in ("recorded rollouts", "films") else "evaluation")
-        if command in ("report", "metrics") and (place.run / "report.html").exists():
-            (place.run / "report.html").unlink()
+        place = prepared(place, command, kind)
         arguments = ["memory", str(place.run), "--export", str(place.root / "x"), "--plugins", "toy_world"]
         status, said = run(arguments if command == EXPORT else place.command(command), tmp_path / "log")
         try:
