@@ -7,6 +7,7 @@ from vla_cl import checkpoint
 from vla_cl.checkpoint import Progress
 from vla_cl.files import replacing, replacing_folder
 from vla_cl.interfaces import Method
+from vla_cl.manifest import write_manifest
 from vla_cl.methods.er import ExperienceReplay
 from vla_cl.types import ConfigurationError
 
@@ -77,3 +78,70 @@ def test_replacing_keeps_the_old_file_after_an_error(tmp_path):
     with replacing_folder(tmp_path / "f") as folder:
         (folder / "x").write_text(json.dumps(1))
     assert (tmp_path / "f" / "x").read_text() == "1"
+
+
+def damage(folder):
+    path = folder / "training_state" / "progress.json"
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def test_what_is_passed_over_is_named(saved):
+    assert checkpoint.find_newest(saved).passed_over == ()
+    damage(saved / "002")
+    found = checkpoint.find_newest(saved)
+    assert found.folder.name == "001"
+    (sentence,) = found.passed_over
+    assert sentence.startswith("passing over a checkpoint: ")
+    assert "002/training_state/progress.json is damaged" in sentence
+    assert len(sentence) <= 300
+
+
+def test_a_run_of_damaged_checkpoints_does_not_begin_anew_in_silence(saved):
+    for number in ("001", "002"):
+        damage(saved / number)
+    with pytest.raises(ConfigurationError, match=r"no checkpoint in .* is whole"):
+        checkpoint.find_newest(saved)
+
+
+def test_the_thousandth_checkpoint_is_newer_than_the_last_of_three_digits(saved):
+    for done in (999, 1000):
+        checkpoint.save(saved, TinyModel(), Method(), Progress(done, done, 0.0, 0.0))
+    assert checkpoint.find_newest(saved).folder.name == "1000"
+
+
+@pytest.mark.parametrize(
+    "name", ["pretrained_model/policy_preprocessor.json", "cl_state/more.json", "training_state/x"]
+)
+def test_a_file_that_the_manifest_lacks_is_not_loaded(saved, name):
+    (saved / "002" / name).write_text("{}")
+    with pytest.raises(ConfigurationError, match="its manifest lacks; remove it"):
+        checkpoint.verify(saved / "002")
+
+
+def test_what_a_file_manager_leaves_is_no_damage(saved):
+    (saved / "002" / ".DS_Store").write_text("x")
+    (saved / "002" / "pretrained_model" / "._weights.txt").write_text("x")
+    checkpoint.verify(saved / "002")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("training_state/progress.json", '{"experiences_done": "2"}', "'experiences_done' as int"),
+        ("training_state/progress.json", "[]", "expected an object"),
+        ("training_state/progress.json",
+         '{"experiences_done": -2, "step": 1, "train_seconds": 0, "evaluate_seconds": 0}', "is damaged"),
+        ("cl_state/method.json", '{"method": "method"}', "'state' as dict"),
+        ("cl_state/method.json", '{"method": "method", "state": {"a": 1e999}}', "beyond the range"),
+        ("cl_state/method.safetensors", "no tensors here", "safetensors"),
+    ],
+)  # fmt: skip
+def test_a_state_that_somebody_changed_with_its_manifest_is_refused(saved, file, content, says):
+    (saved / "002" / file).write_text(content)
+    write_manifest(saved / "002")
+    checkpoint.verify(saved / "002")
+    with pytest.raises(ConfigurationError, match=says):
+        if file.startswith("training"):
+            checkpoint.load_progress(saved / "002")
+        else:
+            checkpoint.load_method(saved / "002", Method(), iter([]))

@@ -15,6 +15,7 @@ from vla_cl.cli import main
 from vla_cl.compose import compose
 from vla_cl.evaluate import evaluate
 from vla_cl.metrics import SuccessMatrix
+from vla_cl.report.load import load_runs
 from vla_cl.types import ConfigurationError, InterfaceSpec
 
 CONF = Path(__file__).parent / "conf"
@@ -101,6 +102,36 @@ def test_a_run_interrupted_at_a_border_continues_bit_for_bit(finished, cache, tm
     again = pd.read_parquet(folder / "episodes.parquet")
     pd.testing.assert_frame_equal(again.drop(columns=drop), table.drop(columns=drop))
     assert (folder / "matrix.json").read_text() == (finished / "matrix.json").read_text()
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_run_that_continues_without_a_damaged_checkpoint_says_so(finished, cache, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(finished, folder)
+    flip(folder / "checkpoints" / "002" / "pretrained_model" / "model.safetensors")
+    train(cache, folder, *ER)
+    again = load_file(folder / "checkpoints" / "002" / "pretrained_model" / "model.safetensors")
+    whole = load_file(finished / "checkpoints" / "002" / "pretrained_model" / "model.safetensors")
+    assert all(np.array_equal(whole[name], again[name]) for name in whole)
+    (sentence,) = json.loads((folder / "run.json").read_text())["passed_over"]
+    assert "002/pretrained_model/model.safetensors is damaged" in sentence
+    assert any("is damaged" in note for note in load_runs([folder])[0].missing)
+    assert json.loads((finished / "run.json").read_text())["passed_over"] == []
+
+
+@pytest.mark.parametrize("where", ["", "checkpoints/001", "checkpoints/001/pretrained_model"])
+def test_a_damaged_warm_start_is_refused(finished, cache, tmp_path, where):
+    folder = tmp_path / "damaged"
+    shutil.copytree(finished, folder)
+    for number in ("001", "002"):
+        flip(folder / "checkpoints" / number / "pretrained_model" / "model.safetensors")
+    with pytest.raises(ConfigurationError, match=r"is damaged|no checkpoint in .* is whole"):
+        train(cache, tmp_path / "warm", f"warm_start={folder / where}", "normalisation=checkpoint", "training.steps=1")
 
 
 def test_another_run_is_not_overwritten(finished, cache):

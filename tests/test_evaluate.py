@@ -20,6 +20,7 @@ from vla_cl import checkpoint
 from vla_cl.cli import main
 from vla_cl.data.dataset_folder import DatasetFolder
 from vla_cl.interfaces import Method
+from vla_cl.location import compose_evaluation
 from vla_cl.methods.packnet import PackNet
 from vla_cl.metrics import wilson_interval
 from vla_cl.models.vla import VlaModel, policy_config
@@ -350,6 +351,50 @@ def test_a_run_is_evaluated_in_its_own_suite_and_as_it_planned(run, tmp_path, ca
     assert (found["suite"]["name"], found["replan_every"]) == ("of the past", 3)
     assert found["suite"]["class"] == "troubled_suite:TroubledSuite"
     assert rows(tmp_path / "e")["task"].tolist() == ["point/red", "point/green"]
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_newer_checkpoint_that_is_damaged_is_named_in_the_results(run, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(copy / "checkpoints" / "001", copy / "checkpoints" / "002")
+    flip(copy / "checkpoints" / "002" / "pretrained_model" / "model.safetensors")
+    allowed = "plugins=[troubled_suite]"
+    assert evaluate_plainly(copy, tmp_path / "e", allowed, "tasks=[red]", "evaluation.episodes=1") == 0
+    (sentence,) = summary(tmp_path / "e")["passed_over"]
+    assert "002/pretrained_model/model.safetensors is damaged" in sentence
+    assert capsys.readouterr().out.count("passing over a checkpoint") == 2  # when it happens, and with the results
+    for where in ("checkpoints/002", "checkpoints/002/pretrained_model"):
+        assert evaluate_plainly(copy / where, tmp_path / "f", allowed) == 2
+        assert "is damaged: it differs from its manifest" in capsys.readouterr().err
+    flip(copy / "checkpoints" / "001" / "pretrained_model" / "config.json")
+    assert evaluate_plainly(copy, tmp_path / "f", allowed) == 2
+    assert "no checkpoint in" in capsys.readouterr().err
+    assert not (tmp_path / "f").exists()
+
+
+@pytest.mark.parametrize("value", ["${oc.env:HOME}", "\\\\${oc.env:HOME}", "a ${b", "$HOME", "???"])
+def test_the_settings_of_a_run_are_text(run, tmp_path, value):
+    copy = shutil.copytree(run, tmp_path / "run")
+    settings = yaml.safe_load((copy / "config.yaml").read_text())
+    settings["suite"]["render_profile"] = value
+    (copy / "config.yaml").write_text(yaml.safe_dump(settings))
+    found = compose_evaluation(str(copy), ["plugins=[troubled_suite]"], [CONF])
+    assert found["suite"]["render_profile"] == value
+
+
+@pytest.mark.parametrize("value", ["${oc.env:HOME}", "3 plugins=[x]", 1.5, True, [3]])
+def test_a_number_of_a_run_is_a_number(run, tmp_path, value):
+    copy = shutil.copytree(run, tmp_path / "run")
+    settings = yaml.safe_load((copy / "config.yaml").read_text())
+    settings["evaluation"]["replan_every"] = value
+    (copy / "config.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(ConfigurationError, match="expected a whole number"):
+        compose_evaluation(str(copy), ["plugins=[troubled_suite]"], [CONF])
 
 
 def test_what_the_user_says_wins_over_the_run(run, tmp_path, capsys):

@@ -84,7 +84,7 @@ def compose_evaluation(location: str, overrides: Sequence[str], folders: Sequenc
     if "suite" not in named:
         require_listed(run, "suite", settings["suite"]["class"], settings["plugins"])
     if shown:
-        print(f"as in the run {short(run.root)}: {', '.join(shown)}")
+        print(f"as in the run {harmless(str(run.root), 1000)}: {', '.join(shown)}")
     return settings
 
 

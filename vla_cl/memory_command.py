@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from vla_cl.run_folder import read_settings
 from vla_cl.trust.reading import as_plain, require_entries
 from vla_cl.trust.text import harmless, short, told_as
 from vla_cl.types import ConfigurationError, Experience, Stream, SuiteSpec, Task, Trajectory
+
+if TYPE_CHECKING:
+    from vla_cl.stream_sources import Sources
 
 _REMEDY = "restore the file from where the run was written"
 
@@ -229,12 +232,21 @@ def _needs_sources(memory: RunMemory) -> bool:
 def _sources(memory: RunMemory) -> tuple[Stream, Mapping[str, Any]]:
     from vla_cl import run
 
-    found = run.sources(with_moved_data(memory.configuration, memory.root))
+    found = _streams(memory)
     recorded = found.recorded
     if recorded is None:
         cameras = found.suite_cameras
         recorded = run.demonstrations(dict(memory.configuration), found.own_suite, found.stream.tasks, cameras)
     return found.stream, recorded
+
+
+def _streams(memory: RunMemory) -> Sources:
+    """Suite and stream of the run's settings, as far as they are those of a run."""
+    from vla_cl import run
+
+    problem = f"{short(memory.root / 'config.yaml')} lacks settings of a run"
+    with told_as(problem, _REMEDY, KeyError, TypeError, AttributeError):
+        return run.sources(with_moved_data(memory.configuration, memory.root))
 
 
 def _frames(configuration: Mapping[str, Any], stream: Stream, sources: Mapping[str, Any], task: Remembered) -> Data:
@@ -286,10 +298,9 @@ def _trajectory(task: Remembered, data: Data, rows: NDArray[np.int64]) -> Trajec
 
 def _spec(memory: RunMemory, first: Trajectory, data: Data) -> SuiteSpec:
     """The suite's conventions, with the sizes that the samples have."""
-    from vla_cl import run
     from vla_cl.data.dataset_folder import DatasetFolder
 
-    found = run.sources(with_moved_data(memory.configuration, memory.root))
+    found = _streams(memory)
     suite = found.suite.spec
     known = getattr(data, "spec", suite)
     return SuiteSpec(

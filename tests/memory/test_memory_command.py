@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from lerobot.datasets import LeRobotDataset
 from remembered_data import same
 from safetensors.numpy import load_file
@@ -105,6 +106,39 @@ def test_stock_lerobot_opens_the_export(kind, request, cache, tmp_path, capsys):
             assert (pictures[0] - pictures[1]).abs().mean() < 8  # the film is encoded again
     with pytest.raises(ConfigurationError, match="exists; give --export a new folder"):
         memory_command.export(root, folder, ["toy_world"])
+
+
+def test_the_run_itself_does_not_say_which_packages_may_be_used(with_index, tmp_path, capsys):
+    assert main(["memory", str(with_index), "--export", str(tmp_path / "exported")]) == 2
+    assert "in the package 'toy_world', not listed; if you trust it, add --plugins toy_world" in capsys.readouterr().err
+    assert not (tmp_path / "exported").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "says"),
+    [
+        ("suite", "point", "'suite' as dict"),
+        ("suite", {"class": "toy_world:PointSuite"}, "lacks settings of a run"),
+        ("stream", {}, "lacks settings of a run"),
+        ("cache_dir", None, "'cache_dir' as str"),
+        ("method", {"memory": 3}, "must be a mapping"),
+    ],
+)
+def test_settings_that_are_none_are_refused(with_index, tmp_path, part, value, says):
+    copy = shutil.copytree(with_index, tmp_path / "run")
+    settings = yaml.safe_load((copy / "config.yaml").read_text())
+    (copy / "config.yaml").write_text(yaml.safe_dump(settings | {part: value}))
+    with pytest.raises(ConfigurationError, match=says):
+        memory_command.export(copy, tmp_path / "exported", ["toy_world"])
+
+
+def test_a_cache_of_another_machine_is_not_made(with_copy, tmp_path):
+    copy = shutil.copytree(with_copy, tmp_path / "run")
+    settings = yaml.safe_load((copy / "config.yaml").read_text())
+    elsewhere = tmp_path / "another" / "machine"
+    (copy / "config.yaml").write_text(yaml.safe_dump(settings | {"cache_dir": str(elsewhere)}))
+    memory_command.export(copy, tmp_path / "exported", ["toy_world"])
+    assert not elsewhere.exists()
 
 
 def test_another_run_starts_with_it_and_resumes(with_index, cache, tmp_path):

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from generated_run import TASKS, GeneratedRun, experience_replay, independent, joint, write_video
 from parsed_page import ParsedPage
 
@@ -271,3 +272,30 @@ def test_report_replaces_the_old_one_and_leaves_nothing_behind(tmp_path: Path) -
         assert write_report([folder], target) == target
     assert [path.name for path in target.parent.iterdir()] == ["page.html"]
     assert write_report([folder], target.parent) == target.parent / "report.html"
+
+
+HIDDEN = ["\x1b[31m", "\x07", "\x9b", "\u202e", "\u2066", "\u200b", "\ufeff", "\x00", "\x08"]
+
+
+@pytest.mark.parametrize("where", ["task", "name", "error", "setting", "instruction"])
+def test_text_of_others_is_shown_without_control_characters(tmp_path: Path, where: str) -> None:
+    nasty = "<script>x</script>" + "".join(HIDDEN)
+    shown = nasty.replace("/", "")
+    tasks = (f"point/{shown}", "point/b") if where == "task" else ("point/a", "point/b")
+    extra = {"tasks": [{"id": task, "instruction": shown} for task in tasks]} if where == "instruction" else {}
+    run = GeneratedRun(
+        name=shown if where == "name" else "run",
+        tasks=tasks,
+        success=((1.0, None), (0.0, 1.0)),
+        error=shown if where == "error" else None,
+        videos=0,
+        extra=extra,
+    )
+    folder = run.write(tmp_path / "run")
+    if where == "setting":
+        (folder / "config.yaml").write_text(yaml.safe_dump({"stream": shown}))
+    elif where == "name":
+        (folder / "config.yaml").write_text("name: run\n")
+    text = write_report([folder]).read_text(encoding="utf-8")
+    assert not [character for character in HIDDEN if character in text]
+    assert "<script>x" not in text

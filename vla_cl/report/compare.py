@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from vla_cl.report.load import RunRecord
 from vla_cl.report.numbers import UNDEFINED, task_name
 from vla_cl.report.tables import FactTable
-from vla_cl.trust.text import short
+from vla_cl.trust.text import harmless, short
 from vla_cl.trust.yaml_files import parse_yaml
 from vla_cl.types import ConfigurationError
 
@@ -95,7 +95,7 @@ def _flatten(value: object, prefix: str) -> Iterator[tuple[str, str]]:
     """``{"train": {"steps": 5}}`` gives ``("train.steps", "5")``."""
     if not isinstance(value, Mapping):
         if prefix:
-            yield prefix, str(value)
+            yield harmless(prefix), harmless(str(value), 10_000)
         return
     for key, inner in value.items():
         yield from _flatten(inner, f"{prefix}.{key}" if prefix else str(key))

@@ -15,7 +15,7 @@ from vla_cl.report.numbers import last_row
 from vla_cl.rollout.table import require_rows_seal
 from vla_cl.trust.reading import parse_json_object, read_json_object, read_lines, read_text, require_entries
 from vla_cl.trust.tables import read_rows
-from vla_cl.trust.text import harmless, short, told_as
+from vla_cl.trust.text import harmless, harmless_data, harmless_lines, short, told_as
 from vla_cl.trust.yaml_files import YAML_BYTES
 from vla_cl.types import ConfigurationError, Outcome
 
@@ -193,7 +193,11 @@ def _read_info(folder: Path) -> Mapping[str, Any]:
     for key, kinds in _OPTIONAL.items():
         if info.get(key) is not None:
             require_entries(info, {key: kinds}, short(path), "the file is damaged")
-    return info
+    tasks = [list(map(str, entry["tasks"])) for entry in info["experiences"]]
+    shown: dict[str, Any] = harmless_data(info)
+    for entry, ids in zip(shown["experiences"], tasks, strict=True):  # ids are compared with those of other files
+        entry["tasks"] = ids
+    return shown
 
 
 def _read_matrix(folder: Path, finished: bool) -> SuccessMatrix | None:
@@ -229,7 +233,7 @@ def _episode_row(row: Mapping[str, Any]) -> EpisodeRow:
         task=str(row["task"]),
         initial_state=int(row["initial_state"]),
         outcome=Outcome(row["outcome"]),
-        error=None if row["error"] is None else str(row["error"]),
+        error=None if row["error"] is None else harmless_lines(str(row["error"])),
         video=None if row["video"] is None else str(row["video"]),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from vla_cl.metrics import Estimate, SuccessMatrix
+from vla_cl.trust.text import harmless
 
 UNDEFINED = "–"
 
@@ -33,7 +34,7 @@ def last_row(matrix: SuccessMatrix) -> int | None:
 
 def task_name(task: str) -> str:
     """The part of a task's id after the suite."""
-    return task.split("/", 1)[-1]
+    return harmless(task.split("/", 1)[-1])
 
 
 def percent(fraction: float) -> str:

@@ -18,6 +18,7 @@ from vla_cl.report.load import RunRecord, load_runs
 from vla_cl.report.numbers import task_name
 from vla_cl.report.plots import legend, reference_runs, steps_are_known, success_over_learning, training_curves
 from vla_cl.report.videos import video_sections
+from vla_cl.trust.text import harmless_lines
 from vla_cl.types import ConfigurationError
 
 TEMPLATES = Path(__file__).parent
@@ -59,6 +60,7 @@ def render(runs: Sequence[RunRecord]) -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
+        finalize=lambda value: harmless_lines(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

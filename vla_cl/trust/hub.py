@@ -11,7 +11,7 @@ from vla_cl.types import ConfigurationError
 POLICY_FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
 """What is fetched: no Python and no pickle."""
 
-_NAME = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}/[A-Za-z0-9][\w.\-]{0,95}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.\-]{0,95}")
 
 
 def fetch_policy(name: str) -> Path:

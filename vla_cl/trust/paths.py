@@ -25,7 +25,7 @@ def inside(root: Path, relative: str, what: str) -> Path:
     pure = PurePosixPath(relative)
     if not relative or "\0" in relative or "\\" in relative or pure.is_absolute() or ".." in pure.parts:
         raise ConfigurationError(
-            f"{what} is {harmless(relative, 60)!r}, which leaves the folder; expected a path inside {short(root, 60)}"
+            f"{what} is {harmless(relative, 60)!r}, which leaves the folder; expected a path inside {short(root, 40)}"
         )
     path = root / pure
     try:

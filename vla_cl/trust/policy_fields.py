@@ -26,7 +26,7 @@ BOUNDS = (
     (re.compile(r"image|img|resize|crop|resolution|height|width|pixels"), 16_384),
     (re.compile(r"layers?$|heads?$|depth|ensemble|cameras|blocks$|groups$|experts$"), 4_096),
     (
-        re.compile(r"dims?$|size|channels|hidden|embed|keypoints|length|tokens?$|shape|bytes|vocab|samples|timesteps"),
+        re.compile(r"dim|size|channels|hidden|embed|keypoints|length|tokens?$|shape|bytes|vocab|samples|timesteps"),
         1_000_000,
     ),
 )
@@ -85,7 +85,7 @@ def check_numbers(content: Mapping[str, Any], what: str) -> None:
         most = next((bound for pattern, bound in BOUNDS if pattern.search(leaf)), MOST)
         if abs(value) > most:
             raise ConfigurationError(
-                f"{what} has {harmless(name, 60)}={value:g}, more than the {most} allowed; {_ADVICE}"
+                f"{what} has {harmless(name, 60)}={harmless(str(value), 24)}, more than the {most} allowed; {_ADVICE}"
             )
 
 
@@ -101,7 +101,7 @@ def check_models(content: Mapping[str, Any], what: str) -> None:
         leaf = name.rpartition(".")[2]
         if not isinstance(value, str) or not value or leaf in _NOT_READ:
             continue
-        on_top = name in content  # lists hold names of joints, which may have a slash
+        on_top = isinstance(content.get(name), str)  # lists hold names of joints, which may have a slash
         direct = on_top and ("/" in value or "\\" in value or value.startswith((".", "~")))
         if not direct and not _MODEL.search(leaf):
             continue

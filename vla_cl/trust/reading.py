@@ -51,6 +51,8 @@ def require_file(path: Path, what: str, remedy: str, most: int | None = None) ->
         size = found.st_size
         with path.open("rb") as file:
             start = file.read(len(LFS_POINTER))
+    except ConfigurationError:  # a ValueError too
+        raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigurationError(f"{what} is missing: {shown} does not exist; {remedy}") from error
     except (OSError, ValueError, RuntimeError) as error:  # ValueError: a null byte; RuntimeError: links in a circle

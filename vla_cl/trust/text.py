@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vla_cl.types import ConfigurationError
 
@@ -15,8 +16,25 @@ _PATH = 120
 
 def harmless(text: str, most: int = 200) -> str:
     """Text for a terminal or a page: one line, without control and direction characters, at most ``most`` long."""
-    shown = "".join(_shown(character) for character in text[: most + 1])
+    text = text[: most + 1]
+    shown = text if text.isprintable() else "".join(_shown(character) for character in text)
     return shown if len(shown) <= most else f"{shown[: most - 3]}..."
+
+
+def harmless_lines(text: str, most: int = 1_000_000) -> str:
+    """The same for text of several lines, such as a traceback: the ends of its lines stay."""
+    if text.isprintable():  # also a video of some megabytes, as text
+        return text
+    return "\n".join(harmless(line, most) for line in text[:most].split("\n"))
+
+
+def harmless_data(content: Any) -> Any:  # noqa: ANN401 - plain data
+    """The same for every text and key in plain data; it has passed the bound on nesting."""
+    if isinstance(content, dict):
+        return {harmless(str(key)): harmless_data(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [harmless_data(value) for value in content]
+    return harmless_lines(content) if isinstance(content, str) else content
 
 
 def reason(error: BaseException, most: int = _REASON) -> str:
