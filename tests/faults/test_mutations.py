@@ -113,7 +113,7 @@ def verdict(expected, place, command, status, said):
         assert len(errors[0]) <= 300 + len("vla-cl: "), errors[0]
         return "refused"
     if command in (COLLECT, TRAIN):
-        assert place.results(command) == expected.results(command), said
+        assert newest(place.results(command)) == newest(expected.results(command)), said
         if command == TRAIN and "passing over" in said:
             assert "passing over" in (place.run / "run.json").read_text()
     elif command == EVALUATE:
@@ -131,6 +131,12 @@ def verdict(expected, place, command, status, said):
     return "equal"
 
 
+def newest(results):
+    """Without the weights of checkpoints that no command needs any more."""
+    weights = results.get("weights", {})
+    return results | {"weights": {name: weights[name] for name in sorted(weights)[-1:]}}
+
+
 def without_places(text):
     return re.sub(r"/\S*/(place|copy)\S*", "", text)
 
@@ -139,7 +145,7 @@ def check_mutations(undamaged, tmp_path, count, seed):
     whole, half = undamaged
     whole.metrics = run(whole.command("metrics"), tmp_path / "log")[1]
     run(whole.command("report"), tmp_path / "log")
-    generator, verdicts = random.Random(seed), Counter()
+    generator, verdicts, failures = random.Random(seed), Counter(), []
     for number in range(count):
         kind = list(KINDS)[number % len(KINDS)]
         pattern, commands = KINDS[kind]
@@ -154,13 +160,16 @@ def check_mutations(undamaged, tmp_path, count, seed):
         status, said = run(arguments if command == EXPORT else place.command(command), tmp_path / "log")
         try:
             found = verdict(whole, place, command, status, said)
-        except AssertionError as error:
-            raise AssertionError(f"{about}\n{error}") from error
+        except (AssertionError, OSError, ValueError, KeyError) as error:
+            found = "WRONG"
+            failures.append(f"{about}\n{said}\n{error!r}")
+            print(failures[-1])
         print(f"{about}: {found}", flush=True)
         verdicts[kind, found] += 1
         shutil.rmtree(place.root)
     for (kind, found), times in sorted(verdicts.items()):
         print(f"{kind:20} {found:10} {times}")
+    assert failures == [], f"{len(failures)} of {count}"
 
 
 def test_some_damage_is_noticed_or_harmless(undamaged, tmp_path):
