@@ -3,37 +3,52 @@
 import contextlib
 import os
 import signal
-import subprocess
+from uuid import uuid4
 
 import pytest
-from processes import alive, start, wait_until
+import toy_commands
+from processes import alive, wait_until
 from toy_commands import COLLECT, CONF, DEMONSTRATIONS, POINT, TRAIN, Place, run
 
 from vla_cl.locks import only_writer
 
 
-def stopped(process, marker, condition):
-    """Wait for a moment in a command's work, then hold it there."""
-    wait_until(lambda: process.poll() is not None or condition())
-    assert process.poll() is None
-    for pid in alive(marker):
-        os.kill(pid, signal.SIGSTOP)
+class Running:
+    """A command that runs beside the test."""
+
+    def __init__(self, arguments, log):
+        self.log, self.marker = log, uuid4().hex
+        self.process = toy_commands.start(arguments, log, self.marker)
+
+    @property
+    def said(self):
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def wait_for(self, condition):
+        wait_until(lambda: self.process.exitcode is not None or condition())
+        assert self.process.exitcode is None, self.said
+
+    def send(self, number):
+        for pid in [self.process.pid, *alive(self.marker)]:
+            os.kill(pid, number)
+
+    def ends_well(self):
+        self.process.join(300)
+        assert self.process.exitcode == 0, self.said
+
+    def kill(self):
+        self.process.kill()
+        self.process.join()
+        wait_until(lambda: alive(self.marker) == [], 60)
 
 
 @contextlib.contextmanager
-def held(arguments, condition):
-    """A command that has come to a moment of its work, and stays there during the body; then it goes on to its end."""
-    process, marker = start(*arguments, stderr=subprocess.PIPE, text=True)
+def running(arguments, log):
+    command = Running(arguments, log)
     try:
-        stopped(process, marker, condition)
-        yield process
-        for pid in alive(marker):
-            os.kill(pid, signal.SIGCONT)
-        _, said = process.communicate(timeout=300)
-        assert process.returncode == 0, said
+        yield command
     finally:
-        process.kill()
-        wait_until(lambda: alive(marker) == [], 60)
+        command.kill()
 
 
 @pytest.fixture
@@ -42,13 +57,14 @@ def place(tmp_path):
 
 
 def test_the_second_of_two_trainings_in_one_folder_is_refused_and_the_first_ends_well(place, tmp_path):
-    first = place.run / "checkpoints" / "001"
-    with held(place.command(TRAIN), first.exists) as process:
+    with running(place.command(TRAIN), tmp_path / "first.log") as first:
+        first.wait_for((place.run / "checkpoints" / "001").exists)
+        first.send(signal.SIGSTOP)
         status, said = run(place.command(TRAIN), tmp_path / "log")
         assert status == 2
         (line,) = [line for line in said.splitlines() if line.startswith("vla-cl: ")]
-        assert f"process {process.pid} (since " in line
-        assert f"is writing the run {place.run}" in line
+        assert f"process {first.process.pid} (since " in line
+        assert "is writing the run " in line
         assert len(line) < 300
         for reader in ("metrics", "report"):  # of a run that is being written
             assert run(place.command(reader), tmp_path / "log")[0] == 0
@@ -56,36 +72,28 @@ def test_the_second_of_two_trainings_in_one_folder_is_refused_and_the_first_ends
                     "evaluation.workers=1", f"output_dir={place.evaluation}"]  # fmt: skip
         status, said = run(evaluate, tmp_path / "log")
         assert status == 0, said
+        first.send(signal.SIGCONT)
+        first.ends_well()
     status, said = run(place.command(TRAIN), tmp_path / "log")
     assert status == 0
     assert place.hidden() == []
 
 
 def test_two_streams_record_side_by_side_and_one_that_wants_the_same_waits(place, tmp_path):
-    red = place.command(COLLECT)
-    green = ["collect", *CONF, *POINT, *DEMONSTRATIONS, "stream.tasks=[blue,red]", f"cache_dir={place.cache}"]
+    red = [*place.command(COLLECT), "stream.tasks=[red]"]
+    both = ["collect", *CONF, *POINT, *DEMONSTRATIONS, "stream.tasks=[blue,red]", f"cache_dir={place.cache}"]
     folder = place.cache / "demonstrations" / "point"
-
-    def staging(task):
-        return list(folder.glob(f".{task}-*.staged/0.npz"))
-
-    with held([*red, "stream.tasks=[red]"], lambda: staging("red")):
-        second, marker = start(*green, stderr=subprocess.PIPE, text=True)
-        try:
-            wait_until(lambda: list(folder.glob("blue-*")))  # while the other is held in the middle of red
-            said = ""
-            while "waiting: process" not in said:
-                line = second.stderr.readline()
-                assert line, said
-                said += line
-        except BaseException:
-            second.kill()
-            raise
-    _, rest = second.communicate(timeout=300)
-    assert second.returncode == 0, said + rest
-    assert "is writing the demonstrations" in said
+    with running(red, tmp_path / "first.log") as first:
+        first.wait_for(lambda: list(folder.glob(".red-*.staged/0.npz")))
+        first.send(signal.SIGSTOP)
+        with running(both, tmp_path / "second.log") as second:
+            second.wait_for(lambda: list(folder.glob("blue-*")))  # while the other is held in the middle of red
+            second.wait_for(lambda: f"waiting: process {first.process.pid}" in second.said)
+            assert "is writing the demonstrations" in second.said
+            first.send(signal.SIGCONT)
+            first.ends_well()
+            second.ends_well()
     assert {path.name.split("-")[0] for path in folder.iterdir()} == {"red", "blue"}
-    assert alive(marker) == []
 
 
 def test_a_lock_in_the_way_of_a_finished_dataset_blocks_nobody(place, tmp_path):
