@@ -9,6 +9,7 @@ from pathlib import Path
 from vla_cl.files import sha256, write_json
 from vla_cl.trust.paths import inside
 from vla_cl.trust.reading import read_json_object
+from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
 
 MANIFEST = "MANIFEST.json"
@@ -35,16 +36,16 @@ def verify_manifest(folder: Path, what: str, remedy: str) -> None:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise ConfigurationError(f"{what} {folder} is not complete: it has no {MANIFEST}; {remedy}")
+        raise ConfigurationError(f"{what} {short(folder)} is not complete: it has no {MANIFEST}; {remedy}")
     files = read_json_object(path, f"the manifest of {what}", remedy).get("files")
     if not isinstance(files, dict) or not all(_is_entry(entry) for entry in files.values()):
-        raise ConfigurationError(f"{path} does not list files with their bytes and sha256; {remedy}")
+        raise ConfigurationError(f"{short(path)} does not list files with their bytes and sha256; {remedy}")
     for name, expected in files.items():
-        file = inside(folder, name, f"the manifest {path}")
+        file = inside(folder, name, f"the manifest {short(path)}")
         if not file.is_file():
-            raise ConfigurationError(f"{what} {folder} lacks {name}; {remedy}")
+            raise ConfigurationError(f"{what} {short(folder)} lacks {harmless(name, 60)}; {remedy}")
         if file.stat().st_size != expected["bytes"] or sha256(file) != expected["sha256"]:
-            raise ConfigurationError(f"{file} is damaged: it differs from its manifest; {remedy}")
+            raise ConfigurationError(f"{short(file)} is damaged: it differs from its manifest; {remedy}")
 
 
 def fingerprint(files: Iterable[tuple[str, Path]]) -> str:
