@@ -48,7 +48,7 @@ def verify_manifest(folder: Path, what: str, remedy: str, only_listed: bool = Tr
     """
     files = _listed(folder, what, remedy)
     for name, expected in files.items():
-        file = inside(folder, name, f"the manifest {folder / MANIFEST}")
+        file = inside(folder, name, f"the manifest {short(folder / MANIFEST)}")
         if not file.is_file():
             raise ConfigurationError(f"{what} {short(folder)} lacks {harmless(name, 60)}; {remedy}")
         if not _fits(file, expected):
