@@ -114,7 +114,7 @@ def test_the_thousandth_checkpoint_is_newer_than_the_last_of_three_digits(saved)
 )
 def test_a_file_that_the_manifest_lacks_is_not_loaded(saved, name):
     (saved / "002" / name).write_text("{}")
-    with pytest.raises(ConfigurationError, match="its manifest lacks; remove it"):
+    with pytest.raises(ConfigurationError, match="its manifest does not list"):
         checkpoint.verify(saved / "002")
 
 

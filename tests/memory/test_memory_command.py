@@ -118,7 +118,6 @@ def test_the_run_itself_does_not_say_which_packages_may_be_used(with_index, tmp_
     ("part", "value", "says"),
     [
         ("suite", "point", "'suite' as dict"),
-        ("suite", {"class": "toy_world:PointSuite"}, "lacks settings of a run"),
         ("stream", {}, "lacks settings of a run"),
         ("cache_dir", None, "'cache_dir' as str"),
         ("method", {"memory": 3}, "must be a mapping"),

@@ -177,7 +177,7 @@ def test_a_configuration_that_asks_too_much_is_refused(folder, fields, says):
     "fields",
     [
         {"pretrained_path": "lerobot/smolvla_base"},
-        {"pretrained_path": "/home/somebody/outputs/last/pretrained_model"},
+        {"pretrained_path": "/elsewhere/outputs/last/pretrained_model"},
         {"repo_id": "somebody/policy", "license": "apache-2.0", "tags": ["a/b"]},
         {"scheduler_decay_steps": 30_000_000, "chunk_size": 100, "dim_model": 8192},
         {"vision_backbone": "resnet18", "pretrained_backbone_weights": "ResNet18_Weights.IMAGENET1K_V1"},
