@@ -10,6 +10,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import select
 import signal
 import sys
@@ -58,6 +59,10 @@ _FAILED = {
     errno.ENOENT: "a file or folder is missing, or cannot be made there",
 }
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+_MACHINE = (*_FULL, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EROFS)
+_HIDDEN = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]|\d+ requested and \d+ written")
+"""Of Rust, of Python, of numpy, which says no more than that not all could be written."""
 
 _LIBRARIES = {
     "safetensors": "a file of weights",
@@ -127,7 +132,7 @@ def explained(error: BaseException, hint: str = "the same command continues") ->
         return 128 + signal.SIGINT, f"stopped; {hint}"
     if isinstance(error, ConfigurationError):
         return BAD_INPUT, str(error)
-    for explain in (_of_memory, _of_import, _of_library, _of_file):
+    for explain in (_of_memory, _of_import, _of_system, _of_library, _of_file):
         if (found := explain(error)) is not None:
             return found
     if isinstance(error, FloatingPointError):
@@ -159,6 +164,21 @@ def _of_import(error: BaseException) -> tuple[int, str] | None:
         )
     if isinstance(error, ImportError):
         return BAD_INPUT, f"something that is needed cannot be imported: {_first_words(error)}"
+    return None
+
+
+def _of_system(error: BaseException) -> tuple[int, str] | None:
+    """Trouble of the machine that a library has put into an error of its own: safetensors on a full disk, say."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return None
+    inner: BaseException | None = error
+    while inner is not None:
+        number = inner.errno if isinstance(inner, OSError) else None
+        if number is None and (match := _HIDDEN.search(str(inner))):
+            number = int(match[1] or match[2] or errno.ENOSPC)
+        if number in _MACHINE:
+            return _of_file(OSError(number, os.strerror(number)))
+        inner = inner.__cause__ or inner.__context__
     return None
 
 

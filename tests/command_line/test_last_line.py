@@ -84,6 +84,22 @@ def test_an_error_of_a_library_says_what_could_not_be_read(kind):
     assert "fault of vla-cl" not in sentence
 
 
+WRITERS = {
+    "safetensors": "import torch; from safetensors.torch import save_file; save_file({'x': torch.zeros(2**20)}, path)",
+    "pyarrow": "from pyarrow import parquet, table; parquet.write_table(table({'x': list(range(2**18))}), path)",
+    "numpy": "import numpy as np; np.save(path, np.zeros(2**20))",
+    "of an encoder": "raise RuntimeError('the encoder failed') from OSError(122, 'Disk quota exceeded')",
+}
+
+
+@pytest.mark.parametrize("library", WRITERS)
+def test_a_full_disk_is_told_as_one_whatever_a_library_makes_of_it(tmp_path, library):
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))"
+    done = finished(f"path = {str(tmp_path / 'file')!r}; {limited}; {WRITERS[library]}")
+    assert done.returncode == FAILED
+    assert "free some space" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("error", "status", "words"),
     [
