@@ -50,7 +50,7 @@ def _(run):
     return run / "checkpoints" / "002"
 
 
-@case("run_checkpoint_with_more_files", EVALUATE, "its manifest lacks", of="run")
+@case("run_checkpoint_with_more_files", EVALUATE, "its manifest does not list", of="run")
 def _(run):
     (run / "checkpoints" / "002" / "pretrained_model" / "tokenizer.json").write_text("{}")
     return run / "checkpoints" / "002"
@@ -59,10 +59,10 @@ def _(run):
 @case("run_manifest_that_climbs_out", EVALUATE, "leaves the folder", of="run")
 def _(run):
     manifest = run / "checkpoints" / "002" / "MANIFEST.json"
-    edit(
-        manifest,
-        lambda content: content["files"].update({"../../../../../outside/precious.txt": {"bytes": 1, "sha256": ""}}),
-    )
+    listed = json.loads(manifest.read_text())["files"] | {
+        "../../../../../outside/precious.txt": {"bytes": 1, "sha256": ""}
+    }
+    manifest.write_text(json.dumps({"format": 1, "files": listed}))
     return run / "checkpoints" / "002"
 
 

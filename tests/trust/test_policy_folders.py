@@ -56,7 +56,7 @@ def test_a_plain_folder_passes(folder):
 def test_every_default_of_lerobots_policies_passes():
     from vla_cl.models import vla
 
-    vla._register_own_policies()
+    vla.register_own_policies()
     kinds = PreTrainedConfig.get_known_choices()
     assert len(kinds) >= 15
     for name, kind in kinds.items():

@@ -42,7 +42,6 @@ MODULES = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "tarf
 
 _OWN = "what this program has just written itself, in a folder of its own"
 _NAMED = "a name from the code or from the user's own command, never from a file"
-_DATA = "the datasets' readers, which check files with the gate's functions before"
 ALLOWED = {
     ("envs/lerobot_gym.py", "importlib.import_module"): "a module from packages that the user lists under plugins",
     ("envs/lerobot_gym_environment.py", "importlib.import_module"): "the package of LeRobot's own EnvConfig class",
@@ -62,24 +61,19 @@ ALLOWED = {
     ("vla_cl/bench/row.py", "importlib.import_module"): "a row of the bench, from the table in its code",
     ("vla_cl/bench/stock_lerobot.py", "PreTrainedConfig.from_pretrained"): "a policy that the bench has just written",
     ("vla_cl/compose.py", "importlib.import_module"): "the class of a setting: ours, or of a package under plugins",
-    ("vla_cl/data/dataset_folder.py", "json.loads"): _DATA,
-    ("vla_cl/data/dataset_folder.py", "pq.ParquetFile"): _DATA,
-    ("vla_cl/data/dataset_folder.py", "pd.read_parquet"): _DATA,
-    ("vla_cl/data/dataset_folder.py", "pq.read_table"): _DATA,
-    ("vla_cl/data/dataset_folder.py", "Image.open"): _DATA,
-    ("vla_cl/data/dataset_folder.py", "av.open"): _DATA,
-    ("vla_cl/data/frames.py", "np.load"): _DATA,
+    ("vla_cl/data/location.py", "snapshot_download"): "datasets of the hub, looked at when they lie on this disk",
     ("vla_cl/doctor.py", "av.open"): "a film that the doctor has just encoded",
-    ("vla_cl/locks.py", "json.loads"): "the note of another process: bounded, and only shown",
     ("vla_cl/memory/record.py", "zlib.decompressobj"): "asked for at most as many bytes as a unit ever has",
     ("vla_cl/memory/selection.py", "importlib.import_module"): "a rule from the list of files of vla_cl.memory.rules",
     ("vla_cl/models/diffusion.py", "UNet2DModel.from_pretrained"): "a model that code names; safetensors only",
     ("vla_cl/models/diffusion.py", "DDPMScheduler.from_pretrained"): "a JSON file of numbers beside it",
     ("vla_cl/models/llm.py", "AutoModelForCausalLM.from_pretrained"): "named by code; safetensors, no remote code",
     ("vla_cl/models/llm.py", "AutoTokenizer.from_pretrained"): "its tokenizer; no remote code",
+    ("vla_cl/models/policy_config.py", "hf_hub_download"): "asks whether a backbone can be had; the file is not read",
+    ("vla_cl/models/policy_config.py", "importlib.import_module"): "the folders of vla_cl.policies",
     ("vla_cl/models/stored_policy.py", "kind.from_pretrained"): "weights that the gate has just passed",
-    ("vla_cl/models/vla.py", "importlib.import_module"): "the folders of vla_cl.policies",
-    ("vla_cl/rollout/collect.py", "json.loads"): _OWN,
+    ("vla_cl/outcome.py", "json.loads"): "the last 64 KiB of the log that the run has just written",
+    ("vla_cl/tracking.py", "json.loads"): "lines of the run's own log; what is no record stays as it is",
     ("vla_cl/rollout/demonstrations.py", "json.loads"): _OWN,
     ("vla_cl/rollout/demonstrations.py", "np.load"): _OWN,
     ("vla_cl/rollout/recording.py", "json.loads"): _OWN,

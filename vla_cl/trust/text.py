@@ -10,6 +10,10 @@ from typing import Any
 
 from vla_cl.types import ConfigurationError
 
+LONGEST = 300
+"""Characters of a message."""
+
+_LEAST_REASON = 20
 _REASON = 80
 _PATH = 120
 
@@ -68,7 +72,8 @@ def told_as(problem: str, remedy: str, *errors: type[Exception]) -> Iterator[Non
     except ConfigurationError:  # it is a ValueError too, and says already what is wrong
         raise
     except errors as error:
-        raise ConfigurationError(f"{problem} ({reason(error)}); {remedy}") from error
+        room = max(_LEAST_REASON, LONGEST - len(f"{problem} (); {remedy}"))
+        raise ConfigurationError(f"{problem} ({reason(error, min(_REASON, room))}); {remedy}") from error
 
 
 def _shown(character: str) -> str:
