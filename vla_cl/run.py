@@ -1,7 +1,7 @@
 """The composition root: settings become parts, parts become a run.
 
 `train` walks a stream: for each experience learn, remember, roll out on the tasks met so far, write results and a
-checkpoint. Every other command of `vla_cl.cli` has its entry here too.
+checkpoint. `collect_command` only records the stream's demonstrations.
 """
 
 from __future__ import annotations

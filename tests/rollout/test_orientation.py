@@ -156,8 +156,10 @@ def test_conventions_travel_from_dataset_to_checkpoint_to_suite(scenes, tmp_path
     with pytest.raises(ConfigurationError, match=message):
         run.train(settings(tmp_path / "cache", tmp_path / "other", dataset, *other))
 
-    (policy / "vla_cl.json").unlink()  # a checkpoint from elsewhere learns on: what the data say, it says from then on
-    again = run.train(settings(tmp_path / "cache", tmp_path / "again", dataset, *other[:3]))
+    # A policy folder from elsewhere says nothing of it: what the data say, its run says from then on.
+    elsewhere = shutil.copytree(policy, tmp_path / "elsewhere", ignore=shutil.ignore_patterns("vla_cl.json"))
+    start = f"warm_start={elsewhere}"
+    again = run.train(settings(tmp_path / "cache", tmp_path / "again", dataset, other[0], start, other[2]))
     spec = VlaModel.load(again / "checkpoints" / "001" / "pretrained_model", "cpu").spec
     assert (spec.control_mode, spec.image_orientation) == ("relative_position", "upright")
     shutil.rmtree(tmp_path / "cache")

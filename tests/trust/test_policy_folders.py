@@ -1,11 +1,13 @@
 """Policy folders: what LeRobot writes passes, what would make it import, follow or swell is refused before it looks."""
 
+import ast
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import draccus
+import lerobot
 import pytest
 import torch
 from huggingface_hub import constants
@@ -16,7 +18,7 @@ from safetensors.torch import save_file
 import vla_cl
 from vla_cl.trust.hub import fetch_policy
 from vla_cl.trust.policies import check_policy_folder
-from vla_cl.trust.policy_fields import check_models, check_numbers, check_plain
+from vla_cl.trust.policy_fields import RUNS_HUB_CODE, check_models, check_numbers, check_plain
 from vla_cl.types import ConfigurationError
 
 FEATURES = {"observation.state": {"type": "STATE", "shape": [2]}}
@@ -68,6 +70,47 @@ def test_every_default_of_lerobots_policies_passes():
         content = draccus.encode(config, PreTrainedConfig)
         for check in (check_plain, check_numbers, check_models):
             check(content, name)
+
+
+def test_whatever_lets_lerobot_run_code_from_the_hub_is_known():
+    """LeRobot's source is read for calls that trust code of the hub: each is a type or step that is refused."""
+    root, found = Path(lerobot.__file__).parent, set()
+    for path in [*root.glob("policies/**/*.py"), *root.glob("processor/**/*.py")]:
+        if any(_trusts(node) for node in ast.walk(ast.parse(path.read_text()))):
+            found.add("/".join(path.relative_to(root).parts[:2]))
+    assert found == {f"policies/{kind}" for kind in RUNS_HUB_CODE} | {"processor/tokenizer_processor.py"}
+
+
+def _trusts(node):
+    match node:
+        case (
+            ast.keyword(arg="trust_remote_code", value=value)
+            | ast.AnnAssign(target=ast.Name(id="trust_remote_code"), value=value)
+        ):
+            return isinstance(value, ast.Constant) and bool(value.value)
+        case ast.Dict():
+            pairs = zip(node.keys, node.values, strict=True)
+            return any(_is(key, "trust_remote_code") and _is(value, True) for key, value in pairs)
+    return False
+
+
+def _is(node, value):
+    return isinstance(node, ast.Constant) and node.value == value
+
+
+@pytest.mark.parametrize("kind", sorted(RUNS_HUB_CODE))
+def test_types_that_run_code_from_the_hub_are_refused(folder, kind):
+    change(folder / "config.json", type=kind)
+    refused(folder, "code from the hub")
+
+
+@pytest.mark.parametrize("name", ["action_tokenizer_processor", "groot_n1_7_vlm_encode_v1", "wall_x_task_processor"])
+@pytest.mark.parametrize("tokenizer", ["lerobot/fast-action-tokenizer", "physical-intelligence/fast"])
+def test_steps_that_run_code_from_the_hub_are_refused(folder, name, tokenizer):
+    """Also where nothing says so: LeRobot's action tokenizer trusts code unless it is told not to."""
+    step = {"registry_name": name, "config": {"action_tokenizer_name": tokenizer}}
+    change(folder / "policy_preprocessor.json", steps=[step])
+    refused(folder, "code from the hub")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +166,6 @@ def test_a_step_that_leads_elsewhere_is_refused(folder, step, says):
     [
         {"tokenizer_name": "google/paligemma-3b-pt-224", "max_length": 48},
         {"tokenizer_name": "HuggingFaceTB/SmolVLM2-500M-Video-Instruct", "trust_remote_code": False},
-        {"action_tokenizer_name": "lerobot/fast-action-tokenizer", "trust_remote_code": True},
         {"tokenizer_name": None, "device": "cpu", "eps": 1e-8, "names": ["arm/joint_1"]},
         {"rename_map": {"observation.images.top": "observation.images.camera1"}},
     ],

@@ -10,7 +10,7 @@ Nothing is believed because the metadata say it: rows are compared with them, an
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -289,15 +289,7 @@ def spec_of(source: Source) -> InterfaceSpec:
     folder = DatasetFolder(source.root)
     spec = folder.spec
     chosen = {here: spec.cameras[there] for here, there in camera_names(folder, source).items()}
-    return InterfaceSpec(
-        cameras=chosen,
-        state_size=spec.state_size,
-        action_size=spec.action_size,
-        render_profile=spec.render_profile,
-        control_mode=spec.control_mode,
-        image_orientation=spec.image_orientation,
-        fps=spec.fps,
-    )
+    return replace(spec, cameras=chosen)
 
 
 def camera_names(folder: DatasetFolder, source: Source) -> dict[str, str]:

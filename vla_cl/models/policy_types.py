@@ -20,7 +20,8 @@ REFUSED: Mapping[str, str] = {
 USABLE = (
     "nano_vla", "act", "diffusion", "vqbet", "multi_task_dit", "smolvla", "pi0", "pi05", "eo1", "evo1", "xvla",
 )  # fmt: skip
-"""Types that have been learnt and rolled out, each with a yaml in ``conf/policy``."""
+"""Types with a yaml in ``conf/policy``. Tests learn and roll out small ones of nano_vla, act, diffusion and vqbet; of
+the others, whose weights lie on the hub, they make the configuration."""
 
 PACKAGES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "smolvla": (("num2words", "lerobot[smolvla]"),),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,23 +18,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.files import replacing
-from vla_cl.interfaces import Environment, Expert, Suite
+from vla_cl.interfaces import Environment, Suite
 from vla_cl.names import file_name
 from vla_cl.rollout.demonstrations import FORMAT, belongs_to, reading_piece, versions, write_dataset
+from vla_cl.rollout.wrapped_suite import WrappedEnvironment, WrappedSuite
 from vla_cl.types import (
     ConfigurationError,
     Episode,
     Observation,
     Outcome,
-    Split,
-    SuiteSpec,
     Task,
     Trajectory,
     Transition,
 )
 
 
-class RecordingSuite(Suite):
+class RecordingSuite(WrappedSuite):
     """A suite whose environments record; in everything else it is the suite that it wraps.
 
     Args:
@@ -43,40 +42,16 @@ class RecordingSuite(Suite):
     """
 
     def __init__(self, suite: Suite, folder: Path) -> None:
-        self.name = suite.name
-        self._suite = suite
+        super().__init__(suite)
         self._folder = folder.absolute()
-
-    @property
-    def spec(self) -> SuiteSpec:
-        """The suite's."""
-        return self._suite.spec
-
-    def tasks(self) -> Sequence[Task]:
-        """The suite's."""
-        return self._suite.tasks()
-
-    def initial_states(self, split: Split, count: int) -> Sequence[int]:
-        """The suite's."""
-        return self._suite.initial_states(split, count)
 
     def make_environment(self, task: Task) -> RecordingEnvironment:
         """The suite's, recording."""
         return RecordingEnvironment(self._suite.make_environment(task), task, self._folder)
 
-    def make_expert(self, task: Task) -> Expert:
-        """The suite's."""
-        return self._suite.make_expert(task)
 
-    def fingerprint(self) -> Mapping[str, object]:
-        """The suite's: recording changes no episode."""
-        return self._suite.fingerprint()
-
-
-class RecordingEnvironment(Environment):
+class RecordingEnvironment(WrappedEnvironment):
     """Observes before every env step and writes the episode down when it ends, whole or not at all.
-
-    `execute` stays the interface's own: it takes one `step` after another, which is what recording needs.
 
     Args:
         environment: What is recorded.
@@ -85,7 +60,7 @@ class RecordingEnvironment(Environment):
     """
 
     def __init__(self, environment: Environment, task: Task, folder: Path) -> None:
-        self._environment = environment
+        super().__init__(environment)
         self._task = task
         self._folder = folder
         self._recording: _Recording | None = None
@@ -115,18 +90,6 @@ class RecordingEnvironment(Environment):
         if self._seen is None:
             self._seen = self._environment.observe()
         return self._seen
-
-    def state(self) -> NDArray[np.float32]:
-        """Proprioception, shape (S,)."""
-        return self._environment.state()
-
-    def film(self) -> NDArray[np.uint8]:
-        """A picture for people."""
-        return self._environment.film()
-
-    def close(self) -> None:
-        """Free the simulator and its renderer."""
-        self._environment.close()
 
 
 class _Recording:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from vla_cl.data.cameras import Pairs
 from vla_cl.interfaces import Environment, Expert, Suite
-from vla_cl.types import Observation, Split, SuiteSpec, Task, Transition
+from vla_cl.rollout.wrapped_suite import WrappedEnvironment, WrappedSuite
+from vla_cl.types import Observation, SuiteSpec, Task, Transition
 
 
-class RenamedSuite(Suite):
+class RenamedSuite(WrappedSuite):
     """A suite under other camera names; in everything else it is the suite that it wraps.
 
     Args:
@@ -22,8 +23,7 @@ class RenamedSuite(Suite):
     """
 
     def __init__(self, suite: Suite, cameras: Pairs) -> None:
-        self.name = suite.name
-        self._suite = suite
+        super().__init__(suite)
         self._cameras = cameras
 
     @property
@@ -31,14 +31,6 @@ class RenamedSuite(Suite):
         """The suite's, with the chosen cameras."""
         spec = self._suite.spec
         return replace(spec, cameras={new: spec.cameras[old] for new, old in self._cameras})
-
-    def tasks(self) -> Sequence[Task]:
-        """The suite's."""
-        return self._suite.tasks()
-
-    def initial_states(self, split: Split, count: int) -> Sequence[int]:
-        """The suite's."""
-        return self._suite.initial_states(split, count)
 
     def make_environment(self, task: Task) -> Environment:
         """The suite's, with its observations renamed."""
@@ -50,23 +42,17 @@ class RenamedSuite(Suite):
         Raises:
             ConfigurationError: Always; record demonstrations in the suite itself.
         """
-        return super().make_expert(task)
+        return Suite.make_expert(self, task)
 
     def fingerprint(self) -> Mapping[str, object]:
         """The suite's, and what its cameras are called here."""
         return {**self._suite.fingerprint(), "cameras_shown": [list(pair) for pair in self._cameras]}
 
 
-class _RenamedEnvironment(Environment):
+class _RenamedEnvironment(WrappedEnvironment):
     def __init__(self, environment: Environment, cameras: Pairs) -> None:
-        self._environment = environment
+        super().__init__(environment)
         self._cameras = cameras
-
-    def reset(self, initial_state: int) -> None:
-        self._environment.reset(initial_state)
-
-    def step(self, action: NDArray[np.float32]) -> Transition:
-        return self._environment.step(action)
 
     def execute(self, actions: NDArray[np.float32]) -> Iterable[Transition]:
         return self._environment.execute(actions)
@@ -74,12 +60,3 @@ class _RenamedEnvironment(Environment):
     def observe(self) -> Observation:
         seen = self._environment.observe()
         return replace(seen, images={new: seen.images[old] for new, old in self._cameras})
-
-    def state(self) -> NDArray[np.float32]:
-        return self._environment.state()
-
-    def film(self) -> NDArray[np.uint8]:
-        return self._environment.film()
-
-    def close(self) -> None:
-        self._environment.close()

@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from vla_cl.trust.paths import inside
-from vla_cl.trust.policy_fields import check_models, check_numbers, check_plain
+from vla_cl.trust.policy_fields import (
+    RUNS_HUB_CODE,
+    RUNS_HUB_CODE_STEPS,
+    check_models,
+    check_numbers,
+    check_plain,
+)
 from vla_cl.trust.reading import MIB, read_json_object, require_entries
 from vla_cl.trust.tensors import StoredTensor, read_header
 from vla_cl.trust.text import harmless, short
@@ -77,7 +83,8 @@ def check_policy_folder(folder: Path, pipelines: bool = True) -> PolicyFolder:
 
     Raises:
         ConfigurationError: A file is missing, damaged, too large or leads out of the folder; a number is absurd; a step
-            names a class; something asks for code from elsewhere; or the weights are a pickle or an adapter.
+            names a class; something asks for code from elsewhere, or is of a type that runs code from the hub;
+            or the weights are a pickle or an adapter.
     """
     if not folder.is_dir():
         raise ConfigurationError(f"{short(folder)} is no folder; give the pretrained_model folder of a checkpoint")
@@ -98,6 +105,11 @@ def _check_config(folder: Path) -> dict[str, Any]:
     require_entries(config, {"type": str}, what, _ADVICE)
     if not _NAME.fullmatch(config["type"]):
         raise ConfigurationError(f"{what} has type {harmless(config['type'], 40)!r}, which is no name; {_ADVICE}")
+    if config["type"] in RUNS_HUB_CODE:
+        raise ConfigurationError(
+            f"{what} has type {config['type']}, for which LeRobot runs code from the hub, and code from data is never "
+            "run; use a policy of another type"
+        )
     check_plain(config, what)
     check_numbers(config, what)
     check_models(config, what)
@@ -158,6 +170,11 @@ def _check_step(folder: Path, step: object, what: str) -> str:
     if more or not _NAME.fullmatch(entries["registry_name"]):
         came = harmless(", ".join(sorted(more)) or entries["registry_name"], 60)
         raise ConfigurationError(f"{what} has {came!r}; allowed are registry_name, config and state_file; {_ADVICE}")
+    if entries["registry_name"].startswith(RUNS_HUB_CODE_STEPS):
+        raise ConfigurationError(
+            f"{what} is {entries['registry_name']}, which runs code from the hub, and code from data is never run; use "
+            "another policy"
+        )
     config = entries.get("config") or {}
     require_entries({"config": config}, {"config": dict}, what, _ADVICE)
     check_plain(config, what)

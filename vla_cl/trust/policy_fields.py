@@ -15,8 +15,11 @@ PUBLISHERS = (
 )  # fmt: skip
 """Whose models the policies that come with LeRobot 0.6.1 are built on; no others are loaded because a file says so."""
 
-REMOTE_TOKENIZERS = ("lerobot/fast-action-tokenizer", "physical-intelligence/fast")
-"""LeRobot's own action tokenizers, which come with code that it trusts by default."""
+RUNS_HUB_CODE = frozenset({"gaussian_actor", "groot", "pi0_fast", "wall_x"})
+"""Types for which LeRobot 0.6.1 itself tells transformers to run code from the hub, whatever their folder says."""
+
+RUNS_HUB_CODE_STEPS = ("action_tokenizer_processor", *(f"{kind}_" for kind in sorted(RUNS_HUB_CODE)))
+"""How the names of processor steps begin that do the same, or belong to those types."""
 
 OWN_PACKAGES = ("vla_cl.policies",)
 """Packages that a configuration may tell stock LeRobot to discover."""
@@ -59,8 +62,7 @@ def check_plain(content: Mapping[str, Any], what: str) -> None:
             raise ConfigurationError(
                 f"{what} has the field {harmless(name, 40)!r}, and code from data is never run; {_ADVICE}"
             )
-        trusted = value in (False, None) or content.get("action_tokenizer_name") in REMOTE_TOKENIZERS
-        if leaf == "trust_remote_code" and not trusted:
+        if leaf == "trust_remote_code" and value not in (False, None):
             raise ConfigurationError(
                 f"{what} asks for code from the hub ({harmless(name, 40)}), which is never run; {_ADVICE}"
             )
