@@ -23,7 +23,7 @@ from vla_cl.interfaces import Method, Policy, Suite
 from vla_cl.location import RANDOM, tasks_of_run
 from vla_cl.locks import remove_stale
 from vla_cl.manifest import MANIFEST, damaged_files, verify_manifest, write_manifest
-from vla_cl.rollout.compatibility import check_interface
+from vla_cl.rollout.compatibility import check_interface, require_rate
 from vla_cl.rollout.engine import CALL_SIZE
 from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, requests, roll_out, save_video
 from vla_cl.rollout.journal import LOCK, Entry, Journal, check_same_evaluation
@@ -99,6 +99,8 @@ def evaluate(location: str, settings: Settings) -> Path:
         chosen = plan.settings
         spec = plan.suite.spec
         check_interface(policy.spec, spec, chosen.replan_every, policy.chunk_size, chosen.check_render_profile)
+        if settings["check_fps"]:
+            require_rate(policy.spec, spec)
         if method is not None:
             require_served(method, plan.tasks)
         with Journal(plan.folder, identity) as journal:

@@ -32,10 +32,11 @@ def possible_abilities(kind: str) -> frozenset[Ability]:
 
 
 def warm_spec(folder: Path, data: InterfaceSpec) -> InterfaceSpec:
-    """The data's sizes with the conventions that a checkpoint notes; those that it does not say are the data's.
+    """The data's sizes and rate with what a checkpoint notes of its conventions; what it does not say is the data's.
 
     Raises:
         ConfigurationError: The note cannot be read.
     """
     known: dict[str, Any] = {name: value for name, value in noted_conventions(folder).items() if value is not None}
+    known.pop("fps", None)
     return replace(data, **known)

@@ -31,8 +31,10 @@ from vla_cl.types import ConfigurationError
 NOTE = "vla_cl.json"
 """Beside the policy's own files: what LeRobot's format has no place for, the conventions of the training data."""
 
-CONVENTIONS = ("render_profile", "control_mode", "image_orientation")
+CONVENTIONS = ("render_profile", "control_mode", "image_orientation", "fps")
 """The fields of an `InterfaceSpec` that `NOTE` keeps."""
+
+_RATE = 100_000
 
 STEP_PACKAGES = ("lerobot.processor.", "lerobot.policies.", "vla_cl.policies.")
 """Where steps of a policy's pipelines may be registered; LeRobot registers others for robots and reward models."""
@@ -56,7 +58,7 @@ class StoredPolicy:
     policy: PreTrainedPolicy
     preprocessor: Any
     postprocessor: Any
-    conventions: dict[str, str | None]
+    conventions: dict[str, Any]
 
 
 def load_policy(folder: Path, device: str, adapt: Callable[[PreTrainedConfig], None] | None = None) -> StoredPolicy:
@@ -124,7 +126,7 @@ def stored_config(found: PolicyFolder, device: str) -> PreTrainedConfig:
     return config
 
 
-def write_note(folder: Path, conventions: Mapping[str, str | None]) -> None:
+def write_note(folder: Path, conventions: Mapping[str, str | float | None]) -> None:
     """Write the conventions of the training data beside a policy."""
     write_json(folder / NOTE, dict(conventions))
 
@@ -146,7 +148,7 @@ def _check_states(folder: Path) -> None:
         require_finite(load_tensors(path, "the state of a processor step", _ADVICE), short(path), _ADVICE)
 
 
-def noted_conventions(folder: Path) -> dict[str, str | None]:
+def noted_conventions(folder: Path) -> dict[str, Any]:
     """The conventions of the training data that are noted beside a policy; None where unknown.
 
     Raises:
@@ -156,11 +158,18 @@ def noted_conventions(folder: Path) -> dict[str, str | None]:
     noted = read_json_object(path, "the note beside the policy", "copy it again", 2**20) if path.exists() else {}
     values = {name: noted.get(name) for name in CONVENTIONS}
     for name, value in values.items():
-        if value is not None and not (isinstance(value, str) and len(value) <= 100):
+        if value is not None and not _may_be(name, value):
+            expected = f"a number above 0, at most {_RATE}," if name == "fps" else "a name"
             raise ConfigurationError(
-                f"{short(path)} gives {name} as {harmless(repr(value), 60)}, expected a name or null"
+                f"{short(path)} gives {name} as {harmless(repr(value), 60)}, expected {expected} or null"
             )
     return values
+
+
+def _may_be(name: str, value: object) -> bool:
+    if name == "fps":
+        return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _RATE
+    return isinstance(value, str) and len(value) <= 100
 
 
 @contextmanager

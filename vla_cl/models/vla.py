@@ -46,6 +46,7 @@ class VlaModel(Policy, Distillable):
         render_profile: Look of the pictures that it was trained on, if known.
         control_mode: What the actions meant that it was trained on, if known.
         image_orientation: How the pictures were turned that it was trained on, if known.
+        fps: Actions per second that it was trained on, if known.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class VlaModel(Policy, Distillable):
         render_profile: str | None = None,
         control_mode: str | None = None,
         image_orientation: str | None = None,
+        fps: float | None = None,
     ) -> None:
         self.policy = policy
         self.preprocessor = preprocessor
@@ -63,6 +65,7 @@ class VlaModel(Policy, Distillable):
         self.render_profile = render_profile
         self.control_mode = control_mode
         self.image_orientation = image_orientation
+        self.fps = fps
         self._per_sample_losses = "reduction" in inspect.signature(policy.forward).parameters
         self._deterministic = policy.config.type in DETERMINISTIC
 
@@ -75,6 +78,7 @@ class VlaModel(Policy, Distillable):
         render_profile: str | None = None,
         control_mode: str | None = None,
         image_orientation: str | None = None,
+        fps: float | None = None,
     ) -> VlaModel:
         """A policy with fresh weights, or those of ``config.pretrained_path``, and frozen normalisation."""
         with seeded(init_seed, torch.device(config.device)):
@@ -82,7 +86,7 @@ class VlaModel(Policy, Distillable):
         policy.to(config.device)
         tensors = {key: {name: torch.as_tensor(v) for name, v in item.items()} for key, item in statistics.items()}
         preprocessor, postprocessor = make_pre_post_processors(config, dataset_stats=tensors)
-        return cls(policy, preprocessor, postprocessor, render_profile, control_mode, image_orientation)
+        return cls(policy, preprocessor, postprocessor, render_profile, control_mode, image_orientation, fps)
 
     @staticmethod
     def _started(config: PreTrainedConfig) -> PreTrainedPolicy:
@@ -138,12 +142,13 @@ class VlaModel(Policy, Distillable):
             render_profile=self.render_profile,
             control_mode=self.control_mode,
             image_orientation=self.image_orientation,
+            fps=self.fps,
         )
 
     def complete_conventions(self, data: InterfaceSpec) -> None:
-        """Take over from the data what a checkpoint from elsewhere does not say: it is what the policy learns now."""
+        """Take over from the data what a checkpoint from elsewhere does not say, and their rate: it learns that now."""
         for name in CONVENTIONS:
-            if getattr(self, name) is None:
+            if getattr(self, name) is None or name == "fps":
                 setattr(self, name, getattr(data, name))
 
     @property

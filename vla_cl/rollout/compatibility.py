@@ -8,6 +8,9 @@ from vla_cl.data.cameras import listed
 from vla_cl.interfaces import Suite
 from vla_cl.types import ConfigurationError, InterfaceSpec, SuiteSpec
 
+_SAME_RATE = 0.01
+"""Relative difference of two rates that count as one: 29.97 and 30."""
+
 
 def check_interface(
     policy_spec: InterfaceSpec,
@@ -53,6 +56,19 @@ def check_interface(
             f"the policy learnt from pictures of the render profile {policy_spec.render_profile!r}, the suite draws "
             f"{suite_spec.render_profile!r}; set the suite's render_profile to {policy_spec.render_profile!r}, "
             "or check_render_profile=false to roll out all the same"
+        )
+
+
+def require_rate(policy: InterfaceSpec, suite: SuiteSpec) -> None:
+    """Refuse a policy whose actions would be executed faster or slower than those that it learnt from.
+
+    Raises:
+        ConfigurationError: Both rates are known, and differ by more than 1 %.
+    """
+    if policy.fps and suite.fps and abs(policy.fps / suite.fps - 1) > _SAME_RATE:
+        raise ConfigurationError(
+            f"the policy learnt from {policy.fps:g} actions a second, the suite takes {suite.fps:g}, so every movement "
+            "would have another speed; use the suite that it was trained on, or check_fps=false to accept it"
         )
 
 

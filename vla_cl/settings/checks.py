@@ -96,6 +96,7 @@ _EVALUATE: dict[str, Rule] = {
     "tasks": optional(names()),
     "split": one_of("report", "select", "train"),
     "record": flag,
+    "check_fps": flag,
     "retry_errors": flag,
     "random.seed": _SEED,
     "random.chunk_size": optional(whole(1, 100_000)),
