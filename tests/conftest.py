@@ -1,6 +1,7 @@
 """Shared set-up: offline, one thread per process, and one small set of recorded demonstrations."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,10 @@ sys.path.insert(0, str(Path(__file__).parent))  # toy_world, also in spawned wor
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
 
 import pytest
+
+# nohup and a shell's & ignore these, and programs that are started inherit it: tests that send them would wait in vain
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

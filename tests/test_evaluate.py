@@ -20,7 +20,8 @@ from vla_cl import checkpoint
 from vla_cl.cli import main
 from vla_cl.data.dataset_folder import DatasetFolder
 from vla_cl.interfaces import Method
-from vla_cl.location import compose_evaluation
+from vla_cl.location import compose_evaluation, find_run
+from vla_cl.manifest import seal
 from vla_cl.methods.packnet import PackNet
 from vla_cl.metrics import wilson_interval
 from vla_cl.models.vla import VlaModel, policy_config
@@ -375,6 +376,32 @@ def test_a_newer_checkpoint_that_is_damaged_is_named_in_the_results(run, tmp_pat
     assert evaluate_plainly(copy, tmp_path / "f", allowed) == 2
     assert "no checkpoint in" in capsys.readouterr().err
     assert not (tmp_path / "f").exists()
+
+
+@pytest.mark.parametrize("where", ["", "checkpoints/001", "checkpoints/001/pretrained_model"])
+@pytest.mark.parametrize(
+    ("lost", "says"),
+    [("run.json", "has no run.json, which says what it learnt"), ("config.yaml", "has lost its config.yaml")],
+)
+def test_a_run_that_lost_what_says_its_tasks_or_suite_is_not_guessed(run, tmp_path, capsys, where, lost, says):
+    """It would be rolled out on every task of the suite, or in the default one."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    sealed = seal(json.loads((copy / "run.json").read_text()))
+    (copy / "run.json").write_text(json.dumps(sealed))
+    (copy / lost).unlink()
+    more = ["plugins=[troubled_suite]", "suite=troubled"]
+    assert evaluate_plainly(copy / where, tmp_path / "e", *more) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "e").exists()
+    named = evaluate_plainly(copy / where, tmp_path / "e", *more, "tasks=[red]", "evaluation.episodes=1")
+    assert named == (0 if lost == "run.json" else 2)
+
+
+@pytest.mark.parametrize("content", ['{"id": 3}', '{"tasks": []}'])
+def test_a_run_json_of_other_software_does_not_make_a_run(tmp_path, content):
+    save_policy("nano_vla", tmp_path / "checkpoints" / "000100" / "pretrained_model")
+    (tmp_path / "run.json").write_text(content)
+    assert find_run(str(tmp_path / "checkpoints" / "000100" / "pretrained_model")) is None
 
 
 @pytest.mark.parametrize("value", ["${oc.env:HOME}", "\\\\${oc.env:HOME}", "a ${b", "$HOME", "???"])

@@ -15,7 +15,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from vla_cl.compose import Settings, compose
-from vla_cl.manifest import require_seal
+from vla_cl.manifest import SEAL, require_seal
 from vla_cl.run_folder import read_settings
 from vla_cl.trust.hub import fetch_policy
 from vla_cl.trust.reading import read_json_object, require_entries
@@ -26,6 +26,7 @@ RANDOM = "random"
 """Given instead of a policy: `vla_cl.rollout.random_policy.RandomPolicy`. A folder of this name is ``./random``."""
 
 _CONFIG = "config.yaml"
+_SUMMARY = "run.json"
 _PARENTS = 3
 _REPLAN = "evaluation.replan_every"
 _CHOICE = "of_the_run"
@@ -115,17 +116,29 @@ def find_run(location: str) -> PastRun | None:
     """The run that a folder is, or lies in at most three levels deep; None if there is none.
 
     Raises:
-        ConfigurationError: A ``config.yaml`` cannot be read.
+        ConfigurationError: A ``config.yaml`` cannot be read, or is lost.
     """
     for place, folder in enumerate(_around(location)):
         # a config.yaml of something else above the policy is not looked into
-        written = place == 0 or (folder / "checkpoints").is_dir() or (folder / "run.json").is_file()
+        written = place == 0 or (folder / "checkpoints").is_dir() or (folder / _SUMMARY).is_file()
         if written and (folder / _CONFIG).is_file():
             settings = _read(folder / _CONFIG)
             parts = [settings.get(name) for name in ("suite", "method")]
             if all(isinstance(part, dict) and "class" in part for part in parts) and "train_seed" in settings:
                 return PastRun(folder, settings)
+        elif (folder / "checkpoints").is_dir() and _is_summary(folder / _SUMMARY):
+            raise ConfigurationError(
+                f"the run {short(folder)} has lost its {_CONFIG}, which says in which suite it learnt; restore it, or "
+                "copy the checkpoint's pretrained_model out of the run to roll it out by itself"
+            )
     return None
+
+
+def _is_summary(path: Path) -> bool:
+    """Whether a file is a run's ``run.json``, and not something of other software."""
+    if not path.is_file():
+        return False
+    return {"tasks", SEAL} <= read_json_object(path, "the summary of the run", _RESTORE).keys()
 
 
 def require_listed(run: PastRun, what: str, kind: str, plugins: Sequence[str]) -> None:
@@ -143,15 +156,26 @@ def require_listed(run: PastRun, what: str, kind: str, plugins: Sequence[str]) -
 
 
 def tasks_of_run(location: str, available: Sequence[Task]) -> list[str]:
-    """The tasks that the run around a policy was about, as far as this suite has them."""
+    """The tasks that the run around a policy was about, as far as this suite has them; none outside of a run.
+
+    Raises:
+        ConfigurationError: The run's ``run.json`` is lost or damaged.
+    """
     known = {task.id for task in available}
+    run = find_run(location)
     for folder in _around(location):
-        if (folder / "run.json").is_file():
-            info = read_json_object(folder / "run.json", "the summary of the run", _RESTORE)
-            require_seal(info, short(folder / "run.json"), "give the run's command again: it writes the file anew")
-            tasks = require_entries(info, {"tasks": list}, short(folder / "run.json"), _RESTORE)["tasks"]
-            names = [require_entries(task, {"id": str}, short(folder / "run.json"), _RESTORE)["id"] for task in tasks]
+        path = folder / _SUMMARY
+        if path.is_file():
+            info = read_json_object(path, "the summary of the run", _RESTORE)
+            require_seal(info, short(path), "give the run's command again: it writes the file anew")
+            tasks = require_entries(info, {"tasks": list}, short(path), _RESTORE)["tasks"]
+            names = [require_entries(task, {"id": str}, short(path), _RESTORE)["id"] for task in tasks]
             return [name for name in names if name in known]
+        if run is not None and folder == run.root:
+            raise ConfigurationError(
+                f"the run {short(folder)} has no {_SUMMARY}, which says what it learnt; give the run's command again, "
+                "which writes the file anew, or name tasks=[...]"
+            )
     return []
 
 
