@@ -23,6 +23,7 @@ from vla_cl.interfaces import Method, Policy, Suite
 from vla_cl.location import RANDOM, tasks_of_run
 from vla_cl.locks import remove_stale
 from vla_cl.manifest import MANIFEST, damaged_files, verify_manifest, write_manifest
+from vla_cl.names import VIDEOS
 from vla_cl.rollout.compatibility import check_interface, require_rate
 from vla_cl.rollout.engine import CALL_SIZE
 from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, requests, roll_out, save_video
@@ -38,7 +39,6 @@ from vla_cl.stream_sources import under_policy_names
 from vla_cl.trust.reading import as_plain
 from vla_cl.types import ConfigurationError, Episode, EpisodeRequest, Outcome, Split, Task
 
-VIDEOS = "videos"
 _NO_EXPERIENCE = -1
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +60,20 @@ def verify_manifest(folder: Path, what: str, remedy: str, only_listed: bool = Tr
             )
 
 
-def damaged_files(folder: Path) -> list[Path]:
-    """Those of a folder's listed files that are there, but changed; none if its manifest cannot be read."""
+def damaged_files(folder: Path, among: Container[Path] | None = None) -> list[Path]:
+    """Those of a folder's listed files that are there, but changed; none if its manifest cannot be read.
+
+    Args:
+        folder: A folder that `write_manifest` was called on.
+        among: The only files that are looked at; None: all.
+    """
     try:
         files = _listed(folder, "the folder", "")
         paths = {name: inside(folder, name, "the manifest") for name in files}
     except ConfigurationError:
         return []
-    return [path for name, path in paths.items() if path.is_file() and not _fits(path, files[name])]
+    asked = {name: path for name, path in paths.items() if path.is_file() and (among is None or path in among)}
+    return [path for name, path in asked.items() if not _fits(path, files[name])]
 
 
 def seal(content: Mapping[str, Any], salt: str = "") -> dict[str, Any]:

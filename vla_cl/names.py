@@ -11,6 +11,9 @@ SLUG_BYTES = 60
 NAME_BYTES = 120
 """Longest part of a file name that is made of a task's name; the rest of the 255 bytes is for numbers and endings."""
 
+VIDEOS = "videos"
+"""The folder of filmed episodes, in a run and in an evaluation."""
+
 _KEPT = "LMN"  # Unicode's categories of letters, the marks on them, and numbers
 
 

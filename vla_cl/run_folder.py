@@ -17,6 +17,7 @@ from vla_cl.files import is_leftover, remove_leftovers, write_json, write_text
 from vla_cl.locks import only_writer
 from vla_cl.manifest import require_text_seal, seal, seal_text
 from vla_cl.metrics.matrix import SuccessMatrix
+from vla_cl.names import VIDEOS
 from vla_cl.rollout.table import EpisodeTable
 from vla_cl.trust.reading import read_text
 from vla_cl.trust.text import harmless, short
@@ -50,7 +51,7 @@ class RunFolder:
     @property
     def videos(self) -> Path:
         """Filmed episodes."""
-        return self.root / "videos"
+        return self.root / VIDEOS
 
     @property
     def has_begun(self) -> bool:

@@ -65,6 +65,7 @@ KINDS = {
     "demonstrations": ("cache/demonstrations/**/*", (COLLECT, TRAIN)),
     "staged": ("cache/demonstrations/*/.*.staged/*", (COLLECT,)),
     "decoded pictures": ("cache/frames/**/*", (TRAIN,)),
+    "films of the run": ("run/videos/*", ("report", TRAIN)),
     "memory": ("run/memory/*", (TRAIN, EXPORT)),
 }
 
@@ -123,7 +124,8 @@ def verdict(expected, place, command, status, said):
         assert place.results(EVALUATE) == expected.results(EVALUATE), said
     elif command == "report":
         page, before = ((each.run / "report.html").read_text() for each in (place, expected))
-        told = "passed over" in page or "curves are not whole" in page or ": no " in page
+        damaged = "is damaged: it differs from its manifest" in page or "missing or cannot be decoded" in page
+        told = damaged or "passed over" in page or "curves are not whole" in page or ": no " in page
         assert told or without_places(page) == without_places(before)
         return "told" if told else "equal"
     elif command == "metrics":

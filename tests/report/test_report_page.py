@@ -9,6 +9,7 @@ import yaml
 from generated_run import TASKS, GeneratedRun, experience_replay, independent, joint, write_video
 from parsed_page import ParsedPage
 
+from vla_cl.manifest import write_manifest
 from vla_cl.report import write_report
 from vla_cl.types import ConfigurationError
 
@@ -233,6 +234,20 @@ def test_unreadable_video_is_left_out_with_a_note(tmp_path: Path) -> None:
     videos[1].unlink()
     text = ParsedPage(write_report([folder])).text("videos")
     assert text.count("is missing or cannot be decoded") == 2
+
+
+def test_a_video_in_the_place_of_another_is_not_shown(tmp_path: Path) -> None:
+    folder = GeneratedRun().write(tmp_path / "run")
+    write_manifest(folder / "videos")
+    first, second = sorted((folder / "videos").glob("2-*.mp4"))[:2]
+    content = first.read_bytes(), second.read_bytes()
+    assert content[0] != content[1]
+    for path, theirs in zip((first, second), reversed(content), strict=True):
+        path.write_bytes(theirs)
+    page = ParsedPage(write_report([folder]))
+    assert page.text("videos").count("is damaged: it differs from its manifest") == 2
+    (folder / "videos" / "MANIFEST.json").write_text("{")  # then nothing can be said of them
+    assert len(ParsedPage(write_report([folder])).all("video")) == len(page.all("video")) + 2
 
 
 def test_too_many_videos_are_left_out_with_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from vla_cl.data.identity import identity
 from vla_cl.files import write_json
+from vla_cl.manifest import require_seal, seal
 from vla_cl.trust.reading import read_json_object
 from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError
@@ -32,7 +33,7 @@ def remember_datasets(folder: Path, roots: Sequence[Path], began: bool) -> None:
     if began and note.is_file():
         _require_same(folder, _noted(note), found)
     if found or note.is_file():
-        write_json(note, {"format": 1, "datasets": found})
+        write_json(note, seal({"format": 1, "datasets": found}))
 
 
 def moved_roots(folder: Path) -> list[Path]:
@@ -60,12 +61,13 @@ def with_moved_data(configuration: Mapping[str, Any], folder: Path) -> dict[str,
 def _noted(note: Path) -> list[dict[str, str]]:
     remedy = "remove the file if the datasets are the same"
     content = read_json_object(note, "the run's note of its datasets", remedy)
+    require_seal(content, short(note), remedy)
     entries = content.get("datasets")
     keys = ("name", "path", "identity")
     if not isinstance(entries, list) or not all(
         isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in keys) for entry in entries
     ):
-        raise ConfigurationError(f"{note} does not list datasets with {', '.join(keys)}; {remedy}")
+        raise ConfigurationError(f"{short(note)} does not list datasets with {', '.join(keys)}; {remedy}")
     return entries
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from vla_cl.manifest import damaged_files
+from vla_cl.names import VIDEOS
 from vla_cl.report.load import EpisodeRow, RunRecord
 from vla_cl.report.numbers import task_name
 from vla_cl.trust.media import open_video
@@ -51,11 +53,16 @@ def video_sections(runs: Iterable[RunRecord]) -> list[VideoSection]:
     sections, budget = [], MAX_TOTAL_BYTES
     for run in runs:
         videos, notes, left_out = [], [], 0
-        for row in _chosen(run):
-            path = inside(run.folder, row.video or "", f"{short(run.folder / 'episodes.parquet')} names a video, which")
+        named = f"{short(run.folder / 'episodes.parquet')} names a video, which"
+        chosen = [(row, inside(run.folder, row.video or "", named)) for row in _chosen(run)]
+        damaged = damaged_files(run.folder / VIDEOS, {path for _, path in chosen})
+        for row, path in chosen:
             size = path.stat().st_size if path.is_file() else 0
             if size > budget:
                 left_out += 1
+                continue
+            if path in damaged:
+                notes.append(f"{harmless(row.video or '')} is damaged: it differs from its manifest.")
                 continue
             video = _embed(run, row, path)
             if video is None:
@@ -64,9 +71,7 @@ def video_sections(runs: Iterable[RunRecord]) -> list[VideoSection]:
             budget -= size
             videos.append(video)
         if left_out:
-            notes.append(
-                f"{left_out} more videos are in {run.folder / 'videos'}: the page would have become too large."
-            )
+            notes.append(f"{left_out} more videos are in {run.folder / VIDEOS}: the page would have become too large.")
         if videos or notes:
             sections.append(VideoSection(run.label, tuple(videos), tuple(notes)))
     return sections

@@ -9,7 +9,8 @@ from operator import attrgetter
 from pathlib import Path
 
 from vla_cl.interfaces import Method, Policy, Suite
-from vla_cl.names import file_name
+from vla_cl.manifest import write_manifest
+from vla_cl.names import VIDEOS, file_name
 from vla_cl.rollout.engine import Engine, Progress
 from vla_cl.rollout.video import write_video
 from vla_cl.types import ConfigurationError, Episode, EpisodeRequest, Split, Task
@@ -124,12 +125,14 @@ def roll_out(
 
 
 def save_videos(episodes: Sequence[Episode], folder: Path, experience: int, fps: float) -> dict[int, str]:
-    """Write what was filmed to ``folder/videos``; position in ``episodes`` to path relative to ``folder``."""
+    """Write what was filmed to ``folder/videos``, with a manifest; position in ``episodes`` to path in ``folder``."""
     saved = {}
     for position, episode in enumerate(episodes):
         path = save_video(episode, folder, fps, prefix=f"{experience}-")
         if path is not None:
             saved[position] = path
+    if saved:
+        write_manifest(folder / VIDEOS)
     return saved
 
 
@@ -138,6 +141,6 @@ def save_video(episode: Episode, folder: Path, fps: float, prefix: str = "") -> 
     if episode.frames is None or not len(episode.frames):
         return None
     task = file_name(episode.task.split("/", 1)[1])
-    name = f"videos/{prefix}{task}-{episode.initial_state}-{episode.outcome.value}.mp4"
+    name = f"{VIDEOS}/{prefix}{task}-{episode.initial_state}-{episode.outcome.value}.mp4"
     write_video(folder / name, episode.frames, fps)
     return name
