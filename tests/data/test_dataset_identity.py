@@ -13,6 +13,7 @@ from odd_datasets import (
     edit_table,
     make_dataset,
     set_column,
+    video_file,
 )
 
 from vla_cl.data.dataset_folder import DatasetFolder, spec_of
@@ -118,16 +119,31 @@ def test_identity_depends_on_the_content(root, change):
     assert DatasetFolder(root).identity != before
 
 
-def test_identity_of_large_files_reads_samples(root, monkeypatch):
-    from vla_cl.data import identity
+def test_identity_of_a_large_video_reads_samples(pristine, tmp_path, monkeypatch):
+    monkeypatch.setattr("vla_cl.data.identity.WHOLE", 100)
+    monkeypatch.setattr("vla_cl.data.identity.SAMPLE", 16)
+    path = video_file(root := shutil.copytree(pristine["video"], tmp_path / "d"))
+    middle = path.stat().st_size // 2
+    places = {0: True, 8: True, middle: True, path.stat().st_size - 1: True, middle // 2: False}
+    assert identities_with_a_changed_byte(root, path, places) == places
 
-    monkeypatch.setattr(identity, "WHOLE", 100)
-    monkeypatch.setattr(identity, "SAMPLE", 16)
-    before = DatasetFolder(root).identity
+
+def test_identity_reads_rows_whole_whatever_their_size(root, monkeypatch):
+    """One action that was corrected changes neither the size of the file nor its ends."""
+    monkeypatch.setattr("vla_cl.data.identity.WHOLE", 100)
+    monkeypatch.setattr("vla_cl.data.identity.SAMPLE", 16)
     path = data_file(root)
-    content = path.read_bytes()
-    for place, seen in ((0, True), (8, True), (len(content) // 2, True), (len(content) - 1, True), (200, False)):
+    places = dict.fromkeys(range(0, path.stat().st_size, 97), True)
+    assert identities_with_a_changed_byte(root, path, places) == places
+
+
+def identities_with_a_changed_byte(root, path, places):
+    """Whether the identity is another one, by the place of the byte."""
+    before, content, seen = DatasetFolder(root).identity, path.read_bytes(), {}
+    for place in places:
         changed = bytearray(content)
         changed[place] ^= 1
         path.write_bytes(changed)
-        assert (DatasetFolder(root).identity != before) is seen, place
+        seen[place] = DatasetFolder(root).identity != before
+    path.write_bytes(content)
+    return seen
