@@ -1,5 +1,6 @@
 """Every policy type of LeRobot: its own fields, a yaml if it can be used, a reason if it cannot."""
 
+import pickle
 import shutil
 from pathlib import Path
 from urllib.error import URLError
@@ -124,6 +125,17 @@ def test_weights_that_cannot_be_fetched_are_a_sentence_with_the_setting_that_avo
     monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", unreachable)
     with pytest.raises(ConfigurationError, match=r"set policy\.pretrained_backbone_weights=null"):
         check_buildable(policy_config("act", {}, SPEC, "cpu"))
+
+
+@pytest.mark.parametrize("content", [b"", b"hello" * 100, b"PK\x03\x04", pickle.dumps({"a": 1})])
+def test_torchvisions_weights_are_looked_at_before_anything_loads_them(content, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"is empty|name says another content") as found:
+        check_buildable(policy_config("act", {}, SPEC, "cpu"))
+    assert "pretrained_backbone_weights=null" in str(found.value)
 
 
 @pytest.mark.parametrize("kind", ["pi0", "multi_task_dit", "xvla"])

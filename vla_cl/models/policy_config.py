@@ -32,7 +32,8 @@ from vla_cl.models.policy_types import (
     WITH_BACKBONE,
 )
 from vla_cl.settings.hints import nearest
-from vla_cl.trust.text import harmless
+from vla_cl.trust.text import harmless, short
+from vla_cl.trust.torch_weights import check_torch_weights
 from vla_cl.types import ConfigurationError, InterfaceSpec
 
 LARGEST = 10**7
@@ -249,14 +250,17 @@ def _fetch_backbone(kind: str, network: str, name: str) -> None:
             f"policy.{BACKBONE_FIELD}={name!r} is no set of weights of torchvision; "
             "use ResNet18_Weights.IMAGENET1K_V1, or null for random ones"
         ) from error
+    file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+    if file.exists():
+        check_torch_weights(file, f"remove the file, or set policy.{BACKBONE_FIELD}=null")
+        return
     try:
-        weights.get_state_dict(progress=False)
+        weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a damaged download is a RuntimeError
-        file = weights.url.rpartition("/")[2]
         raise ConfigurationError(
             f"policy {kind!r} begins with torchvision's weights for {network}, which cannot be fetched "
-            f"({_words(error, 60)}); set policy.{BACKBONE_FIELD}=null for random ones, or put {file} into "
-            f"{torch.hub.get_dir()}/checkpoints"
+            f"({_words(error, 60)}); set policy.{BACKBONE_FIELD}=null for random ones, or put {file.name} into "
+            f"{short(file.parent)}"
         ) from error
 
 
