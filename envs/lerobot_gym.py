@@ -35,11 +35,23 @@ from vla_cl.envs.lerobot_gym_environment import (
 )
 from vla_cl.envs.lookup import SEEDS, first_states
 from vla_cl.interfaces import Suite
+from vla_cl.trust.text import harmless
 from vla_cl.types import ConfigurationError, Split, SuiteSpec, Task
 
 if TYPE_CHECKING:
     from gymnasium.vector import SyncVectorEnv
     from lerobot.envs.configs import EnvConfig
+
+
+_NOT_HERE: Mapping[str, str] = {
+    "gym_manipulator": "it steps a robot's own rig",
+    "libero": "it asks questions on the terminal when it is imported; use suite=libero_10, libero_goal, ...",
+    "libero_plus": "it asks questions on the terminal when it is imported",
+}
+"""Types of LeRobot that cannot be used as a suite, with the reason."""
+
+PIXELS = 4096
+"""Largest side of a picture that an environment may be asked for."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +134,12 @@ class LeRobotGym(Suite):
         """LeRobot's configuration.
 
         Raises:
-            ConfigurationError: There is no such type (the nearest is named), or it does not take these fields.
+            ConfigurationError: There is no such type (the nearest is named), it cannot be a suite, it does not take
+                these fields, or a picture would have more than `PIXELS` a side.
         """
         import draccus
 
+        _check_sides(self.type, self.fields)
         if self.module is not None:
             _import_plugin(self.module, self.type)
         kind = _configuration_class(self.type)
@@ -259,6 +273,19 @@ class LeRobotGym(Suite):
         return Task(f"{self.name}/{name}", instruction, int(vector.call("_max_episode_steps")[0]))
 
 
+def _check_sides(kind: str, fields: Mapping[str, Any]) -> None:
+    """Refuse pictures that no memory holds, before anything draws them."""
+    for name, value in fields.items():
+        if re.search(r"height|width|size|resolution|pixels", name) is None:
+            continue
+        for side in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
+            if isinstance(side, int | float) and not isinstance(side, bool) and not 0 < side <= PIXELS:
+                raise ConfigurationError(
+                    f"environment {harmless(kind, 40)!r} is asked for {harmless(name, 40)}={side!r:.24}; a side "
+                    f"has 1 to {PIXELS} pixels"
+                )
+
+
 def _makes_its_own(configuration: EnvConfig, method: str) -> bool:
     """Whether the configuration's class overrides a method of LeRobot's."""
     from lerobot.envs.configs import EnvConfig
@@ -290,6 +317,8 @@ def _configuration_class(kind: str) -> type[EnvConfig]:
     """The class that is registered under this name."""
     from lerobot.envs.configs import EnvConfig, HubEnvConfig
 
+    if kind in _NOT_HERE:
+        raise ConfigurationError(f"environment {kind!r} of LeRobot cannot be used as a suite: {_NOT_HERE[kind]}")
     known: dict[str, type[EnvConfig]] = EnvConfig.get_known_choices()
     if kind not in known:
         near = difflib.get_close_matches(kind, known, n=3)

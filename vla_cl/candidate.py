@@ -130,6 +130,7 @@ def _load(folder: Path, device: str) -> VlaModel:
     from vla_cl.models.vla import VlaModel, horizon
 
     model = VlaModel.load(folder, device)
+    model.require_statistics()
     config = model.policy.config
     frames = horizon(config).observations or (0,)
     if frames != (0,):

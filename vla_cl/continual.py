@@ -240,6 +240,7 @@ class ContinualRun:
             require_fit(model.spec, spec, f"checkpoint {named}")
             model.complete_conventions(spec)
             if self._policy.normalisation == "checkpoint":
+                model.require_statistics()
                 return model
             model.normalise_with(frozen_statistics(self._data(first, model)))
             return model

@@ -81,7 +81,7 @@ def compose_evaluation(location: str, overrides: Sequence[str], folders: Sequenc
         settings = compose([*taken, *overrides], root="evaluate", folders=[*folders, Path(temporary)])
     if "cameras" not in named and (cameras := run.settings.get("cameras")) is not None:
         settings["cameras"] = cameras
-        shown.append(f"cameras={cameras}")
+        shown.append(f"cameras={harmless(str(cameras), 200)}")
     if "suite" not in named:
         require_listed(run, "suite", settings["suite"]["class"], settings["plugins"])
     if shown:

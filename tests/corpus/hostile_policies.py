@@ -60,7 +60,7 @@ def _(folder):
     edit(folder / "policy_preprocessor.json", lambda content: content["steps"].insert(0, step))
 
 
-@case("policy_tokenizer_with_remote_code", EVALUATE, "asks for code from the hub")
+@case("policy_tokenizer_with_remote_code", EVALUATE, "runs code from the hub")
 def _(folder):
     config = {"action_tokenizer_name": "lerobot/other", "trust_remote_code": True}
     step = {"registry_name": "action_tokenizer_processor", "config": config}
@@ -251,6 +251,40 @@ def _(folder):
     tensors = load_file(path)
     tensors[next(iter(tensors))][0] = float("nan")
     save_file(tensors, path)
+
+
+@case("policy_statistics_with_nan_under_another_name", LOAD, "NaN or Infinity")
+def _(folder):
+    from safetensors.torch import load_file, save_file
+
+    path = next(folder.glob("policy_postprocessor*.safetensors"))
+    tensors = load_file(path)
+    tensors[next(iter(tensors))][0] = float("nan")
+    save_file(tensors, folder / "numbers.safetensors")
+    path.unlink()
+    edit(
+        folder / "policy_postprocessor.json",
+        lambda content: content["steps"][0].update(state_file="numbers.safetensors"),
+    )
+
+
+def _without_statistics(pipeline):
+    @case(f"{pipeline}_without_statistics", EVALUATE, "have no statistics")
+    def _(folder):
+        def forget(content):
+            for step in content["steps"]:
+                step.pop("state_file", None)
+
+        edit(folder / f"{pipeline}.json", forget)
+
+
+_without_statistics("policy_preprocessor")
+_without_statistics("policy_postprocessor")
+
+
+@case("policy_that_does_not_turn_actions_back", EVALUATE, "no step that turns them back")
+def _(folder):
+    edit(folder / "policy_postprocessor.json", lambda content: content["steps"].__delitem__(0))
 
 
 def _safetensors(name, content, says):

@@ -269,6 +269,10 @@ def test_a_suite_can_be_sent_to_a_worker():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"type": "libero"}, "cannot be used as a suite: it asks questions on the terminal"),
+        ({"type": "gym_manipulator"}, "cannot be used as a suite: it steps a robot's own rig"),
+        ({"type": "pusht", "fields": {"observation_height": 60_000}}, "a side has 1 to 4096 pixels"),
+        ({"type": "pusht", "fields": {"visualization_width": -1}}, "a side has 1 to 4096 pixels"),
         ({"type": "psht"}, "no environment of type 'psht'; did you mean 'pusht'"),
         ({"type": "pusht", "fields": {"observation_hight": 3}}, "'pusht' does not accept these fields.*hight"),
         ({"type": "pusht", "fields": {"obs_type": "environment_state_agent_pos"}}, "shows observation.environment_st"),

@@ -13,14 +13,16 @@ import draccus
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from lerobot.configs.policies import PreTrainedConfig
+from lerobot.configs.types import NormalizationMode
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.processor.normalize_processor import NormalizerProcessorStep, UnnormalizerProcessorStep
 from lerobot.processor.pipeline import ProcessorStepRegistry
 from safetensors import SafetensorError
 
 from vla_cl.files import write_json
 from vla_cl.models.policy_config import without_backbone
-from vla_cl.models.policy_types import BUILT_WITHOUT_WEIGHTS
+from vla_cl.models.policy_types import BUILT_WITHOUT_WEIGHTS, EMPTY_CAMERA
 from vla_cl.models.stored_weights import check_finite, check_weights
 from vla_cl.trust.policies import CONFIG, PolicyFolder, check_policy_folder
 from vla_cl.trust.reading import read_json_object
@@ -41,6 +43,14 @@ STEP_PACKAGES = ("lerobot.processor.", "lerobot.policies.", "vla_cl.policies.")
 
 FORBIDDEN_STEPS = frozenset({"reward_classifier_processor"})
 """Loads another policy folder that its settings name."""
+
+_NEEDED = {
+    NormalizationMode.MEAN_STD: "mean",
+    NormalizationMode.MIN_MAX: "min",
+    NormalizationMode.QUANTILES: "q01",
+    NormalizationMode.QUANTILE10: "q10",
+}
+"""One statistic of each mode; LeRobot itself says if the other is missing."""
 
 _ADVICE = "use a policy folder that LeRobot 0.6.1 or vla-cl wrote"
 _FAILURES = (
@@ -79,7 +89,7 @@ def load_policy(folder: Path, device: str, adapt: Callable[[PreTrainedConfig], N
         adapt(config)
     _check_steps(found)
     conventions = noted_conventions(folder)
-    _check_states(folder)
+    _check_states(found)
     policy = load_weights(found, config)
     with _in_a_sentence(folder, "processors"):
         overrides = {"device_processor": {"device": device}} if "device_processor" in found.steps else {}
@@ -142,10 +152,41 @@ def _check_steps(found: PolicyFolder) -> None:
             )
 
 
-def _check_states(folder: Path) -> None:
+def _check_states(found: PolicyFolder) -> None:
     """Statistics that are no numbers would make every action one."""
-    for path in sorted(folder.glob("policy_*processor*.safetensors")):
+    for path in found.states:
         require_finite(load_tensors(path, "the state of a processor step", _ADVICE), short(path), _ADVICE)
+
+
+def require_statistics(policy: PreTrainedPolicy, preprocessor: Any, postprocessor: Any) -> None:  # noqa: ANN401 - LeRobot's
+    """Refuse a policy that shall see and give normalised numbers, but has no statistics for them.
+
+    LeRobot passes such numbers on as they are, and the robot moves by them.
+
+    Raises:
+        ConfigurationError: A step lacks the statistics of a feature, or the pipelines lack the step.
+    """
+    steps = [
+        step
+        for step in (*preprocessor.steps, *postprocessor.steps)
+        if isinstance(step, NormalizerProcessorStep | UnnormalizerProcessorStep)
+    ]
+    for step in steps:
+        for key, feature in step.features.items():
+            mode = step.norm_map.get(feature.type, NormalizationMode.IDENTITY)
+            if mode is NormalizationMode.IDENTITY or key.startswith(EMPTY_CAMERA):
+                continue
+            if f"{key}.{_NEEDED[mode]}" not in step.state_dict():
+                raise ConfigurationError(
+                    f"the policy's processors have no statistics ({mode.value}) of {harmless(key, 60)}, so its numbers "
+                    "would pass unchanged; use a whole policy folder, or train with normalisation=first_task"
+                )
+    wanted = policy.config.normalization_mapping.get("ACTION", NormalizationMode.IDENTITY)
+    if wanted is not NormalizationMode.IDENTITY and not any(isinstance(s, UnnormalizerProcessorStep) for s in steps):
+        raise ConfigurationError(
+            f"the policy's actions are normalised ({wanted.value}), and its postprocessor has no step that turns them "
+            f"back; {_ADVICE}"
+        )
 
 
 def noted_conventions(folder: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from vla_cl.models.policy_config import (
 )
 from vla_cl.models.policy_types import DETERMINISTIC, EMPTY_CAMERA, QUEUED
 from vla_cl.models.randomness import evaluating, keyed, seeded
-from vla_cl.models.stored_policy import CONVENTIONS, load_policy, load_weights, write_note
+from vla_cl.models.stored_policy import CONVENTIONS, load_policy, load_weights, require_statistics, write_note
 from vla_cl.trust.hub import fetch_policy
 from vla_cl.trust.policies import check_policy_folder
 from vla_cl.types import METHOD_KEY, Ability, Batch, ConfigurationError, Draw, InterfaceSpec, Observation
@@ -150,6 +150,14 @@ class VlaModel(Policy, Distillable):
         for name in CONVENTIONS:
             if getattr(self, name) is None or name == "fps":
                 setattr(self, name, getattr(data, name))
+
+    def require_statistics(self) -> None:
+        """Refuse to act, or to learn on, where the policy lacks statistics that its normalisation needs.
+
+        Raises:
+            ConfigurationError: As of `vla_cl.models.stored_policy.require_statistics`.
+        """
+        require_statistics(self.policy, self.preprocessor, self.postprocessor)
 
     @property
     def chunk_size(self) -> int:

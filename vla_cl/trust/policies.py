@@ -60,12 +60,14 @@ class PolicyFolder:
         folder: Where it lies.
         config: Content of ``config.json``.
         steps: Registered names of all steps of both pipelines.
+        states: Files with what the steps hold, statistics among it.
         tensors: What the weights hold, by name.
     """
 
     folder: Path
     config: Mapping[str, Any]
     steps: tuple[str, ...]
+    states: tuple[Path, ...]
     tensors: Mapping[str, StoredTensor]
 
     @property
@@ -89,8 +91,9 @@ def check_policy_folder(folder: Path, pipelines: bool = True) -> PolicyFolder:
     if not folder.is_dir():
         raise ConfigurationError(f"{short(folder)} is no folder; give the pretrained_model folder of a checkpoint")
     config = _check_config(folder)
-    steps = tuple(step for name in PIPELINES for step in _check_pipeline(folder, name)) if pipelines else ()
-    return PolicyFolder(folder, config, steps, _check_weights(folder))
+    steps = [step for name in PIPELINES for step in _check_pipeline(folder, name)] if pipelines else []
+    names, states = tuple(name for name, _ in steps), tuple(state for _, state in steps if state is not None)
+    return PolicyFolder(folder, config, names, states, _check_weights(folder))
 
 
 def _check_config(folder: Path) -> dict[str, Any]:
@@ -142,8 +145,8 @@ def _check_features(features: object, what: str) -> None:
             )
 
 
-def _check_pipeline(folder: Path, name: str) -> Iterator[str]:
-    """The registered name of each step."""
+def _check_pipeline(folder: Path, name: str) -> Iterator[tuple[str, Path | None]]:
+    """The registered name of each step, and the file of its state if it has one."""
     path = inside(folder, name, f"the policy {short(folder, _PATH)}")
     if not path.exists():
         raise ConfigurationError(
@@ -159,7 +162,7 @@ def _check_pipeline(folder: Path, name: str) -> Iterator[str]:
         yield _check_step(folder, step, f"step {number} of {what}")
 
 
-def _check_step(folder: Path, step: object, what: str) -> str:
+def _check_step(folder: Path, step: object, what: str) -> tuple[str, Path | None]:
     if isinstance(step, dict) and "class" in step:
         raise ConfigurationError(
             f"{what} names the class {harmless(str(step['class']), 60)!r}, and code from data is never run; only steps "
@@ -182,11 +185,12 @@ def _check_step(folder: Path, step: object, what: str) -> str:
     check_models(config, what)
     if config.get("features") is not None:
         _check_features(config["features"], f"features in {what}")
+    state = None
     if entries.get("state_file") is not None:
         require_entries(entries, {"state_file": str}, what, _ADVICE)
         state = inside(folder, entries["state_file"], f"state_file of {what}")
         read_header(state, "the state of a processor step", _ADVICE)
-    return str(entries["registry_name"])
+    return str(entries["registry_name"]), state
 
 
 def _check_weights(folder: Path) -> dict[str, StoredTensor]:
