@@ -17,11 +17,14 @@ from safetensors.torch import save_file
 
 from vla_cl.files import replacing_folder, write_json, write_text
 from vla_cl.interfaces import Data, Method, Model
-from vla_cl.manifest import MANIFEST, verify_manifest, write_manifest
+from vla_cl.manifest import MANIFEST, of_run, require_of_run, verify_manifest, write_manifest
 from vla_cl.trust.reading import read_json_object, require_entries
 from vla_cl.trust.tensors import load_tensors
 from vla_cl.trust.text import harmless, short, told_as
 from vla_cl.types import ConfigurationError, Experience
+
+FOLDER = "checkpoints"
+"""Where the checkpoints of a run lie, within its folder."""
 
 EPISODES = "training_state/episodes.parquet"
 """The episode table up to a checkpoint, within its folder."""
@@ -80,7 +83,7 @@ def save(
         (folder / "training_state").mkdir()
         (folder / "cl_state").mkdir()
         model.save(folder / "pretrained_model")
-        write_json(folder / "training_state" / "progress.json", asdict(progress))
+        write_json(folder / "training_state" / "progress.json", of_run(asdict(progress), checkpoints.parent))
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in method.state_dict().items()}
         save_file(tensors, folder / "cl_state" / "method.safetensors")
         write_json(folder / "cl_state" / "method.json", {"method": method.name, "state": method.extra_state()})
@@ -97,12 +100,17 @@ def is_checkpoint(folder: Path) -> bool:
 
 
 def verify(folder: Path) -> None:
-    """Compare every file with the manifest.
+    """Compare every file with the manifest, and the run that wrote it with the run that it lies in.
 
     Raises:
-        ConfigurationError: There is no manifest, or a file is missing, of another size, changed, or not listed.
+        ConfigurationError: There is no manifest, a file is missing, of another size, changed, or not listed, or it is
+            the checkpoint of another run.
     """
     verify_manifest(folder, "checkpoint", _REMEDY)
+    path = folder / "training_state" / "progress.json"
+    if folder.parent.name == FOLDER and path.is_file():
+        content = read_json_object(path, "the progress of the checkpoint", _REMEDY)
+        require_of_run(content, folder.parent.parent, f"the checkpoint {short(folder)}", _REMEDY)
 
 
 @dataclass(frozen=True)
@@ -160,6 +168,7 @@ def load_progress(folder: Path) -> Progress:
     }
     require_entries(content, numbers, short(path), _REMEDY)
     passed_over = content.pop("passed_over", [])
+    content.pop("run", None)
     texts = isinstance(passed_over, list) and all(isinstance(sentence, str) for sentence in passed_over)
     if content.keys() != numbers.keys() or min(content.values()) < 0 or not texts:
         raise ConfigurationError(f"{short(path)} is damaged: it says {harmless(str(content), 80)}; {_REMEDY}")

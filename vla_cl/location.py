@@ -15,7 +15,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from vla_cl.compose import Settings, compose
-from vla_cl.manifest import SEAL, require_seal
+from vla_cl.manifest import SEAL, require_of_run, require_seal
 from vla_cl.run_folder import read_settings
 from vla_cl.trust.hub import fetch_policy
 from vla_cl.trust.reading import read_json_object, require_entries
@@ -168,6 +168,7 @@ def tasks_of_run(location: str, available: Sequence[Task]) -> list[str]:
         if path.is_file():
             info = read_json_object(path, "the summary of the run", _RESTORE)
             require_seal(info, short(path), "give the run's command again: it writes the file anew")
+            require_of_run(info, folder, short(path), "give the run's command again: it writes the file anew")
             tasks = require_entries(info, {"tasks": list}, short(path), _RESTORE)["tasks"]
             names = [require_entries(task, {"id": str}, short(path), _RESTORE)["id"] for task in tasks]
             return [name for name in names if name in known]

@@ -15,7 +15,7 @@ from typing import Any
 
 from vla_cl.files import sha256, write_json
 from vla_cl.trust.paths import inside
-from vla_cl.trust.reading import read_json_object
+from vla_cl.trust.reading import read_json_object, read_text
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
 
@@ -26,12 +26,20 @@ SEAL = "seal"
 
 _LINE = "# seal: "
 _DIGITS = 16
+_RUN = "run"
+_SETTINGS = "config.yaml"
+_SETTINGS_BYTES = 4 * 2**20
 
 
-def write_manifest(folder: Path) -> None:
-    """List every file below ``folder`` in its ``MANIFEST.json``; call it last, before the folder gets its name."""
+def write_manifest(folder: Path, run: str | None = None) -> None:
+    """List every file below ``folder`` in its ``MANIFEST.json``; call it last, before the folder gets its name.
+
+    Args:
+        folder: What is listed.
+        run: The `run_key` of the run that it belongs to.
+    """
     listed = {path.relative_to(folder).as_posix(): _entry(path) for path in _files(folder)}
-    write_json(folder / MANIFEST, seal({"format": FORMAT, "files": listed}))
+    write_json(folder / MANIFEST, seal({"format": FORMAT, "files": listed} | ({_RUN: run} if run else {})))
 
 
 def verify_manifest(folder: Path, what: str, remedy: str, only_listed: bool = True) -> None:
@@ -60,20 +68,65 @@ def verify_manifest(folder: Path, what: str, remedy: str, only_listed: bool = Tr
             )
 
 
-def damaged_files(folder: Path, among: Container[Path] | None = None) -> list[Path]:
-    """Those of a folder's listed files that are there, but changed; none if its manifest cannot be read.
+def damaged_files(folder: Path, among: Container[Path] | None = None, run: str | None = None) -> list[Path]:
+    """Those of a folder's listed files that are there, but changed or of another run; none if it has no manifest.
 
     Args:
         folder: A folder that `write_manifest` was called on.
         among: The only files that are looked at; None: all.
+        run: The `run_key` of the run that they should belong to.
     """
     try:
-        files = _listed(folder, "the folder", "")
+        content = _content(folder, "the folder", "")
+        files = content["files"]
         paths = {name: inside(folder, name, "the manifest") for name in files}
     except ConfigurationError:
         return []
     asked = {name: path for name, path in paths.items() if path.is_file() and (among is None or path in among)}
-    return [path for name, path in asked.items() if not _fits(path, files[name])]
+    foreign = None not in (run, content.get(_RUN)) and run != content[_RUN]
+    return [path for name, path in asked.items() if foreign or not _fits(path, files[name])]
+
+
+def run_key(folder: Path) -> str | None:
+    """What the files of a run are marked with: the seal of its settings.
+
+    Args:
+        folder: The run's.
+
+    Returns:
+        Hexadecimal digits; None if the folder has no ``config.yaml`` with a seal.
+
+    Raises:
+        ConfigurationError: The file cannot be read.
+    """
+    path = folder / _SETTINGS
+    if not path.exists():
+        return None
+    first = read_text(path, "the settings of the run", "restore the file", _SETTINGS_BYTES).partition("\n")[0]
+    return first.removeprefix(_LINE).strip() if first.startswith(_LINE) else None
+
+
+def of_run(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A JSON object marked as the run's whose folder is given; unmarked if that is no run."""
+    key = run_key(folder)
+    return {**content, _RUN: key} if key else dict(content)
+
+
+def require_of_run(content: Mapping[str, Any], folder: Path, what: str, remedy: str) -> None:
+    """Refuse what another run wrote: its entry ``run`` is another one's. What says nothing is let pass.
+
+    Args:
+        content: What was read.
+        folder: Of the run that it lies in.
+        what: What it is, for the message.
+        remedy: What to do.
+
+    Raises:
+        ConfigurationError: It belongs to another run.
+    """
+    told, own = content.get(_RUN), run_key(folder)
+    if None not in (told, own) and told != own:
+        raise ConfigurationError(f"{what} belongs to another run than {short(folder)}; {remedy}")
 
 
 def seal(content: Mapping[str, Any], salt: str = "") -> dict[str, Any]:
@@ -123,6 +176,12 @@ def fingerprint(files: Iterable[tuple[str, Path]]) -> str:
 
 def _listed(folder: Path, what: str, remedy: str) -> dict[str, dict[str, Any]]:
     """The entries of a manifest."""
+    files: dict[str, dict[str, Any]] = _content(folder, what, remedy)["files"]
+    return files
+
+
+def _content(folder: Path, what: str, remedy: str) -> dict[str, Any]:
+    """A manifest; its ``files`` are what they should be."""
     path = folder / MANIFEST
     if not path.is_file():
         raise ConfigurationError(f"{what} {short(folder)} is not complete: it has no {MANIFEST}; {remedy}")
@@ -131,7 +190,7 @@ def _listed(folder: Path, what: str, remedy: str) -> dict[str, dict[str, Any]]:
     files = content.get("files")
     if content.get("format") != FORMAT or not isinstance(files, dict) or not all(map(_is_entry, files.values())):
         raise ConfigurationError(f"{short(path)} does not list files with their bytes and sha256; {remedy}")
-    return files
+    return content
 
 
 def _fits(file: Path, expected: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 
 from vla_cl.files import is_leftover, remove_leftovers, write_json, write_text
 from vla_cl.locks import only_writer
-from vla_cl.manifest import require_text_seal, seal, seal_text
+from vla_cl.manifest import of_run, require_text_seal, seal, seal_text
 from vla_cl.metrics.matrix import SuccessMatrix
 from vla_cl.names import VIDEOS
 from vla_cl.rollout.table import EpisodeTable
@@ -117,7 +117,7 @@ class RunFolder:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``run.json``."""
-        write_json(self.root / "run.json", seal(summary))
+        write_json(self.root / "run.json", seal(of_run(summary, self.root)))
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -51,11 +51,12 @@ class Place:
             roots = sorted((self.cache / "demonstrations" / "point").glob("[!.]*"))
             return {root.name: hashes(root) for root in roots}
         if kind == TRAIN:
+            matrix = json.loads((self.run / "matrix.json").read_text())
             weights = {path.parent.parent.name: digest(path) for path in self.run.rglob("model.safetensors")}
             return {
                 "weights": weights,
                 "table": rows(self.run),
-                "matrix": json.loads((self.run / "matrix.json").read_text()),
+                "matrix": {key: value for key, value in matrix.items() if key not in ("run", "seal")},
                 "status": json.loads((self.run / "run.json").read_text())["status"],
             }
         summary = json.loads((self.evaluation / "summary.json").read_text())

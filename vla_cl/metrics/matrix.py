@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from vla_cl.files import write_json
-from vla_cl.manifest import require_seal, seal
+from vla_cl.manifest import of_run, require_of_run, require_seal, seal
 from vla_cl.trust.reading import read_json, read_json_object
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
@@ -138,6 +138,7 @@ class SuccessMatrix:
         try:
             if isinstance(raw, dict):
                 require_seal(raw, "the matrix", "restore it, or delete its key 'seal' if it was edited on purpose")
+                require_of_run(raw, Path(path).parent, "the matrix", "give the run's command again: it writes it anew")
             return cls._from_object(raw)
         except ConfigurationError as error:
             raise ConfigurationError(f"{short(path)}: {harmless(str(error), 200)}") from error
@@ -194,7 +195,7 @@ class SuccessMatrix:
 
     def write(self, path: Path | str) -> None:
         """Write ``matrix.json`` atomically: a reader, or a crash, sees the old file or the new one, never a part."""
-        write_json(Path(path), seal(self.to_json()))
+        write_json(Path(path), seal(of_run(self.to_json(), Path(path).parent)))
 
 
 def load_matrix(path: Path | str) -> SuccessMatrix:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vla_cl.manifest import require_seal, require_text_seal
+from vla_cl.manifest import require_of_run, require_seal, require_text_seal
 from vla_cl.metrics import SuccessMatrix
 from vla_cl.metrics.matrix import rollouts_skipped
 from vla_cl.report.numbers import last_row
@@ -174,6 +174,7 @@ def _read_info(folder: Path) -> Mapping[str, Any]:
         )
     info = read_json_object(path, "the summary of the run", _RESTORE)
     require_seal(info, short(path), "give the run's command again: it writes the file anew")
+    require_of_run(info, folder, short(path), "give the run's command again: it writes the file anew")
     if info.get("format") != RUN_FORMAT:
         raise ConfigurationError(
             f"{short(path)} has format {harmless(repr(info.get('format')), 20)}, but this version reads format "

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vla_cl.manifest import damaged_files
+from vla_cl.manifest import damaged_files, run_key
 from vla_cl.names import VIDEOS
 from vla_cl.report.load import EpisodeRow, RunRecord
 from vla_cl.report.numbers import task_name
@@ -55,7 +55,7 @@ def video_sections(runs: Iterable[RunRecord]) -> list[VideoSection]:
         videos, notes, left_out = [], [], 0
         named = f"{short(run.folder / 'episodes.parquet')} names a video, which"
         chosen = [(row, inside(run.folder, row.video or "", named)) for row in _chosen(run)]
-        damaged = damaged_files(run.folder / VIDEOS, {path for _, path in chosen})
+        damaged = damaged_files(run.folder / VIDEOS, {path for _, path in chosen}, run_key(run.folder))
         for row, path in chosen:
             size = path.stat().st_size if path.is_file() else 0
             if size > budget:

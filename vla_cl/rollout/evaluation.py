@@ -9,7 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from vla_cl.interfaces import Method, Policy, Suite
-from vla_cl.manifest import write_manifest
+from vla_cl.manifest import run_key, write_manifest
 from vla_cl.names import VIDEOS, file_name
 from vla_cl.rollout.engine import Engine, Progress
 from vla_cl.rollout.video import write_video
@@ -132,7 +132,7 @@ def save_videos(episodes: Sequence[Episode], folder: Path, experience: int, fps:
         if path is not None:
             saved[position] = path
     if saved:
-        write_manifest(folder / VIDEOS)
+        write_manifest(folder / VIDEOS, run_key(folder))
     return saved
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from vla_cl.files import replacing
+from vla_cl.manifest import require_of_run, run_key
 from vla_cl.trust.tables import open_table, read_rows
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError, Episode, Outcome, Split
@@ -39,6 +40,7 @@ TABLE_BYTES = 1024 * 2**20
 """Most bytes of a table: a million episodes, some with a traceback."""
 
 _SEAL = "vla_cl.rows"
+_RUN = "vla_cl.run"
 _KEY = ("experience", "step", "split", "task", "initial_state")
 
 
@@ -154,7 +156,8 @@ class EpisodeTable:
         from pyarrow import parquet
 
         rows = list(self._rows.values())
-        schema = _schema().with_metadata({_SEAL: rows_seal(rows)})
+        key = run_key(path.parent)
+        schema = _schema().with_metadata({_SEAL: rows_seal(rows)} | ({_RUN: key} if key else {}))
         table = pyarrow.Table.from_pylist(rows, schema=schema)
         with replacing(path) as temporary:
             parquet.write_table(table, temporary)
@@ -198,12 +201,16 @@ def require_rows_seal(path: Path) -> None:
     """Refuse a table whose rows have changed since `EpisodeTable.write`; one of other software has no seal.
 
     Raises:
-        ConfigurationError: They have, or the file cannot be read.
+        ConfigurationError: They have, the table is that of another run, or the file cannot be read.
     """
     with open_table(path, "the episode table", _REMEDY, (), TABLE_BYTES) as table:
-        found = (table.file.metadata.metadata or {}).get(_SEAL.encode())
+        notes = table.file.metadata.metadata or {}
+    found, run = notes.get(_SEAL.encode()), notes.get(_RUN.encode())
     if found is None:
         return
+    if run is not None:
+        of = {"run": run.decode(errors="replace")}
+        require_of_run(of, path.parent, short(path), "give the run's command again: it writes the file anew")
     rows = read_rows(path, "the episode table", _REMEDY, tuple(_COLUMNS), TABLE_BYTES)
     if found.decode(errors="replace") != rows_seal(rows):
         raise ConfigurationError(f"{short(path)} is damaged: its rows do not fit their seal; {_REMEDY}")
