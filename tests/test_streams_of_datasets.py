@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from odd_datasets import make_dataset
+from odd_datasets import data_file, make_dataset, set_column
 from safetensors.numpy import load_file
 
 from vla_cl import run
@@ -115,6 +115,40 @@ def test_data_that_moved_continue_bit_for_bit_and_others_are_refused(learnt, rob
                   for path in (learnt, folder))  # fmt: skip
     assert one.keys() == other.keys()
     assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def recorded_anew(root, steps, seed):
+    shutil.rmtree(root)
+    cameras = {TOP: (16, 20), "observation.images.wrist": (16, 20)}
+    make_dataset(root, [(CHINESE[1], steps)], cameras, state=6, action=6, seed=seed)
+
+
+CHANGES = {
+    "other pictures": lambda root: recorded_anew(root, steps=6, seed=9),
+    "shorter": lambda root: recorded_anew(root, steps=4, seed=1),
+    "one action": lambda root: set_column(data_file(root), "action", [[1.0] * 6] * 6),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_dataset_that_changes_while_the_run_is_under_way_is_refused(robot, cache, tmp_path, monkeypatch, change):
+    """It would be learnt without a word, and run.json would tell of the data that were there before."""
+    from vla_cl import continual
+
+    roots = [shutil.copytree(root, tmp_path / f"part {number}") for number, root in enumerate(robot[:2])]
+    learn, done = continual.learn, []
+
+    def learn_and_change(*arguments, **named):
+        result = learn(*arguments, **named)
+        if not done:
+            done.append(CHANGES[change](roots[1]))
+        return result
+
+    monkeypatch.setattr(continual, "learn", learn_and_change)
+    folder = tmp_path / "run"
+    with pytest.raises(ConfigurationError, match=r"part 1 was changed while the run was under way"):
+        train(tmp_path / "cache", folder, "stream=datasets", datasets=roots)
+    assert [path.name for path in (folder / "checkpoints").glob("0*")] == ["001"]
 
 
 def test_a_run_of_before_with_other_ids_still_opens(learnt, tmp_path, capsys):

@@ -20,6 +20,7 @@ from vla_cl.data.dataset_folder import spec_of
 from vla_cl.data.frames import Frames
 from vla_cl.data.normalisation import frozen_statistics
 from vla_cl.data.reused_memory import memory_of, reused_memory
+from vla_cl.data.run_data import require_unchanged
 from vla_cl.data.source import Source
 from vla_cl.interfaces import Data, Method, Suite
 from vla_cl.memory.replay_memory import COPIES
@@ -245,9 +246,7 @@ class ContinualRun:
             model.normalise_with(frozen_statistics(self._data(first, model)))
             return model
         config = policy_config(self._policy.kind, self._policy.fields, spec, self._policy.device)
-        window = horizon(config)
-        frames = Frames(self._sources_of(first), self._frame_cache, window.actions, window.observations)
-        self._loaded[first.index] = frames
+        frames = self._loaded[first.index] = self._frames(first, config)
         conventions = {name: getattr(spec, name) for name in CONVENTIONS}
         return VlaModel.new(config, frozen_statistics(frames), self._train_seed, **conventions)
 
@@ -334,11 +333,14 @@ class ContinualRun:
 
     def _data(self, experience: Experience, model: VlaModel) -> Frames:
         if experience.index not in self._loaded:
-            window = horizon(model.policy.config)
-            self._loaded[experience.index] = Frames(
-                self._sources_of(experience), self._frame_cache, window.actions, window.observations
-            )
+            self._loaded[experience.index] = self._frames(experience, model.policy.config)
         return self._loaded[experience.index]
+
+    def _frames(self, experience: Experience, config: Any) -> Frames:  # noqa: ANN401 - LeRobot's
+        window, sources = horizon(config), self._sources_of(experience)
+        frames = Frames(sources, self._frame_cache, window.actions, window.observations)
+        require_unchanged(self._folder.root, [source.root for source in sources])  # after all of them has been read
+        return frames
 
     def _sources_of(self, experience: Experience) -> list[Source]:
         return [source for task in experience.tasks for source in self._sources[task.id]]

@@ -36,6 +36,29 @@ def remember_datasets(folder: Path, roots: Sequence[Path], began: bool) -> None:
         write_json(note, seal({"format": 1, "datasets": found}))
 
 
+def require_unchanged(folder: Path, roots: Sequence[Path]) -> None:
+    """Refuse datasets that have become others while their run was under way.
+
+    Call it when all of their rows and pictures have been read: what is learnt is then what was looked into before.
+
+    Args:
+        folder: The run's.
+        roots: Datasets that `remember_datasets` noted; others, which the run records itself, are let pass.
+
+    Raises:
+        ConfigurationError: One holds something else than when the run began or went on.
+    """
+    note = folder / DATA_FILE
+    noted = {entry["path"]: entry["identity"] for entry in _noted(note)} if note.is_file() else {}
+    for root in dict.fromkeys(roots):
+        before = noted.get(str(root.absolute()))
+        if before is not None and identity(root) != before:
+            raise ConfigurationError(
+                f"the dataset {short(root)} was changed while the run was under way, and nothing was learnt of it; put "
+                "back what it was and give the same command, or give a new output_dir"
+            )
+
+
 def moved_roots(folder: Path) -> list[Path]:
     """Where the datasets of a run lay when it last began or went on, in the order of its settings; empty if unknown.
 
