@@ -28,8 +28,8 @@ from vla_cl.types import ConfigurationError, InterfaceSpec
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from vla_cl.continual import PolicySettings
     from vla_cl.data.preflight import DatasetReport
+    from vla_cl.models.chosen import PolicySettings
     from vla_cl.train import TrainingSettings
 
 NORMALISATIONS = ("first_task", "checkpoint")
@@ -81,7 +81,7 @@ def check(settings: Settings) -> Checked:
         notes.append(skipped_rollouts(found.suite))
     _check_room(found, reports, cache, settings)
     policy = _policy(settings, found, data, method, evaluation)
-    return Checked(found, evaluation, training, method, policy, reports, tuple(notes))
+    return Checked(found, evaluation, training, method, policy, reports, (*notes, *policy.notes))
 
 
 def check_data(settings: Settings) -> tuple[Sources, tuple[DatasetReport, ...]]:
@@ -167,13 +167,14 @@ def _policy(
     settings: Settings, found: Sources, data: InterfaceSpec, method: Method, evaluation: EvaluationSettings
 ) -> PolicySettings:
     """The policy's settings, if it can be made and fits data, suite and method."""
-    from vla_cl.models.planned import possible_abilities, warm_spec
+    from vla_cl.models.planned import planned_spec, possible_abilities, warm_spec
     from vla_cl.policy_settings import policy_settings
 
-    policy = policy_settings(settings, data, rolled_out=bool(found.evaluable))
-    spec = data
+    told = [task.instruction for task in found.stream.tasks]
+    policy = policy_settings(settings, data, bool(found.evaluable), told)
+    spec = planned_spec(policy.kind, data)
     if policy.warm_start is not None:
-        spec = warm_spec(Path(policy.warm_start), data)
+        spec = warm_spec(Path(policy.warm_start), spec)
         require_fit(spec, data, f"warm_start={short(policy.warm_start)}")
     if missing := sorted(method.needs - possible_abilities(policy.kind)):
         raise ConfigurationError(

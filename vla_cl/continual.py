@@ -24,6 +24,7 @@ from vla_cl.data.run_data import require_unchanged
 from vla_cl.data.source import Source
 from vla_cl.interfaces import Data, Method, Suite
 from vla_cl.memory.replay_memory import COPIES
+from vla_cl.models.chosen import PolicySettings
 from vla_cl.models.stored_policy import CONVENTIONS
 from vla_cl.models.vla import VlaModel, horizon, policy_config
 from vla_cl.models.warm_start import fit_to_data
@@ -38,27 +39,6 @@ from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError, Experience, Split, Stream, Task
 
 LOG_EVERY = 10
-
-
-@dataclass(frozen=True)
-class PolicySettings:
-    """Which policy, and where its first weights and its normalisation come from.
-
-    Attributes:
-        kind: LeRobot's registered name.
-        fields: Of its configuration class.
-        warm_start: A LeRobot checkpoint (folder or hub name), or None for fresh weights.
-        normalisation: ``first_task`` or ``checkpoint``.
-        device: Torch device.
-        passed_over: A sentence for each damaged checkpoint of the warm start's run that is newer than it.
-    """
-
-    kind: str
-    fields: Mapping[str, Any]
-    warm_start: str | None
-    normalisation: str
-    device: str
-    passed_over: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vla_cl.compose import OF_WARM_START, Settings
-from vla_cl.continual import PolicySettings, choose_device
+from vla_cl.continual import choose_device
 from vla_cl.location import find_policy
+from vla_cl.models.chosen import PolicySettings
+from vla_cl.models.instructions import require_told_apart
 from vla_cl.models.policy_config import check_buildable, horizon, policy_config, predicted_actions
+from vla_cl.models.stored_policy import noted_conventions
 from vla_cl.models.warm_start import fit_to_data, require_type, sizes, stored_config
+from vla_cl.rollout.compatibility import SAME_RATE
 from vla_cl.types import ConfigurationError, InterfaceSpec
 
 if TYPE_CHECKING:
     from lerobot.configs.policies import PreTrainedConfig
 
 
-def policy_settings(settings: Settings, spec: InterfaceSpec, rolled_out: bool) -> PolicySettings:
+def policy_settings(
+    settings: Settings, spec: InterfaceSpec, rolled_out: bool, instructions: Sequence[str] = ()
+) -> PolicySettings:
     """The policy of a run.
 
     Of a warm start, the type is that of the checkpoint, and is written into ``settings["policy"]``.
@@ -25,6 +32,7 @@ def policy_settings(settings: Settings, spec: InterfaceSpec, rolled_out: bool) -
         settings: Composed from ``conf/config.yaml``.
         spec: Cameras, state and action sizes of the data.
         rolled_out: Whether the policy will be rolled out at all.
+        instructions: Of all tasks.
 
     Raises:
         ConfigurationError: Type, fields or checkpoint do not exist, do not fit each other or the data, or need
@@ -53,8 +61,21 @@ def policy_settings(settings: Settings, spec: InterfaceSpec, rolled_out: bool) -
         settings["policy"]["type"] = kind
     if rolled_out:
         _check_rollouts(config, settings["evaluation"]["replan_every"])
+    known = (require_told_apart(config, instructions), _other_rate(warm_start, spec))
     check_buildable(config, fresh=warm_start is None)
-    return PolicySettings(kind, fields, warm_start, settings["normalisation"], device, passed_over)
+    notes = tuple(note for note in known if note is not None)
+    return PolicySettings(kind, fields, warm_start, settings["normalisation"], device, passed_over, notes)
+
+
+def _other_rate(warm_start: str | None, data: InterfaceSpec) -> str | None:
+    """A sentence if the warm start learnt from another number of actions per second."""
+    before = None if warm_start is None else noted_conventions(Path(warm_start))["fps"]
+    if not before or not data.fps or abs(before / data.fps - 1) <= SAME_RATE:
+        return None
+    return (
+        f"the warm start learnt from {before:g} actions a second, the data have {data.fps:g}: what it knows comes "
+        "out at another speed until it has learnt these"
+    )
 
 
 def _warm_start(folder: Path, kind: str, device: str) -> PreTrainedConfig:

@@ -107,8 +107,9 @@ class InterfaceSpec:
         image_orientation: ``upright`` or ``upright_mirrored`` (left and right swapped, LIBERO's convention in
             LeRobot); None if unknown.
         fps: Frames, and so actions, per second; None if unknown.
+        any_size: Of a policy: whether it brings pictures of any size to its own; else their sizes are compared.
 
-    The last four are compared where both sides know theirs.
+    Render profile, control mode, orientation and rate are compared where both sides know theirs.
     """
 
     cameras: Mapping[str, tuple[int, int]]
@@ -118,6 +119,7 @@ class InterfaceSpec:
     control_mode: str | None = None
     image_orientation: str | None = None
     fps: float | None = None
+    any_size: bool = True
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,13 @@ BUILT_WITHOUT_WEIGHTS = frozenset({"nano_vla", "act", "diffusion", "vqbet"})
 PADDED = frozenset({"smolvla", "pi0", "pi05", "eo1", "evo1", "xvla"})
 """Types that pad states and actions to ``max_state_dim`` and ``max_action_dim``, so that any smaller size fits."""
 
+RESIZES = frozenset({"nano_vla", "smolvla", "pi0", "pi05", "eo1", "evo1", "xvla"})
+"""Types that bring pictures of any size to their own. The others take what they get, and act by it as if it were what
+they learnt from."""
+
+INSTRUCTION_BYTES: Mapping[str, str] = {"nano_vla": "max_instruction_bytes"}
+"""Types that read only the first bytes of an instruction: the field that says how many."""
+
 EMPTY_CAMERAS = frozenset({"smolvla", "pi0", "pi05", "evo1", "xvla"})
 """Types with a field ``empty_cameras``: how many cameras of a checkpoint may be missing."""
 

@@ -26,7 +26,7 @@ from vla_cl.models.policy_config import (
     predicted_actions,
     register_own_policies,
 )
-from vla_cl.models.policy_types import DETERMINISTIC, EMPTY_CAMERA, QUEUED
+from vla_cl.models.policy_types import DETERMINISTIC, EMPTY_CAMERA, QUEUED, RESIZES
 from vla_cl.models.randomness import evaluating, keyed, seeded
 from vla_cl.models.stored_policy import CONVENTIONS, load_policy, load_weights, require_statistics, write_note
 from vla_cl.trust.hub import fetch_policy
@@ -143,6 +143,7 @@ class VlaModel(Policy, Distillable):
             control_mode=self.control_mode,
             image_orientation=self.image_orientation,
             fps=self.fps,
+            any_size=self.policy.config.type in RESIZES,
         )
 
     def complete_conventions(self, data: InterfaceSpec) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import draccus
 from lerobot.configs.policies import PreTrainedConfig
-from lerobot.configs.types import FeatureType
+from lerobot.configs.types import FeatureType, PolicyFeature
 
 from vla_cl.models.policy_config import (
     STATE,
@@ -17,9 +17,10 @@ from vla_cl.models.policy_config import (
     register_own_policies,
     set_features,
 )
-from vla_cl.models.policy_types import EMPTY_CAMERA, EMPTY_CAMERAS, PADDED, WITHOUT_EFFECT_ON_WEIGHTS
+from vla_cl.models.policy_types import EMPTY_CAMERA, EMPTY_CAMERAS, PADDED, RESIZES, WITHOUT_EFFECT_ON_WEIGHTS
 from vla_cl.models.stored_policy import stored_config as checked_config
 from vla_cl.trust.policies import check_policy_folder
+from vla_cl.trust.text import harmless
 from vla_cl.types import ConfigurationError, InterfaceSpec
 
 _OPTIMIZATION = ("optimizer_", "scheduler_")
@@ -69,6 +70,7 @@ def fit_to_data(config: PreTrainedConfig, fields: Mapping[str, Any], spec: Inter
     cameras = [key for key, item in config.input_features.items() if item.type is FeatureType.VISUAL]
     known = [key for key in cameras if not key.startswith(EMPTY_CAMERA)]
     _require_cameras(config, known, spec, where)
+    _fit_pictures(config, spec, where)
     stored = sizes(config)
     if config.type in PADDED:
         ordered = {key: spec.cameras[key] for key in known if key in spec.cameras}
@@ -79,6 +81,20 @@ def fit_to_data(config: PreTrainedConfig, fields: Mapping[str, Any], spec: Inter
             f"the warm start {where} has states and actions of {stored[0]} and {stored[1]} numbers, the data of "
             f"{spec.state_size} and {spec.action_size}, and policy {config.type!r} does not pad; use such data"
         )
+
+
+def _fit_pictures(config: PreTrainedConfig, spec: InterfaceSpec, where: str) -> None:
+    """Sizes of pictures follow the data where the policy resizes; else they have to be the same."""
+    for key, (height, width) in spec.cameras.items():
+        shape = config.input_features[key].shape
+        if shape[1:] == (height, width):
+            continue
+        if config.type not in RESIZES:
+            raise ConfigurationError(
+                f"the warm start {where} learnt from pictures of {shape[2]} x {shape[1]} pixels ({harmless(key, 60)}), "
+                f"the data have {width} x {height}, and policy {config.type!r} does not resize; use such data"
+            )
+        config.input_features[key] = PolicyFeature(FeatureType.VISUAL, (shape[0], height, width))
 
 
 def sizes(config: PreTrainedConfig) -> tuple[int, int]:

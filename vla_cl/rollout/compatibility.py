@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from vla_cl.data.cameras import listed
 from vla_cl.interfaces import Suite
+from vla_cl.trust.text import harmless
 from vla_cl.types import ConfigurationError, InterfaceSpec, SuiteSpec
 
-_SAME_RATE = 0.01
+SAME_RATE = 0.01
 """Relative difference of two rates that count as one: 29.97 and 30."""
 
 
@@ -21,12 +22,13 @@ def check_interface(
 ) -> None:
     """Refuse a policy that cannot act in a suite.
 
-    Picture sizes may differ, because policies resize. A policy that declares no state (``state_size`` 0) ignores
-    the suite's. Control modes, image orientations and render profiles are compared where both are known.
+    Picture sizes are compared if the policy does not resize (`InterfaceSpec.any_size`). A policy that declares no state
+    (``state_size`` 0) ignores the suite's. Control modes, image orientations and render profiles are compared where
+    both are known.
 
     Raises:
-        ConfigurationError: Camera keys, state size, action size, control mode, image orientation or render profile
-            differ, or ``replan_every`` is not between 1 and ``chunk_size``.
+        ConfigurationError: Camera keys, picture sizes, state size, action size, control mode, image orientation or
+            render profile differ, or ``replan_every`` is not between 1 and ``chunk_size``.
     """
     if not 1 <= replan_every <= chunk_size:
         raise ConfigurationError(
@@ -39,6 +41,7 @@ def check_interface(
             f"{listed(suite_spec.cameras, 90)}; rename or choose them with cameras={{new: old, ...}}, or use the "
             "suite that the policy was trained on"
         )
+    _require_sizes(policy_spec, suite_spec, "the policy", "the suite draws", "set the suite's picture size")
     if policy_spec.state_size not in (0, suite_spec.state_size):
         raise ConfigurationError(
             f"the policy expects a state of {policy_spec.state_size} numbers, the suite gives {suite_spec.state_size}; "
@@ -65,7 +68,7 @@ def require_rate(policy: InterfaceSpec, suite: SuiteSpec) -> None:
     Raises:
         ConfigurationError: Both rates are known, and differ by more than 1 %.
     """
-    if policy.fps and suite.fps and abs(policy.fps / suite.fps - 1) > _SAME_RATE:
+    if policy.fps and suite.fps and abs(policy.fps / suite.fps - 1) > SAME_RATE:
         raise ConfigurationError(
             f"the policy learnt from {policy.fps:g} actions a second, the suite takes {suite.fps:g}, so every movement "
             "would have another speed; use the suite that it was trained on, or check_fps=false to accept it"
@@ -85,6 +88,7 @@ def require_fit(policy: InterfaceSpec, data: InterfaceSpec, who: str) -> None:
             f"{who} expects cameras {listed(policy.cameras, 90)}, the data have {listed(data.cameras, 90)}; rename or "
             "choose them with cameras={new: old, ...}, or use another policy"
         )
+    _require_sizes(policy, data, who, "the data have", "use data of this size")
     for what, expected, came in (
         ("state size", policy.state_size, data.state_size),
         ("action size", policy.action_size, data.action_size),
@@ -119,6 +123,17 @@ def skipped_rollouts(suite: Suite) -> str:
     """The sentence for a run in which nothing is rolled out."""
     why = f"no task of the stream is one of suite {suite.name!r}" if suite.tasks() else "there is no suite (suite=none)"
     return f"{why}, so rollouts are skipped: the run gets checkpoints and loss curves, but no success matrix"
+
+
+def _require_sizes(policy: InterfaceSpec, other: InterfaceSpec, who: str, have: str, remedy: str) -> None:
+    """Pictures of another size would be taken as they come, and stand for something else."""
+    for key, size in ({} if policy.any_size else policy.cameras).items():
+        if other.cameras[key] != size:
+            (height, width), (theirs_high, theirs_wide) = size, other.cameras[key]
+            raise ConfigurationError(
+                f"{who} learns from pictures of {width} x {height} pixels ({harmless(key, 60)}) and does not resize, "
+                f"{have} {theirs_wide} x {theirs_high}; {remedy}, or take a policy that resizes (nano_vla, ...)"
+            )
 
 
 def _check_conventions(policy: InterfaceSpec, suite: SuiteSpec) -> None:

@@ -1,0 +1,30 @@
+"""The policy that a run was asked to train, looked into but not yet made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """Which policy a run trains, and where its first weights and its normalisation come from.
+
+    Attributes:
+        kind: LeRobot's registered name.
+        fields: Of its configuration class.
+        warm_start: A LeRobot checkpoint (folder or hub name), or None for fresh weights.
+        normalisation: ``first_task`` or ``checkpoint``.
+        device: Torch device.
+        passed_over: A sentence for each damaged checkpoint of the warm start's run that is newer than it.
+        notes: What somebody should know before it is trained.
+    """
+
+    kind: str
+    fields: Mapping[str, Any]
+    warm_start: str | None
+    normalisation: str
+    device: str
+    passed_over: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
