@@ -19,6 +19,9 @@ WHOLE_TABLE = 2**28
 SAMPLE = 2**16
 """Bytes that are read at the beginning, in the middle and at the end of a larger file."""
 
+META_BYTES = 2**30
+"""Largest file of metadata; those of a million episodes have some hundred megabytes."""
+
 _PIECE = 2**20
 _TABLE = ".parquet"
 _META = (".json", ".jsonl", ".parquet")
@@ -33,13 +36,17 @@ def identity(root: Path) -> str:
     Hidden files, and files that are no part of a dataset, do not count.
 
     Raises:
-        ConfigurationError: A file cannot be read.
+        ConfigurationError: A file cannot be read, or one of the metadata is larger than `META_BYTES`.
     """
     digest = hashlib.sha256(b"2\0")
     try:
         for path in _files(root):
             name = path.relative_to(root).as_posix()
-            digest.update(f"{name}\0{path.stat().st_size}\0".encode("utf-8", "surrogateescape"))
+            if (size := path.stat().st_size) > META_BYTES and name.startswith("meta/"):
+                raise ConfigurationError(
+                    f"{short(path)} has {size} bytes, and a file of metadata at most {META_BYTES}; move it away"
+                )
+            digest.update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))
             _add(digest, path, 2**63 if name.startswith("meta/") else WHOLE_TABLE if path.suffix == _TABLE else WHOLE)
     except OSError as error:
         raise ConfigurationError(

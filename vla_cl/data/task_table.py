@@ -15,6 +15,9 @@ from vla_cl.types import ConfigurationError
 TEXT_COLUMNS = ("task", "__index_level_0__", "index", "instruction")
 """Where the text stands: LeRobot 0.6 names the index of its table ``task``, older versions left it without a name."""
 
+TASKS_BYTES = 64 * 2**20
+"""Most bytes of the table once unpacked: half a million instructions of a hundred letters."""
+
 LONGEST = 4096
 """Characters of an instruction."""
 
@@ -32,7 +35,7 @@ def read_tasks(root: Path) -> dict[int, str]:
             "end: start again from a fresh copy"
         )
     what = f"the task table of the dataset {short(root)}"
-    table = read_table(path, "the task table of the dataset", REMEDY)
+    table = read_table(path, "the task table of the dataset", REMEDY, most=TASKS_BYTES)
     text_column = next((name for name in TEXT_COLUMNS if name in table.column_names and _is_text(table[name])), None)
     if text_column is None or "task_index" not in table.column_names:
         names = harmless(", ".join(table.column_names), 80)

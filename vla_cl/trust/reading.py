@@ -114,13 +114,24 @@ def parse_json(text: str | bytes, what: str, remedy: str) -> Any:  # noqa: ANN40
     """JSON text within the bounds of this module.
 
     Raises:
-        ConfigurationError: It is not JSON, nested too deeply, of too many values, or of numbers beyond any range.
+        ConfigurationError: It is not JSON, has a key twice, is nested too deeply, of too many values, or of numbers
+            beyond any range.
     """
     try:
-        content = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        content = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{what} is not JSON ({reason(error)}); {remedy}") from error
     require_bounded(content, what, remedy)
+    return content
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; of a key that comes twice, nobody can say which value counts."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {harmless(twice, 40)!r} comes twice")
     return content
 
 

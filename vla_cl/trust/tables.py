@@ -180,6 +180,9 @@ def _plain_schema(schema: pyarrow.Schema, shown: str, remedy: str) -> pyarrow.Sc
                 f"{shown} has the column {harmless(field.name, 40)!r} of the extension type {harmless(named, 60)!r}; "
                 f"only plain types are read; {remedy}"
             )
+    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    if twice:
+        raise ConfigurationError(f"{shown} has the column {harmless(twice[0], 60)!r} more than once; {remedy}")
     return schema.remove_metadata()
 
 

@@ -12,7 +12,7 @@ from vla_cl.trust.reading import ENTRIES, MIB, NESTING, as_object, read_text
 from vla_cl.trust.text import short, told_as
 from vla_cl.types import ConfigurationError
 
-YAML_BYTES = 4 * MIB
+YAML_BYTES = MIB // 2
 """Largest YAML file: PyYAML reads about 1 MiB a second, and the settings of a run are some kilobytes."""
 
 _FLOAT = re.compile(
