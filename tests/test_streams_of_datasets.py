@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -358,3 +359,44 @@ def test_check_writes_nothing_and_shows_what_it_found(robot, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
     assert main([*arguments, "cameras={top: nose}"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+# --- what is accepted beforehand is learnt
+
+
+def plain_and_own(folder, point_datasets):
+    """A robot's dataset that says nothing of its conventions, and one that was recorded here."""
+    return [make_dataset(folder / "plain", [("wave", 6)], {"observation.image": (16, 16)}, 2, 2), point_datasets[0]]
+
+
+@pytest.mark.parametrize(
+    "arranged", ["arrangement=joint", "stream.experiences=[{name: x, tasks: [wave, go to the red side]}]", "name=s"]
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_own_recordings_and_plain_datasets_are_learnt_together(arranged, turned, point_datasets, cache, tmp_path):
+    roots = plain_and_own(tmp_path, point_datasets)[:: -1 if turned else 1]
+    folder = train(cache, tmp_path / "run", "stream=datasets", arranged, datasets=roots)
+    note = json.loads(max(folder.glob("checkpoints/*/pretrained_model/vla_cl.json")).read_text())
+    known = json.loads((point_datasets[0] / "meta" / "vla_cl.json").read_text())["spec"]
+    assert note["control_mode"] == known["control_mode"]
+    assert note["image_orientation"] == known["image_orientation"]
+
+
+def test_other_rates_that_are_accepted_are_learnt_together(cache, tmp_path):
+    roots = [
+        make_dataset(tmp_path / name, [("wave", 6)], {"observation.image": (16, 16)}, 2, 2, fps=fps, seed=fps)
+        for name, fps in (("slow", 5), ("fast", 50))
+    ]
+    for number, more in enumerate([(), ("arrangement=joint",)]):
+        train(cache, tmp_path / str(number), "stream=datasets", "data.check_fps=false", *more, datasets=roots)
+
+
+@pytest.mark.parametrize("modes", list(permutations((None, "relative", "absolute"))))
+def test_conventions_that_contradict_are_refused_in_any_order(modes, cache, tmp_path):
+    roots = []
+    for number, mode in enumerate(modes):
+        roots.append(make_dataset(tmp_path / str(number), [(f"task {number}", 3)], seed=number))
+        note = {"spec": {"control_mode": mode}} if mode else {}
+        (roots[-1] / "meta" / "vla_cl.json").write_text(json.dumps(note))
+    sentence = refusal(settings(cache, tmp_path / "run", "stream=datasets", datasets=roots))
+    assert [word for word in ("same control mode", "relative", "absolute") if word not in sentence] == []

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from vla_cl.compose import Settings, build, checked_arguments, nearest
-from vla_cl.data.source import Source
+from vla_cl.data_check import Examined, check_data
 from vla_cl.interfaces import Method
 from vla_cl.rollout.compatibility import check_interface, require_fit, skipped_rollouts
 from vla_cl.rollout.evaluation import EvaluationSettings
-from vla_cl.stream_sources import Sources, sources
+from vla_cl.stream_sources import Sources
 from vla_cl.tracking import check_trackers
 from vla_cl.trust.text import harmless, short
-from vla_cl.types import ConfigurationError, InterfaceSpec
+from vla_cl.types import ConfigurationError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -70,28 +70,16 @@ def check(settings: Settings) -> Checked:
         ConfigurationError: The first thing that is wrong.
     """
     evaluation = _light_settings(settings)
-    found, reports = check_data(settings)
+    examined = check_data(settings)
+    found = examined.found
     training, method = _heavy_settings(settings)
     output, cache = output_folder(settings), Path(settings["cache_dir"])
     for setting, folder in (("output_dir", output), ("cache_dir", cache)):
         require_writable(folder, setting)
-    data = _specification(found, reports)
-    notes = [*found.notes, *(note for report in reports for note in report.notes)]
-    if not found.evaluable:
-        notes.append(skipped_rollouts(found.suite))
-    _check_room(found, reports, cache, settings)
-    policy = _policy(settings, found, data, method, evaluation)
-    return Checked(found, evaluation, training, method, policy, reports, tuple(notes))
-
-
-def check_data(settings: Settings) -> tuple[Sources, tuple[DatasetReport, ...]]:
-    """Suite, stream and data of a run, with what was found in each dataset; imports no torch.
-
-    Raises:
-        ConfigurationError: The first thing that is wrong.
-    """
-    found = sources(settings)
-    return found, _look_into_data(settings, found)
+    notes = [*examined.notes, *([] if found.evaluable else [skipped_rollouts(found.suite)])]
+    _check_room(examined, cache, settings)
+    policy = _policy(settings, examined, method, evaluation)
+    return Checked(found, evaluation, training, method, policy, examined.reports, tuple(notes))
 
 
 def _light_settings(settings: Settings) -> EvaluationSettings:
@@ -113,63 +101,12 @@ def _heavy_settings(settings: Settings) -> tuple[TrainingSettings, Method]:
     return training, method
 
 
-def _look_into_data(settings: Settings, found: Sources) -> tuple[DatasetReport, ...]:
-    """Every dataset by itself, and all of them together."""
-    if found.recorded is None:
-        return ()
-    from vla_cl.data.preflight import inspect_dataset, require_alike
-
-    first = {source.root: source for listed in found.recorded.values() for source in listed}
-    cache = Path(settings["cache_dir"]) / "frames"
-    reports = tuple(inspect_dataset(root, source.cameras, cache) for root, source in first.items())
-    options = settings.get("data") or {}
-    check_fps = options.get("check_fps", True)
-    require_alike(reports, check_fps)
-    if found.evaluable:
-        if check_fps:
-            _require_rate(found, reports)
-        if options.get("check_orientation", True) and settings["stream"].get("check_orientation", True):
-            from vla_cl.rollout.orientation import check_orientation
-
-            check_orientation(found.suite, found.stream.tasks, found.recorded, orientation_setting(settings))
-    return reports
-
-
-def orientation_setting(settings: Settings) -> str:
-    """Which setting leaves the comparison of pictures out."""
-    return "stream.check_orientation" if "check_orientation" in settings["stream"] else "data.check_orientation"
-
-
-def _require_rate(found: Sources, reports: Sequence[DatasetReport]) -> None:
-    """Data of one rate, acted out at another, move the arm too fast or too slowly."""
-    suite = found.suite.spec
-    of = {report.root: report for report in reports}
-    for task in found.evaluable:
-        for source in (found.recorded or {})[task.id]:
-            report = of[source.root]
-            if suite.fps and abs(report.fps / suite.fps - 1) > 0.01:
-                raise ConfigurationError(
-                    f"the dataset {report.shown} has {report.fps:g} frames a second, suite {found.suite.name!r} takes "
-                    f"{suite.fps:g} actions a second, so every movement would have another speed; use data of "
-                    f"{suite.fps:g} fps, suite=none, or data.check_fps=false to accept it"
-                )
-
-
-def _specification(found: Sources, reports: Sequence[DatasetReport]) -> InterfaceSpec:
-    """What the policy will learn from: the first dataset's, which all others are like, or what the suite records."""
-    if found.recorded is None:
-        return found.suite.spec
-    first: Source = found.recorded[found.stream.experiences[0].tasks[0].id][0]
-    return next(report.spec for report in reports if report.root == first.root)
-
-
-def _policy(
-    settings: Settings, found: Sources, data: InterfaceSpec, method: Method, evaluation: EvaluationSettings
-) -> PolicySettings:
+def _policy(settings: Settings, examined: Examined, method: Method, evaluation: EvaluationSettings) -> PolicySettings:
     """The policy's settings, if it can be made and fits data, suite and method."""
     from vla_cl.models.planned import possible_abilities, warm_spec
     from vla_cl.policy_settings import policy_settings
 
+    found, data = examined.found, examined.spec
     policy = policy_settings(settings, data, rolled_out=bool(found.evaluable))
     spec = data
     if policy.warm_start is not None:
@@ -185,12 +122,13 @@ def _policy(
     return policy
 
 
-def _check_room(found: Sources, reports: Sequence[DatasetReport], cache: Path, settings: Settings) -> None:
+def _check_room(examined: Examined, cache: Path, settings: Settings) -> None:
     """Decoded pictures of all tasks must fit on the cache's disk."""
     from vla_cl.data.preflight import require_room
 
+    found = examined.found
     if found.recorded is not None:
-        require_room(reports, cache / "frames")
+        require_room(examined.reports, cache / "frames")
         return
     options = settings["demonstrations"]
     pixels = sum(height * width for height, width in found.suite.spec.cameras.values())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vla_cl.data.cameras import Pairs, listed
+from vla_cl.data.agreement import Described, agreed
+from vla_cl.data.cameras import Pairs
 from vla_cl.data.dataset_folder import ACTION, STATE, DatasetFolder, spec_of
 from vla_cl.data.frame_cache import missing_bytes
 from vla_cl.data.source import Source
@@ -44,7 +45,7 @@ class DatasetReport:
     @property
     def shown(self) -> str:
         """The dataset in a message."""
-        return short(self.root, 70)
+        return short(self.root, 60)
 
 
 def inspect_dataset(root: Path, cameras: Pairs | None = None, cache: Path | None = None) -> DatasetReport:
@@ -79,32 +80,20 @@ def inspect_dataset(root: Path, cameras: Pairs | None = None, cache: Path | None
     )
 
 
-def require_alike(reports: Sequence[DatasetReport], check_fps: bool = True) -> None:
+def require_alike(reports: Sequence[DatasetReport], check_fps: bool = True) -> InterfaceSpec:
     """Refuse datasets that one policy cannot learn from one after another.
 
     Args:
-        reports: Of every dataset of a stream.
+        reports: Of every dataset of a stream, at least one.
         check_fps: Also compare frames per second.
+
+    Returns:
+        What they hold together, as of `vla_cl.data.agreement.agreed`.
 
     Raises:
         ConfigurationError: Cameras, sizes, rates or conventions differ; both datasets are named.
     """
-    if not reports:
-        return
-    first = reports[0]
-    for other in reports[1:]:
-        names = first.spec.cameras.keys(), other.spec.cameras.keys()
-        if names[0] != names[1]:
-            raise ConfigurationError(
-                f"all datasets of a stream need the same cameras: {first.shown} has {_only(*names)}, {other.shown} has "
-                f"{_only(*names[::-1])}; choose or rename with cameras={{new: old}}"
-            )
-        for what, here, there in _compared(first, other, check_fps):
-            if here != there and None not in (here, there):
-                raise ConfigurationError(
-                    f"all datasets of a stream need the same {what}: {first.shown} has {here}, {other.shown} has "
-                    f"{there}; {_remedy(what)}"
-                )
+    return agreed([Described(report.shown, report.spec) for report in reports], check_fps)
 
 
 def require_room(reports: Sequence[DatasetReport], folder: Path, more: int = 0) -> None:
@@ -128,33 +117,3 @@ def require_room(reports: Sequence[DatasetReport], folder: Path, more: int = 0) 
             f"the stream needs {needed / GIB:.1f} GiB in {short(folder)}, where {free / GIB:.1f} GiB are free; "
             "free some, choose fewer cameras with cameras=[...], or set cache_dir to another disk"
         )
-
-
-def _compared(first: DatasetReport, other: DatasetReport, check_fps: bool) -> list[tuple[str, object, object]]:
-    sizes = [
-        (f"picture size of {camera}", _by(size), _by(other.spec.cameras[camera]))
-        for camera, size in first.spec.cameras.items()
-    ]
-    pairs = [
-        ("state size", first.spec.state_size, other.spec.state_size),
-        ("action size", first.spec.action_size, other.spec.action_size),
-        ("control mode", first.spec.control_mode, other.spec.control_mode),
-        ("image orientation", first.spec.image_orientation, other.spec.image_orientation),
-        ("render profile", first.spec.render_profile, other.spec.render_profile),
-    ]
-    return [*sizes, *pairs, *([("rate (fps)", first.fps, other.fps)] if check_fps else [])]
-
-
-def _only(these: Iterable[str], others: Iterable[str]) -> str:
-    """The cameras that only one side has, which is where the difference lies."""
-    return listed(set(these) - set(others), 50)
-
-
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]}"
-
-
-def _remedy(what: str) -> str:
-    if what == "rate (fps)":
-        return "use data of one rate, or data.check_fps=false to accept it"
-    return "leave one out, or learn them in another run"
