@@ -298,6 +298,39 @@ def test_data_of_another_rate_than_the_suites_are_refused(cache, tmp_path):
     check(settings(cache, tmp_path / "run", *chosen, "data.check_fps=false", datasets=[slow]))
 
 
+def test_datasets_that_shall_stay_apart_are_not_merged_in_a_suite(cache, tmp_path):
+    image = {"observation.image": (16, 16)}
+    roots = [make_dataset(tmp_path / name, [(f"go to the {side} side", 3)], image, 2, 2, seed=seed)
+             for seed, (name, side) in enumerate([("a", "red"), ("b", "red"), ("c", "green")])]  # fmt: skip
+    apart = "data.same_instruction=separate"
+    chosen = [*POINT, apart, "stream=datasets", "stream.check_orientation=false"]
+    sentence = refusal(settings(cache, tmp_path / "run", *chosen, datasets=roots))
+    assert [word for word in ("/a and", "/b shall stay apart", "point/red") if word not in sentence] == []
+    order = [*POINT, apart, "stream=points", "stream.tasks=[red]", "data.check_orientation=false"]
+    listed = ",".join(f"'{root}'" for root in roots)
+    assert "stay apart" in refusal(settings(cache, tmp_path / "run", *order, f"data.datasets=[{listed}]"))
+    assert len(check(settings(cache, tmp_path / "run", *chosen, datasets=roots[1:])).found.stream) == 2
+    assert len(check(settings(cache, tmp_path / "run", apart, "stream=datasets", datasets=roots)).found.stream) == 3
+
+
+def test_the_same_dataset_at_two_places_is_refused(robot, cache, tmp_path):
+    again = shutil.copytree(robot[0], tmp_path / "again")
+    sentence = refusal(settings(cache, tmp_path / "run", "stream=datasets", datasets=[*robot, again]))
+    assert "part 0 and" in sentence
+    assert "again are the same dataset" in sentence
+
+
+def test_pictures_of_another_size_than_the_suites_are_said(cache, tmp_path):
+    for size, words in (((24, 40), ["24x40", "16x16", "another shape"]), ((32, 32), ["32x32"]), ((16, 16), [])):
+        root = make_dataset(tmp_path / "d", [("go to the red side", 3)], {"observation.image": size}, 2, 2)
+        chosen = settings(cache, tmp_path / "run", *POINT, "stream=datasets", "stream.check_orientation=false",
+                          datasets=[root])  # fmt: skip
+        said = [note for note in check(chosen).notes if "in the suite (height x width" in note]
+        assert len(said) == bool(words)
+        assert all(word in said[0] for word in words)
+        assert not said or ("another shape" in said[0]) == (size[0] != size[1])
+
+
 def test_cameras_are_renamed_for_data_warm_start_and_rollouts(point_datasets, cache, tmp_path):
     renamed = [*POINT, "stream=datasets", "cameras={eye: observation.image}"]
     first = train(cache, tmp_path / "first", *renamed, datasets=point_datasets[:1])

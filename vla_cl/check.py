@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from vla_cl.compose import Settings, build, checked_arguments, nearest
-from vla_cl.data_check import Examined, check_data
+from vla_cl.data.hub import HubDataset, bytes_to_fetch, hub_folder
+from vla_cl.data_check import Examined, examine
 from vla_cl.interfaces import Method
-from vla_cl.rollout.compatibility import check_interface, require_fit, skipped_rollouts
+from vla_cl.rollout.compatibility import check_interface, other_picture_sizes, require_fit, skipped_rollouts
 from vla_cl.rollout.evaluation import EvaluationSettings
-from vla_cl.stream_sources import Sources
+from vla_cl.stream_sources import Sources, sources
 from vla_cl.tracking import check_trackers
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
@@ -70,16 +71,49 @@ def check(settings: Settings) -> Checked:
         ConfigurationError: The first thing that is wrong.
     """
     evaluation = _light_settings(settings)
-    examined = check_data(settings)
+    found = sources(settings, metadata_only=True)
+    to_fetch = {dataset: bytes_to_fetch(dataset) for dataset in found.remote}
+    if any(size != 0 for size in to_fetch.values()):
+        _check_before_download(settings, found, to_fetch, evaluation)
+    return _passed(settings, examine(settings, sources(settings) if found.remote else found), evaluation)
+
+
+def _passed(settings: Settings, examined: Examined, evaluation: EvaluationSettings) -> Checked:
+    """The parts of a run whose data are these.
+
+    Raises:
+        ConfigurationError: The first thing that is wrong.
+    """
     found = examined.found
     training, method = _heavy_settings(settings)
     output, cache = output_folder(settings), Path(settings["cache_dir"])
     for setting, folder in (("output_dir", output), ("cache_dir", cache)):
         require_writable(folder, setting)
-    notes = [*examined.notes, *([] if found.evaluable else [skipped_rollouts(found.suite)])]
+    known = other_picture_sizes(examined.spec, found.suite.spec) if found.evaluable else skipped_rollouts(found.suite)
+    notes = [*examined.notes, *([known] if known else [])]
     _check_room(examined, cache, settings)
     policy = _policy(settings, examined, method, evaluation)
     return Checked(found, evaluation, training, method, policy, examined.reports, tuple(notes))
+
+
+def _check_before_download(
+    settings: Settings, found: Sources, to_fetch: Mapping[HubDataset, int | None], evaluation: EvaluationSettings
+) -> None:
+    """Refuse what settings and metadata tell already, before data or videos come from the hub.
+
+    Raises:
+        ConfigurationError: The first thing that is wrong.
+    """
+    from vla_cl.data.declared import tell_sizes
+    from vla_cl.data.preflight import require_room_to_fetch
+
+    reports: tuple[DatasetReport, ...] = ()
+    if tell_sizes(dataset.root for dataset in found.remote):
+        reports = _passed(settings, examine(settings, found), evaluation).reports
+    else:  # what pictures they hold is only seen in them
+        _heavy_settings(settings)
+    size = sum(size or 0 for size in to_fetch.values())
+    require_room_to_fetch(size, hub_folder(), reports, Path(settings["cache_dir"]) / "frames")
 
 
 def _light_settings(settings: Settings) -> EvaluationSettings:

@@ -42,26 +42,37 @@ def check_data(settings: Settings) -> Examined:
 
 
 def examine(settings: Settings, found: Sources) -> Examined:
-    """Every dataset by itself, and all of them together.
+    """Every dataset by itself, and all of them together; of what is on the hub yet, what its metadata declare.
 
     Raises:
         ConfigurationError: The first thing that is wrong.
     """
     if found.recorded is None:
         return Examined(found, found.suite.spec, notes=found.notes)
-    from vla_cl.data.preflight import inspect_dataset, require_alike
+    from vla_cl.data.declared import declared_report
+    from vla_cl.data.joints import other_names, require_same_order
+    from vla_cl.data.preflight import inspect_dataset, require_alike, require_distinct
 
     first = {source.root: source for listed in found.recorded.values() for source in listed}
     cache = Path(settings["cache_dir"]) / "frames"
-    reports = tuple(inspect_dataset(root, source.cameras, cache) for root, source in first.items())
+    declared = {dataset.root for dataset in found.remote}
     options = settings.get("data") or {}
     check_fps = options.get("check_fps", True)
+    reports = tuple(
+        declared_report(root, source.cameras)
+        if root in declared
+        else inspect_dataset(root, source.cameras, cache, check_fps)
+        for root, source in first.items()
+    )
     spec = require_alike(reports, check_fps)
-    notes = [*found.notes, *(note for report in reports for note in report.notes)]
+    require_same_order(reports)
+    require_distinct(reports)
+    notes = [*found.notes, *(note for report in reports for note in report.notes), *other_names(reports)]
     if found.evaluable:
         if check_fps:
             _require_rate(found, reports)
-        if options.get("check_orientation", True) and settings["stream"].get("check_orientation", True):
+        wanted = options.get("check_orientation", True) and settings["stream"].get("check_orientation", True)
+        if wanted and not declared:
             from vla_cl.rollout.orientation import check_orientation
 
             check_orientation(found.suite, found.stream.tasks, found.recorded, orientation_setting(settings))

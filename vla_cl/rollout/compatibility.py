@@ -6,10 +6,15 @@ from collections.abc import Sequence
 
 from vla_cl.data.cameras import listed
 from vla_cl.interfaces import Suite
+from vla_cl.trust.text import harmless
 from vla_cl.types import ConfigurationError, InterfaceSpec, SuiteSpec
 
 _SAME_RATE = 0.01
 """Relative difference of two rates that count as one: 29.97 and 30."""
+
+
+_SAME_SHAPE = 0.03
+"""Relative difference of two ratios of width and height that count as one."""
 
 
 def check_interface(
@@ -95,6 +100,25 @@ def require_fit(policy: InterfaceSpec, data: InterfaceSpec, who: str) -> None:
             raise ConfigurationError(
                 f"{who} expects {what} {expected}, the data have {came}; use data of this kind, or another policy"
             )
+
+
+def other_picture_sizes(data: InterfaceSpec, suite: InterfaceSpec) -> str | None:
+    """A sentence where the suite draws pictures of another size than the data's; None where all are alike.
+
+    Another size is no fault, as most policies resize. Another shape is said too, and not refused: whether it distorts
+    what is seen is up to the policy (one that pads distorts nothing), and no two policies can be told apart here.
+    """
+    for camera, (height, width) in data.cameras.items():
+        other = suite.cameras.get(camera, (height, width))
+        if other == (height, width):
+            continue
+        alike = abs((width / height) / (other[1] / other[0]) - 1) <= _SAME_SHAPE
+        more = "" if alike else ", another shape"
+        return (
+            f"pictures of {harmless(camera, 60)} are {height}x{width} in the data, {other[0]}x{other[1]} in the suite "
+            f"(height x width{more}); a policy that does not resize them sees another scale in its rollouts"
+        )
+    return None
 
 
 def require_single_frames(policy: str, observations: Sequence[int] | None) -> None:
