@@ -27,11 +27,12 @@ class Hub:
 
     def __init__(self, source, home):
         self.source, self.home = source, home
-        self.fetched, self.offline, self.listed = [], False, True
+        self.fetched, self.asked, self.offline, self.listed = [], [], False, True
 
     def __call__(self, name, dry_run=False, allow_patterns=(), **_):
         assert name == ON_THE_HUB
         folders = [pattern.partition("/")[0] for pattern in allow_patterns]
+        self.asked.append(folders)
         target = self.home / "snapshot"
         if not dry_run:
             self.fetched += folders
@@ -103,6 +104,7 @@ def test_what_settings_and_metadata_tell_is_refused_before_the_download(override
         assert hub.fetched == []
         return
     assert word in refusal(hub, chosen)
+    assert hub.asked == [["meta"]]
 
 
 @pytest.mark.parametrize(

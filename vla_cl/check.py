@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from vla_cl.compose import Settings, build, checked_arguments, nearest
-from vla_cl.data.hub import HubDataset, bytes_to_fetch, hub_folder
+from vla_cl.data.hub import bytes_to_fetch, hub_folder
 from vla_cl.data_check import Examined, examine
 from vla_cl.interfaces import Method
 from vla_cl.rollout.compatibility import check_interface, other_picture_sizes, require_fit, skipped_rollouts
@@ -72,10 +72,10 @@ def check(settings: Settings) -> Checked:
     """
     evaluation = _light_settings(settings)
     found = sources(settings, metadata_only=True)
-    to_fetch = {dataset: bytes_to_fetch(dataset) for dataset in found.remote}
-    if any(size != 0 for size in to_fetch.values()):
-        _check_before_download(settings, found, to_fetch, evaluation)
-    return _passed(settings, examine(settings, sources(settings) if found.remote else found), evaluation)
+    if found.remote:
+        _check_before_download(settings, found, evaluation)
+        found = sources(settings)
+    return _passed(settings, examine(settings, found), evaluation)
 
 
 def _passed(settings: Settings, examined: Examined, evaluation: EvaluationSettings) -> Checked:
@@ -96,9 +96,7 @@ def _passed(settings: Settings, examined: Examined, evaluation: EvaluationSettin
     return Checked(found, evaluation, training, method, policy, examined.reports, tuple(notes))
 
 
-def _check_before_download(
-    settings: Settings, found: Sources, to_fetch: Mapping[HubDataset, int | None], evaluation: EvaluationSettings
-) -> None:
+def _check_before_download(settings: Settings, found: Sources, evaluation: EvaluationSettings) -> None:
     """Refuse what settings and metadata tell already, before data or videos come from the hub.
 
     Raises:
@@ -112,8 +110,10 @@ def _check_before_download(
         reports = _passed(settings, examine(settings, found), evaluation).reports
     else:  # what pictures they hold is only seen in them
         _heavy_settings(settings)
-    size = sum(size or 0 for size in to_fetch.values())
-    require_room_to_fetch(size, hub_folder(), reports, Path(settings["cache_dir"]) / "frames")
+    missing = [size for dataset in found.remote if (size := bytes_to_fetch(dataset)) != 0]
+    if missing:
+        cache = Path(settings["cache_dir"]) / "frames"
+        require_room_to_fetch(sum(size or 0 for size in missing), hub_folder(), reports, cache)
 
 
 def _light_settings(settings: Settings) -> EvaluationSettings:
@@ -162,7 +162,8 @@ def _check_room(examined: Examined, cache: Path, settings: Settings) -> None:
 
     found = examined.found
     if found.recorded is not None:
-        require_room(examined.reports, cache / "frames")
+        if not found.remote:  # otherwise `_check_before_download` asks for both
+            require_room(examined.reports, cache / "frames")
         return
     options = settings["demonstrations"]
     pixels = sum(height * width for height, width in found.suite.spec.cameras.values())
