@@ -1,11 +1,13 @@
 """The room that a stream needs, names of files made of instructions, and that a wrong frame among many is named."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 from odd_datasets import data_file, edit_info, make_dataset, set_column
 
+from vla_cl import bench
 from vla_cl.bench.preflight import write_dataset
 from vla_cl.data import preflight
 from vla_cl.data.frames import Frames
@@ -135,3 +137,15 @@ def test_a_wrong_frame_among_many_is_named(tmp_path):
     root = write_dataset(tmp_path / "d", 20_000, wrong_row=12_345)
     with pytest.raises(ConfigurationError, match="action of episode 24, frame 345 is nan"):
         inspect_dataset(root)
+
+
+@pytest.mark.parametrize("what", ["startup", "preflight"])
+def test_a_measurement_is_stored_where_output_says(what, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(f"vla_cl.bench.{what}.{what}", lambda *_: {"holds": True})
+    assert bench.main(what, [f"output={tmp_path / 'a b' / 'x.json'}"]) == 0
+    assert bench.main(what, []) == 0
+    assert json.loads((tmp_path / "a b" / "x.json").read_text())["holds"]
+    assert (tmp_path / "outputs" / "bench" / f"{what}.json").is_file()
+    with pytest.raises(ConfigurationError, match=r"has no setting but output=FILE; leave 'rows=.a.' out"):
+        bench.main(what, ["rows=[a]"])
