@@ -331,6 +331,29 @@ def test_pictures_of_another_size_than_the_suites_are_said(cache, tmp_path):
         assert not said or ("another shape" in said[0]) == (size[0] != size[1])
 
 
+@pytest.mark.parametrize(("fields", "refused"), [([], True), (["policy.resize_shape=[48,64]"], False)])
+def test_a_policy_of_one_picture_size_is_refused_where_the_suites_is_another(fields, refused, cache, tmp_path):
+    root = make_dataset(tmp_path / "d", [("go to the red side", 8)], {"observation.image": (64, 96)}, 2, 2)
+    small = [
+        "pretrained_backbone_weights=null",
+        "n_obs_steps=1",
+        "horizon=8",
+        "n_action_steps=4",
+        "down_dims=[16,32,64]",
+    ]
+    policy = ["policy=diffusion", *(f"policy.{field}" for field in small), *fields]
+    chosen = [*(item for item in SMALL if item != "policy=tiny"), *policy, *POINT, "stream.check_orientation=false"]
+    composed = compose(
+        ["stream=datasets", *chosen, f"cache_dir={cache}", f"output_dir={tmp_path / 'run'}"], folders=[CONF]
+    )
+    composed["stream"]["datasets"] = [str(root)]
+    if refused:
+        sentence = refusal(composed)
+        assert [word for word in ("64x96", "16x16", "policy.resize_shape") if word not in sentence] == []
+    else:
+        assert (run.train(composed) / "matrix.json").is_file()
+
+
 def test_cameras_are_renamed_for_data_warm_start_and_rollouts(point_datasets, cache, tmp_path):
     renamed = [*POINT, "stream=datasets", "cameras={eye: observation.image}"]
     first = train(cache, tmp_path / "first", *renamed, datasets=point_datasets[:1])

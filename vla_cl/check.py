@@ -141,7 +141,7 @@ def _policy(settings: Settings, examined: Examined, method: Method, evaluation: 
     from vla_cl.policy_settings import policy_settings
 
     found, data = examined.found, examined.spec
-    policy = policy_settings(settings, data, rolled_out=bool(found.evaluable))
+    policy = policy_settings(settings, data, found.suite.spec if found.evaluable else None)
     spec = data
     if policy.warm_start is not None:
         spec = warm_spec(Path(policy.warm_start), data)

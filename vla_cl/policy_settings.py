@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 from vla_cl.compose import OF_WARM_START, Settings
 from vla_cl.continual import PolicySettings, choose_device
 from vla_cl.location import find_policy
-from vla_cl.models.policy_config import check_buildable, horizon, policy_config, predicted_actions
+from vla_cl.models.policy_config import (
+    check_buildable,
+    horizon,
+    policy_config,
+    predicted_actions,
+    require_picture_sizes,
+)
 from vla_cl.models.warm_start import fit_to_data, require_type, sizes, stored_config
 from vla_cl.types import ConfigurationError, InterfaceSpec
 
@@ -16,7 +22,7 @@ if TYPE_CHECKING:
     from lerobot.configs.policies import PreTrainedConfig
 
 
-def policy_settings(settings: Settings, spec: InterfaceSpec, rolled_out: bool) -> PolicySettings:
+def policy_settings(settings: Settings, spec: InterfaceSpec, suite: InterfaceSpec | None) -> PolicySettings:
     """The policy of a run.
 
     Of a warm start, the type is that of the checkpoint, and is written into ``settings["policy"]``.
@@ -24,7 +30,7 @@ def policy_settings(settings: Settings, spec: InterfaceSpec, rolled_out: bool) -
     Args:
         settings: Composed from ``conf/config.yaml``.
         spec: Cameras, state and action sizes of the data.
-        rolled_out: Whether the policy will be rolled out at all.
+        suite: What the suite offers, if the policy will be rolled out there.
 
     Raises:
         ConfigurationError: Type, fields or checkpoint do not exist, do not fit each other or the data, or need
@@ -51,8 +57,9 @@ def policy_settings(settings: Settings, spec: InterfaceSpec, rolled_out: bool) -
             )
         kind, warm_start = config.type, str(folder)
         settings["policy"]["type"] = kind
-    if rolled_out:
+    if suite is not None:
         _check_rollouts(config, settings["evaluation"]["replan_every"])
+        require_picture_sizes(config, suite)
     check_buildable(config, fresh=warm_start is None)
     return PolicySettings(kind, fields, warm_start, settings["normalisation"], device, passed_over)
 

@@ -26,6 +26,7 @@ from vla_cl.models.policy_types import (
     HUB_FIELDS,
     HUB_NAMES,
     OF_THE_RUN,
+    ONE_SIZE,
     PACKAGES,
     PADDED,
     REFUSED,
@@ -189,6 +190,30 @@ def predicted_actions(config: PreTrainedConfig) -> int:
     if config.type in CHUNK_FIELDS:
         return int(getattr(config, CHUNK_FIELDS[config.type]))
     return sum(offset >= 0 for offset in horizon(config).actions)
+
+
+def require_picture_sizes(config: PreTrainedConfig, suite: InterfaceSpec) -> None:
+    """Refuse a policy that is built for pictures of one size where the suite draws others.
+
+    Args:
+        config: Of the policy, with the features of the data.
+        suite: What the suite offers.
+
+    Raises:
+        ConfigurationError: A size differs, and no field makes the policy cut or resize pictures.
+    """
+    fields = ONE_SIZE.get(config.type, ())
+    if not fields or any(getattr(config, field) is not None for field in fields):
+        return
+    for key, feature in config.image_features.items():
+        size = tuple(feature.shape[1:])
+        if suite.cameras.get(key, size) != size:
+            height, width = suite.cameras[key]
+            raise ConfigurationError(
+                f"policy {config.type!r} takes pictures of one size, and {harmless(key, 60)} is {size[0]}x{size[1]} in "
+                f"the data, {height}x{width} in the suite (height x width); set policy.{fields[0]}=[height,width], or "
+                "use data or a suite of the other's size"
+            )
 
 
 def check_buildable(config: PreTrainedConfig, fresh: bool = True) -> None:

@@ -51,6 +51,9 @@ WITH_BACKBONE = frozenset({"act", "diffusion", "vqbet"})
 BUILT_WITHOUT_WEIGHTS = frozenset({"nano_vla", "act", "diffusion", "vqbet"})
 """Types that can be built on torch's ``meta`` device in a second, which tries every field."""
 
+ONE_SIZE: Mapping[str, tuple[str, ...]] = {"diffusion": ("resize_shape", "crop_shape"), "vqbet": ("crop_shape",)}
+"""Types built for pictures of one size, and the fields of which one must be set for pictures of any."""
+
 PADDED = frozenset({"smolvla", "pi0", "pi05", "eo1", "evo1", "xvla"})
 """Types that pad states and actions to ``max_state_dim`` and ``max_action_dim``, so that any smaller size fits."""
 

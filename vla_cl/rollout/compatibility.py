@@ -106,7 +106,8 @@ def other_picture_sizes(data: InterfaceSpec, suite: InterfaceSpec) -> str | None
     """A sentence where the suite draws pictures of another size than the data's; None where all are alike.
 
     Another size is no fault, as most policies resize. Another shape is said too, and not refused: whether it distorts
-    what is seen is up to the policy (one that pads distorts nothing), and no two policies can be told apart here.
+    what is seen is up to the policy (one that pads distorts nothing). Policies that cannot take another size at all are
+    refused by `vla_cl.models.policy_config.require_picture_sizes`.
     """
     for camera, (height, width) in data.cameras.items():
         other = suite.cameras.get(camera, (height, width))
