@@ -2,10 +2,10 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
+from dataset_streams import CONF, POINT, SMALL, refusal, settings, train
 from odd_datasets import data_file, make_dataset, set_column
 from safetensors.numpy import load_file
 
@@ -19,12 +19,8 @@ from vla_cl.evaluate import evaluate
 from vla_cl.metrics import SuccessMatrix
 from vla_cl.types import ConfigurationError
 
-CONF = Path(__file__).parent / "conf"
 TOP = "observation.images.top"
 WRIST = "observation.images.wrist"
-SMALL = ["policy=tiny", "training.steps=2", "training.batch_size=4", "device=cpu", "threads=1"]
-POINT = ["plugins=[toy_world]", "suite=point", "evaluation.episodes=2", "evaluation.replan_every=2",
-         "evaluation.workers=1", "evaluation.videos=0"]  # fmt: skip
 CHINESE = ("拿起立方体", "放下立方体", "打开抽屉")
 
 
@@ -43,24 +39,6 @@ def robot(tmp_path_factory):
         make_dataset(root / f"part {number}", [(text, 6) for text in texts], cameras, state=6, action=6, seed=number)
         for number, texts in enumerate(told)
     ]
-
-
-def settings(cache, folder, *overrides, datasets=None):
-    composed = compose([*SMALL, f"cache_dir={cache}", f"output_dir={folder}", *overrides], folders=[CONF])
-    if datasets is not None:
-        composed["stream"]["datasets"] = [str(root) for root in datasets]
-    return composed
-
-
-def train(cache, folder, *overrides, datasets=None):
-    return run.train(settings(cache, folder, *overrides, datasets=datasets))
-
-
-def refusal(chosen):
-    with pytest.raises(ConfigurationError) as caught:
-        check(chosen)
-    assert len(str(caught.value)) <= 300
-    return str(caught.value)
 
 
 @pytest.fixture(scope="module")

@@ -9,21 +9,22 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
 from vla_cl.compose import Settings, build, checked_arguments, nearest
-from vla_cl.data.source import Source
+from vla_cl.data.hub import bytes_to_fetch, hub_folder
+from vla_cl.data_check import Examined, examine
 from vla_cl.interfaces import Method
-from vla_cl.rollout.compatibility import check_interface, require_fit, skipped_rollouts
+from vla_cl.rollout.compatibility import check_interface, other_picture_sizes, require_fit, skipped_rollouts
 from vla_cl.rollout.evaluation import EvaluationSettings
 from vla_cl.stream_sources import Sources, sources
 from vla_cl.tracking import check_trackers
 from vla_cl.trust.text import harmless, short
-from vla_cl.types import ConfigurationError, InterfaceSpec
+from vla_cl.types import ConfigurationError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -70,28 +71,49 @@ def check(settings: Settings) -> Checked:
         ConfigurationError: The first thing that is wrong.
     """
     evaluation = _light_settings(settings)
-    found, reports = check_data(settings)
-    training, method = _heavy_settings(settings)
-    output, cache = output_folder(settings), Path(settings["cache_dir"])
-    for setting, folder in (("output_dir", output), ("cache_dir", cache)):
-        require_writable(folder, setting)
-    data = _specification(found, reports)
-    notes = [*found.notes, *(note for report in reports for note in report.notes)]
-    if not found.evaluable:
-        notes.append(skipped_rollouts(found.suite))
-    _check_room(found, reports, cache, settings)
-    policy = _policy(settings, found, data, method, evaluation)
-    return Checked(found, evaluation, training, method, policy, reports, (*notes, *policy.notes))
+    found = sources(settings, metadata_only=True)
+    if found.remote:
+        _check_before_download(settings, found, evaluation)
+        found = sources(settings)
+    return _passed(settings, examine(settings, found), evaluation)
 
 
-def check_data(settings: Settings) -> tuple[Sources, tuple[DatasetReport, ...]]:
-    """Suite, stream and data of a run, with what was found in each dataset; imports no torch.
+def _passed(settings: Settings, examined: Examined, evaluation: EvaluationSettings) -> Checked:
+    """The parts of a run whose data are these.
 
     Raises:
         ConfigurationError: The first thing that is wrong.
     """
-    found = sources(settings)
-    return found, _look_into_data(settings, found)
+    found = examined.found
+    training, method = _heavy_settings(settings)
+    output, cache = output_folder(settings), Path(settings["cache_dir"])
+    for setting, folder in (("output_dir", output), ("cache_dir", cache)):
+        require_writable(folder, setting)
+    known = other_picture_sizes(examined.spec, found.suite.spec) if found.evaluable else skipped_rollouts(found.suite)
+    notes = [*examined.notes, *([known] if known else [])]
+    _check_room(examined, cache, settings)
+    policy = _policy(settings, examined, method, evaluation)
+    return Checked(found, evaluation, training, method, policy, examined.reports, (*notes, *policy.notes))
+
+
+def _check_before_download(settings: Settings, found: Sources, evaluation: EvaluationSettings) -> None:
+    """Refuse what settings and metadata tell already, before data or videos come from the hub.
+
+    Raises:
+        ConfigurationError: The first thing that is wrong.
+    """
+    from vla_cl.data.declared import tell_sizes
+    from vla_cl.data.preflight import require_room_to_fetch
+
+    reports: tuple[DatasetReport, ...] = ()
+    if tell_sizes(dataset.root for dataset in found.remote):
+        reports = _passed(settings, examine(settings, found), evaluation).reports
+    else:  # what pictures they hold is only seen in them
+        _heavy_settings(settings)
+    missing = [size for dataset in found.remote if (size := bytes_to_fetch(dataset)) != 0]
+    if missing:
+        cache = Path(settings["cache_dir"]) / "frames"
+        require_room_to_fetch(sum(size or 0 for size in missing), hub_folder(), reports, cache)
 
 
 def _light_settings(settings: Settings) -> EvaluationSettings:
@@ -113,66 +135,15 @@ def _heavy_settings(settings: Settings) -> tuple[TrainingSettings, Method]:
     return training, method
 
 
-def _look_into_data(settings: Settings, found: Sources) -> tuple[DatasetReport, ...]:
-    """Every dataset by itself, and all of them together."""
-    if found.recorded is None:
-        return ()
-    from vla_cl.data.preflight import inspect_dataset, require_alike
-
-    first = {source.root: source for listed in found.recorded.values() for source in listed}
-    cache = Path(settings["cache_dir"]) / "frames"
-    reports = tuple(inspect_dataset(root, source.cameras, cache) for root, source in first.items())
-    options = settings.get("data") or {}
-    check_fps = options.get("check_fps", True)
-    require_alike(reports, check_fps)
-    if found.evaluable:
-        if check_fps:
-            _require_rate(found, reports)
-        if options.get("check_orientation", True) and settings["stream"].get("check_orientation", True):
-            from vla_cl.rollout.orientation import check_orientation
-
-            check_orientation(found.suite, found.stream.tasks, found.recorded, orientation_setting(settings))
-    return reports
-
-
-def orientation_setting(settings: Settings) -> str:
-    """Which setting leaves the comparison of pictures out."""
-    return "stream.check_orientation" if "check_orientation" in settings["stream"] else "data.check_orientation"
-
-
-def _require_rate(found: Sources, reports: Sequence[DatasetReport]) -> None:
-    """Data of one rate, acted out at another, move the arm too fast or too slowly."""
-    suite = found.suite.spec
-    of = {report.root: report for report in reports}
-    for task in found.evaluable:
-        for source in (found.recorded or {})[task.id]:
-            report = of[source.root]
-            if suite.fps and abs(report.fps / suite.fps - 1) > 0.01:
-                raise ConfigurationError(
-                    f"the dataset {report.shown} has {report.fps:g} frames a second, suite {found.suite.name!r} takes "
-                    f"{suite.fps:g} actions a second, so every movement would have another speed; use data of "
-                    f"{suite.fps:g} fps, suite=none, or data.check_fps=false to accept it"
-                )
-
-
-def _specification(found: Sources, reports: Sequence[DatasetReport]) -> InterfaceSpec:
-    """What the policy will learn from: the first dataset's, which all others are like, or what the suite records."""
-    if found.recorded is None:
-        return found.suite.spec
-    first: Source = found.recorded[found.stream.experiences[0].tasks[0].id][0]
-    return next(report.spec for report in reports if report.root == first.root)
-
-
-def _policy(
-    settings: Settings, found: Sources, data: InterfaceSpec, method: Method, evaluation: EvaluationSettings
-) -> PolicySettings:
+def _policy(settings: Settings, examined: Examined, method: Method, evaluation: EvaluationSettings) -> PolicySettings:
     """The policy's settings, if it can be made and fits data, suite and method."""
-    from vla_cl.models.planned import planned_spec, possible_abilities, warm_spec
+    from vla_cl.models.planned import possible_abilities, warm_spec
     from vla_cl.policy_settings import policy_settings
 
+    found, data = examined.found, examined.spec
     told = [task.instruction for task in found.stream.tasks]
     policy = policy_settings(settings, data, bool(found.evaluable), told)
-    spec = planned_spec(policy.kind, data)
+    spec = replace(data, any_size=policy.any_size)
     if policy.warm_start is not None:
         spec = warm_spec(Path(policy.warm_start), spec)
         require_fit(spec, data, f"warm_start={short(policy.warm_start)}")
@@ -186,12 +157,14 @@ def _policy(
     return policy
 
 
-def _check_room(found: Sources, reports: Sequence[DatasetReport], cache: Path, settings: Settings) -> None:
+def _check_room(examined: Examined, cache: Path, settings: Settings) -> None:
     """Decoded pictures of all tasks must fit on the cache's disk."""
     from vla_cl.data.preflight import require_room
 
+    found = examined.found
     if found.recorded is not None:
-        require_room(reports, cache / "frames")
+        if not found.remote:  # otherwise `_check_before_download` asks for both
+            require_room(examined.reports, cache / "frames")
         return
     options = settings["demonstrations"]
     pixels = sum(height * width for height, width in found.suite.spec.cameras.values())

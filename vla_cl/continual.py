@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from vla_cl import checkpoint
 from vla_cl.checkpoint import Progress
-from vla_cl.data.dataset_folder import spec_of
-from vla_cl.data.frames import Frames
+from vla_cl.data.frames import Frames, spec_of_all
 from vla_cl.data.normalisation import frozen_statistics
 from vla_cl.data.reused_memory import memory_of, reused_memory
 from vla_cl.data.run_data import require_unchanged
@@ -213,7 +212,7 @@ class ContinualRun:
 
     def _new_model(self) -> VlaModel:
         first = self._stream.experiences[0]
-        spec = spec_of(self._sources_of(first)[0])
+        spec = spec_of_all(self._sources_of(first))
         if (named := self._policy.warm_start) is not None:
             self._passed_over += self._policy.passed_over
             adapt = partial(fit_to_data, fields=self._policy.fields, spec=spec, where=named)
@@ -235,6 +234,7 @@ class ContinualRun:
     ) -> Progress:
         data = self._data(experience, model)
         require_fit(model.spec, data.spec, "the policy")
+        model.complete_conventions(data.spec)
         total = self._training.steps * len(experience.tasks)
         points = curve_steps(total, self._evaluation.curve_points)
         rolled_out = progress

@@ -11,7 +11,7 @@ from vla_cl.continual import choose_device
 from vla_cl.location import find_policy
 from vla_cl.models.chosen import PolicySettings
 from vla_cl.models.instructions import require_told_apart
-from vla_cl.models.policy_config import check_buildable, horizon, policy_config, predicted_actions
+from vla_cl.models.policy_config import check_buildable, horizon, policy_config, predicted_actions, resizes
 from vla_cl.models.stored_policy import noted_conventions
 from vla_cl.models.warm_start import fit_to_data, require_type, sizes, stored_config
 from vla_cl.rollout.compatibility import SAME_RATE
@@ -64,7 +64,9 @@ def policy_settings(
     known = (require_told_apart(config, instructions), _other_rate(warm_start, spec))
     check_buildable(config, fresh=warm_start is None)
     notes = tuple(note for note in known if note is not None)
-    return PolicySettings(kind, fields, warm_start, settings["normalisation"], device, passed_over, notes)
+    return PolicySettings(
+        kind, fields, warm_start, settings["normalisation"], device, passed_over, resizes(config), notes
+    )
 
 
 def _other_rate(warm_start: str | None, data: InterfaceSpec) -> str | None:

@@ -41,7 +41,7 @@ def demonstrations(
 
 def collect_command(settings: Settings) -> list[Path]:
     """Record the demonstrations of a stream's tasks; the dataset folders."""
-    found = sources(settings)
+    found = sources(settings, metadata_only=True)
     if found.recorded is not None:
         raise ConfigurationError("this stream is made of recorded datasets; there is nothing to collect")
     located = demonstrations(settings, found.own_suite, found.stream.tasks)

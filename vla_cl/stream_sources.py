@@ -13,8 +13,9 @@ from typing import Any
 
 from vla_cl.compose import Settings, build
 from vla_cl.data.cameras import Camera, Pairs, parse_cameras, suite_cameras
-from vla_cl.data.location import dataset_roots
-from vla_cl.data.recorded import evaluable, matched, recorded_tasks, sources_of
+from vla_cl.data.hub import HubDataset
+from vla_cl.data.location import dataset_roots, find_datasets
+from vla_cl.data.recorded import Recorded, evaluable, matched, recorded_tasks, sources_of
 from vla_cl.data.source import Source
 from vla_cl.data.streams import RecordedStream, recorded_stream, suite_stream
 from vla_cl.interfaces import Suite
@@ -36,6 +37,7 @@ class Sources:
         suite_cameras: The policy's and the suite's names of the cameras; None: all, by their own names.
         roots: Every dataset that was named, in order.
         notes: One sentence for whatever somebody should know before the run starts.
+        remote: The datasets of the hub of which only the metadata are here.
     """
 
     suite: Suite
@@ -45,6 +47,7 @@ class Sources:
     suite_cameras: Pairs | None = None
     roots: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    remote: tuple[HubDataset, ...] = ()
 
     @property
     def evaluable(self) -> tuple[Task, ...]:
@@ -53,8 +56,12 @@ class Sources:
         return tuple(task for task in self.stream.tasks if task.id in known)
 
 
-def sources(settings: Settings) -> Sources:
+def sources(settings: Settings, metadata_only: bool = False) -> Sources:
     """Suite, stream and data of the settings; imports no simulator and no torch unless datasets are given.
+
+    Args:
+        settings: Composed from ``conf/config.yaml``.
+        metadata_only: Download no more than the metadata of datasets that lie on the hub, and believe them.
 
     Raises:
         ConfigurationError: A task, a class, a dataset, a camera or an argument is wrong.
@@ -64,19 +71,29 @@ def sources(settings: Settings) -> Sources:
     expected = expected_cameras(settings.get("warm_start") if wanted else None, own)
     pairs = renamed_cameras(own, wanted, expected)
     suite = RenamedSuite(own, pairs) if pairs else own
+    own_stream = None if "datasets" in settings["stream"] else _stream_of_suite(settings, own)
     given = settings.get("data") or {}
-    named = ("data.datasets", given.get("datasets"))
-    same = given.get("same_instruction", "merge")
-    if "datasets" in settings["stream"]:
-        roots = dataset_roots([("stream.datasets", settings["stream"]["datasets"]), named])
-        found = _stream_of_datasets(settings, suite, roots, wanted, expected, same)
-        return Sources(suite, own, found.stream, found.sources, pairs, tuple(roots), found.notes)
-    stream = _stream_of_suite(settings, own)
-    roots = dataset_roots([named])
-    if not roots:
-        return Sources(suite, own, stream, None, pairs)
-    recorded = recorded_tasks(roots, wanted, expected, same)
-    return Sources(suite, own, stream, sources_of(stream.tasks, recorded), pairs, tuple(roots), recorded.notes)
+    named = [("data.datasets", given.get("datasets"))]
+    if own_stream is None:
+        named.insert(0, ("stream.datasets", settings["stream"]["datasets"]))
+    roots, remote = _located(named, metadata_only)
+    if own_stream is not None and not roots:
+        return Sources(suite, own, own_stream, None, pairs)
+    declared = {dataset.root for dataset in remote}
+    recorded = recorded_tasks(roots, wanted, expected, given.get("same_instruction", "merge"), declared)
+    if own_stream is None:
+        found = _stream_of_datasets(settings, suite, recorded)
+    else:
+        found = RecordedStream(own_stream, sources_of(own_stream.tasks, recorded), recorded.notes)
+    return Sources(suite, own, found.stream, found.sources, pairs, tuple(roots), found.notes, remote)
+
+
+def _located(named: Sequence[tuple[str, object]], metadata_only: bool) -> tuple[list[Path], tuple[HubDataset, ...]]:
+    """The folders of all datasets, and those that have only metadata there."""
+    if not metadata_only:
+        return dataset_roots(named), ()
+    places = find_datasets(named)
+    return [place.root for place in places], tuple(place.remote for place in places if place.remote is not None)
 
 
 def under_policy_names(suite: Suite, cameras: object, policy: str | None) -> Suite:
@@ -116,16 +133,9 @@ def expected_cameras(warm_start: str | None, suite: Suite) -> tuple[str, ...]:
     return tuple(map(str, inputs)) if isinstance(inputs, dict) else ()
 
 
-def _stream_of_datasets(
-    settings: Settings,
-    suite: Suite,
-    roots: Sequence[Path],
-    wanted: Sequence[Camera],
-    expected: Sequence[str],
-    same: str,
-) -> RecordedStream:
+def _stream_of_datasets(settings: Settings, suite: Suite, recorded: Recorded) -> RecordedStream:
     stream, available = settings["stream"], suite.tasks()
-    recorded = matched(recorded_tasks(roots, wanted, expected, same), available, suite.name)
+    recorded = matched(recorded, available, suite.name)
     found = recorded_stream(
         stream["name"],
         recorded,

@@ -38,6 +38,23 @@ def test_a_dataset_is_read_as_it_is_with_and_without_brackets(path):
         assert compose(["stream=datasets", f"stream.datasets=[{path},/z]"])["stream"]["datasets"] == [path, "/z"]
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("/a/\\${x}", ["/a/${x}"]),
+        ("['/a/\\${x}']", ["/a/${x}"]),
+        ("/a ", ["/a"]),
+        ('["/a,b ",/c]', ["/a,b ", "/c"]),
+        ("['[a]','/b(c']", ["[a]", "/b(c"]),
+        ("""["'a'"]""", ["'a'"]),
+        ("[a]", ["a"]),
+        ("'a'", ["a"]),
+    ],
+)
+def test_what_a_dataset_is_called_with_quotes_and_without(typed, meant):
+    assert compose(["stream=datasets", f"stream.datasets={typed}"])["stream"]["datasets"] == meant
+
+
 @pytest.mark.parametrize("text", [*PATHS, "", "a\\\\'", "''", '""'])
 def test_quoting_is_undone_by_the_reader(text):
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -97,6 +114,7 @@ def test_a_name_too_long_for_the_disk():
         ("stream.tasks=reach", ["stream", "tasks"], ["reach"]),
         ("stream.tasks=reach,push", ["stream", "tasks"], ["reach", "push"]),
         ("tracking.trackers=wandb", ["tracking", "trackers"], ["wandb"]),
+        ("cameras={top: 相机}", ["cameras"], {"top": "相机"}),
         ("training.steps=1e3", ["training", "steps"], 1000),
         ("training.steps=2.0", ["training", "steps"], 2),
         ("device=cuda:1", ["device"], "cuda:1"),
@@ -110,6 +128,19 @@ def test_what_is_meant_is_understood(override, path, value):
         found = found[key]
     assert found == value
     assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("[{name: x, tasks: [放下, lift (it)]}]", [{"name": "x", "tasks": ["放下", "lift (it)"]}]),
+        ("[{name: it's, tasks: ['a, b', a: b]}]", [{"name": "it's", "tasks": ["a, b", "a: b"]}]),
+        ("[{name: x, tasks: [reach]}, {name: y, tasks: [push]}]",
+         [{"name": "x", "tasks": ["reach"]}, {"name": "y", "tasks": ["push"]}]),
+    ],
+)  # fmt: skip
+def test_groups_of_tasks_need_no_quotes(typed, meant):
+    assert compose(["stream=datasets", f"stream.experiences={typed}"])["stream"]["experiences"] == meant
 
 
 SAID = [
@@ -131,6 +162,8 @@ SAID = [
     (["train", "policy=null"], "a run needs a policy"),
     (["train", "method.memory=25MB"], "method.memory"),
     (["train", "method=er", "method.memory=25MB"], "{budget: 25 MB}"),
+    (["train", "stream=datasets", "stream.experiences=[{name: x, tasks: [a}]"], "must be null or a list like [a,b]"),
+    (["train", "stream.experiences=[{name: x, tasks [a]}]"], "close every bracket, and quote each text inside"),
     (["train", "a=b=c"], """'a="b=c"'"""),
     (["train", "training.steps=(3"], """'training.steps="(3"'"""),
     (["train", "tracking.trackers=[wandbb]"], "unknown tracker 'wandbb'"),

@@ -207,6 +207,11 @@ def outside_picture(root):
     return column(FRONT, at(0, {"bytes": None, "path": "../../../etc/hostname"}))(root)
 
 
+def faster(root):
+    """Times of 12 frames a second."""
+    return column("timestamp", lambda v: [(row % LENGTH) / 12 for row in range(len(v))])(root)
+
+
 def nothing(root):
     """The dataset as it is."""
 
@@ -238,6 +243,10 @@ CASES = [
     Case("fewer frames promised", Refused(("19", "20")), info(total_frames=19)),
     Case("no number of frames", Refused(("total_frames",)), info(total_frames=None)),
     Case("frames as text", Refused(("total_frames",)), info(total_frames="20")),
+    Case("more episodes promised", Refused(("99 episodes", "has 4")), info(total_episodes=99)),
+    Case("fewer episodes promised", Refused(("3 episodes", "has 4")), info(total_episodes=3)),
+    Case("episodes in words", Refused(("total_episodes", "four")), info(total_episodes="four")),
+    Case("no number of episodes", Learnt(), info(total_episodes=None)),
     Case("no features", Refused(("features",)), info(features=None)),
     Case("features as a list", Refused(("features",)), info(features=[])),
     Case("format v2.1", Refused(("v2.1", "convert")), info(codebase_version="v2.1")),
@@ -254,7 +263,8 @@ CASES = [
     Case("negative shape", Refused(("action",)), feature("action", shape=[-4])),
     Case("shape as text", Refused(("action",)), feature("action", shape="four")),
     Case("no action", Refused(("action",)), lambda root: edit_info(root, lambda i: i["features"].pop("action"))),
-    Case("no state declared", Learnt(), lambda root: edit_info(root, lambda i: i["features"].pop("observation.state"))),
+    Case("no state declared", Learnt(notes=("learnt without a state",)),
+         lambda root: edit_info(root, lambda i: i["features"].pop("observation.state"))),
     Case("camera declares another size", Learnt(notes=("declares 10x10",)), feature(FRONT, shape=[10, 10, 3])),
     Case("camera without names", Learnt(), feature(FRONT, names=None)),
     Case("names as a dictionary", Learnt(), feature("action", names={"motors": ["a", "b", "c", "d"]})),
@@ -290,6 +300,8 @@ CASES = [
     Case("an episode's length is wrong", Refused(("episode 1", "5", "6")),
          episode_table(lambda t: t.assign(length=[5, 6, 5, 5]))),
     Case("an episode is missing", Refused(("episode 3",)), episode_table(lambda t: t.iloc[:3])),
+    Case("an episode without rows, in the number of frames too", Refused(("episode 3",)),
+         both(rows(lambda t: t.slice(0, 15)), info(total_frames=15))),
     # --- rows
     Case("no data folder", Refused(("data/",)), remove("data")),
     Case("data file is a Git LFS pointer", Refused(("Git LFS pointer",)), pointer(data_file)),
@@ -318,6 +330,11 @@ CASES = [
     Case("NaN as a time", Refused(("timestamp",)), column("timestamp", at(2, float("nan")))),
     Case("times running backwards", Refused(("timestamp",)), column("timestamp", at(3, 0.0))),
     Case("times of another rate", Refused(("fps",)), column("timestamp", lambda v: [2 * x for x in v])),
+    Case("times of a rate that is near", Refused(("10 fps", "12 fps", "data.check_fps=false")), faster),
+    Case("times of a rate that is near, accepted", Learnt(), faster,
+         settings={"data": {"datasets": [], "same_instruction": "merge", "check_fps": False}}),
+    Case("times of 9.95 frames a second", Learnt(),
+         column("timestamp", lambda v: [(row % LENGTH) / 9.95 for row in range(len(v))])),
     Case("no times", Refused(("timestamp",)), rows(lambda t: t.drop_columns(["timestamp"]))),
     Case("no actions", Refused(("action",)), rows(lambda t: t.drop_columns(["action"]))),
     Case("a column more", Learnt(), rows(lambda t: t.append_column("note", pa.array(["x"] * len(t))))),

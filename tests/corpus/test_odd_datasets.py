@@ -11,10 +11,10 @@ import pytest
 from odd_corpus import CASES, EPISODE_TASKS, FRONT, LENGTH, TASKS, WRIST, Refused
 from odd_datasets import make_dataset, numbered
 
-from vla_cl.check import check_data
 from vla_cl.compose import compose
 from vla_cl.data.frames import Frames
 from vla_cl.data.source import Source
+from vla_cl.data_check import check_data
 from vla_cl.types import ConfigurationError
 
 SIZES = {FRONT: (24, 32), WRIST: (16, 16)}
@@ -50,9 +50,9 @@ def test_it_is_learnt_right_or_refused(case, bases, settings, tmp_path):
     if isinstance(case.expected, Refused):
         require_sentence(chosen, case.expected.words)
     else:
-        found, reports = check_data(chosen)
-        require_learnt(found, root, case.expected, tmp_path / "cache", bases[case.base])
-        said = " ".join(note for report in reports for note in report.notes)
+        examined = check_data(chosen)
+        require_learnt(examined.found, root, case.expected, tmp_path / "cache", bases[case.base])
+        said = " ".join(examined.notes)
         assert all(word in said for word in case.expected.notes)
         shutil.rmtree(tmp_path / "cache")
     assert time.process_time() - began < SECONDS  # processor time: what else runs here does not count

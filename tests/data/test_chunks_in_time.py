@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from odd_datasets import CAMERA, data_file, edit_rows, edit_table, episodes_file, make_dataset, set_column
+from odd_datasets import CAMERA, data_file, edit_info, edit_rows, edit_table, episodes_file, make_dataset, set_column
 
 from vla_cl.data.frames import Frames
 from vla_cl.data.source import Source
@@ -136,6 +136,7 @@ def test_episodes_of_one_frame_between_others(tmp_path):
     places = {"dataset_from_index": [0, 3, 4], "dataset_to_index": [3, 4, 10]}
     three = {"episode_index": [0, 1, 2], "length": [3, 1, 6], **places}
     edit_table(episodes_file(root), lambda table: table.loc[[0, 0, 0]].reset_index(drop=True).assign(**three))
+    edit_info(root, lambda info: info.update(total_episodes=3))
     found = chunks(Frames([Source(root)], tmp_path / "cache", range(4)))
     assert found[1.0] == [1.0, 2.0] and found[3.0] == [3.0] and found[8.0] == [8.0, 9.0]
 

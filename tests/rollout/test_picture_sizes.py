@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from evaluation_commands import POLICIES, SPEC
 
-from vla_cl.models.planned import planned_spec
+from vla_cl.models.policy_config import resizes
 from vla_cl.models.policy_types import RESIZES, USABLE
 from vla_cl.models.vla import VlaModel, policy_config
 from vla_cl.models.warm_start import fit_to_data
@@ -51,7 +51,13 @@ def test_a_policy_that_resizes_takes_any_size():
 
 @pytest.mark.parametrize("kind", USABLE)
 def test_it_is_known_beforehand(kind):
-    assert planned_spec(kind, SPEC).any_size is (kind in RESIZES)
+    fields = {"vlm_config": {}} if kind == "eo1" else {}  # else it asks the hub
+    assert resizes(policy_config(kind, fields | {"n_obs_steps": 1}, SPEC, "cpu")) is (kind in RESIZES)
+
+
+def test_one_that_is_told_to_what_it_resizes_takes_any_size():
+    fields = {"n_obs_steps": 1, "pretrained_backbone_weights": None, "resize_shape": [32, 32]}
+    assert resizes(policy_config("diffusion", fields, SPEC, "cpu"))
 
 
 def test_a_warm_start_follows_the_data_or_is_refused():

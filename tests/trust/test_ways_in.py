@@ -61,7 +61,7 @@ ALLOWED = {
     ("vla_cl/bench/row.py", "importlib.import_module"): "a row of the bench, from the table in its code",
     ("vla_cl/bench/stock_lerobot.py", "PreTrainedConfig.from_pretrained"): "a policy that the bench has just written",
     ("vla_cl/compose.py", "importlib.import_module"): "the class of a setting: ours, or of a package under plugins",
-    ("vla_cl/data/location.py", "snapshot_download"): "datasets of the hub, looked at when they lie on this disk",
+    ("vla_cl/data/hub.py", "snapshot_download"): "datasets of the hub, looked at when they lie on this disk",
     ("vla_cl/doctor.py", "av.open"): "a film that the doctor has just encoded",
     ("vla_cl/memory/record.py", "zlib.decompressobj"): "asked for at most as many bytes as a unit ever has",
     ("vla_cl/memory/selection.py", "importlib.import_module"): "a rule from the list of files of vla_cl.memory.rules",

@@ -11,11 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from vla_cl.trust.text import harmless
+from vla_cl.types import ConfigurationError
+
 WHAT = ("startup", "training", "learning", "rollout", "methods", "preflight")
+WITHOUT_SETTINGS = ("startup", "preflight")
+"""What is measured in one way only."""
 
 
 def main(what: str, overrides: Sequence[str], folders: Sequence[Path] = ()) -> int:
-    """Measure, print, and store ``outputs/bench/<what>.json``.
+    """Measure, print, and store ``outputs/bench/<what>.json``, or the file that ``output=`` names.
 
     Args:
         what: One of `WHAT`.
@@ -24,6 +29,9 @@ def main(what: str, overrides: Sequence[str], folders: Sequence[Path] = ()) -> i
 
     Returns:
         0 if the goals are reached, else 1.
+
+    Raises:
+        ConfigurationError: A setting does not exist, or the measurement has none.
     """
     if what == "methods":
         from vla_cl.bench import rollout
@@ -44,13 +52,24 @@ def main(what: str, overrides: Sequence[str], folders: Sequence[Path] = ()) -> i
         "learning": learning.learning,
         "preflight": preflight.preflight,
     }
-    measure = measures[what]
-    result = measure(overrides, folders)
+    path, others = _output(what, overrides)
+    result = measures[what](others, folders)
     result |= {"machine": machine("cpu"), "versions": versions()}
-    path = Path("outputs") / "bench" / f"{what}.json"
     write_json(path, result)
     for key, value in result.items():
         if key not in ("versions", "machine"):
             print(f"{key:28s} {value}")
     print(f"stored in {path}")
     return 0 if result["holds"] else 1
+
+
+def _output(what: str, overrides: Sequence[str]) -> tuple[Path, list[str]]:
+    """Where results are stored, and the overrides that are about something else."""
+    from vla_cl.compose import compose
+    from vla_cl.settings.overrides import split
+
+    others = [item for item in overrides if split(item)[1] != "output"]
+    if others and what in WITHOUT_SETTINGS:
+        raise ConfigurationError(f"bench {what} has no setting but output=FILE; leave {harmless(others[0], 80)!r} out")
+    settings = compose([item for item in overrides if item not in others], root="bench")
+    return Path(settings["output"] or Path("outputs") / "bench" / f"{what}.json"), others

@@ -19,7 +19,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from vla_cl.data.dataset_info import CameraFeature, camera_features, read_info, vector_size
+from vla_cl.data.dataset_info import (
+    REMEDY,
+    CameraFeature,
+    camera_features,
+    joint_names,
+    read_info,
+    unused_vectors,
+    vector_size,
+)
 from vla_cl.data.dataset_rows import ROWS_AT_ONCE, RowTable, data_files, read_batches, read_column, read_rows
 from vla_cl.data.episode_table import read_episodes
 from vla_cl.data.identity import identity
@@ -106,7 +114,24 @@ class DatasetFolder:
                 )
         for number, text in self.instructions_without_frames.items():
             notes.append(f"{short(self.root)}: task {number} ({harmless(text, 60)!r}) has no frames and is left out")
+        unused = harmless(", ".join(unused_vectors(self.features, (STATE, *self._camera_features))), 80)
+        if STATE not in self.features:
+            but = f" (not used: {unused})" if unused else ""
+            notes.append(f"{short(self.root, 80)} has no {STATE}, so it is learnt without a state{but}")
+        elif unused:
+            notes.append(f"{short(self.root, 80)}: not used: {unused}; the state is {STATE}")
         return tuple(notes)
+
+    @property
+    def joints(self) -> dict[str, tuple[str, ...]]:
+        """The names of the numbers of states and actions, in order, where the metadata tell them one by one."""
+        found = {key: self._names_of(key) for key in (STATE, ACTION) if key in self.features}
+        return {key: names for key, names in found.items() if names is not None}
+
+    @property
+    def robot(self) -> str | None:
+        """Which robot it was, where the metadata tell."""
+        return _text(self.info.get("robot_type"))
 
     @property
     def spec(self) -> InterfaceSpec:
@@ -163,7 +188,22 @@ class DatasetFolder:
     def rows(self) -> RowTable:
         """Episode, frame, time and task of every row, in the order of the global frame index, checked."""
         promised = int(self.info["total_frames"])
-        return read_rows(self.root, promised, self.fps, self.episodes, list(self.tasks))
+        found = read_rows(self.root, promised, self.fps, self.episodes, list(self.tasks))
+        self.require_episodes()
+        return found
+
+    def require_episodes(self) -> None:
+        """Refuse another number of episodes than the description promises.
+
+        Raises:
+            ConfigurationError: They differ.
+        """
+        promised = self.info.get("total_episodes")
+        if promised is not None and promised != len(self.episodes):
+            raise ConfigurationError(
+                f"the dataset {short(self.root)} promises {promised} episodes in meta/info.json, meta/episodes has "
+                f"{len(self.episodes)}; {REMEDY}"
+            )
 
     @cached_property
     def statistics(self) -> dict[str, Any]:
@@ -260,6 +300,9 @@ class DatasetFolder:
             for key, feature in self._camera_features.items()
         }
 
+    def _names_of(self, key: str) -> tuple[str, ...] | None:
+        return joint_names(self.features[key], self._size_of(key))
+
     def _size_of(self, key: str) -> int:
         if key not in self.features:
             found = harmless(", ".join(sorted(self.features)), 120)
@@ -280,13 +323,17 @@ class DatasetFolder:
         return picture
 
 
-def spec_of(source: Source) -> InterfaceSpec:
+def spec_of(source: Source, opened: DatasetFolder | None = None) -> InterfaceSpec:
     """What a source holds: its dataset's spec with the cameras that it chooses, by the names that it gives them.
+
+    Args:
+        source: The part of a dataset.
+        opened: The dataset, if it has been opened already.
 
     Raises:
         ConfigurationError: The dataset cannot be read, or lacks a camera.
     """
-    folder = DatasetFolder(source.root)
+    folder = opened or DatasetFolder(source.root)
     spec = folder.spec
     chosen = {here: spec.cameras[there] for here, there in camera_names(folder, source).items()}
     return replace(spec, cameras=chosen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ REMEDY = "copy or download the dataset again"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 
+_NUMBERS = ("float", "int", "uint", "bool")
 _VECTOR = 65_536  # most numbers in a state or an action
 _FRAMES = 10**9
 
@@ -58,6 +59,8 @@ def read_info(root: Path) -> dict[str, Any]:
     _require_version(root, info.get("codebase_version"))
     _require_number(root, "fps", info.get("fps"), least=1e-3, most=1e5)
     _require_number(root, "total_frames", info.get("total_frames"), least=0, most=_FRAMES, whole=True)
+    if info.get("total_episodes") is not None:
+        _require_number(root, "total_episodes", info["total_episodes"], least=0, most=_FRAMES, whole=True)
     if not isinstance(info.get("features"), dict):
         raise ConfigurationError(f"{short(root)}: meta/info.json has no table `features`; {REMEDY}")
     info["features"] = {
@@ -87,6 +90,34 @@ def vector_size(root: Path, key: str, feature: Mapping[str, Any]) -> int:
             f"{short(root)}: the feature {harmless(key, 60)!r} has {size} numbers a frame, at most {_VECTOR} are read"
         )
     return size
+
+
+def joint_names(feature: Mapping[str, Any], size: int) -> tuple[str, ...] | None:
+    """The names of a feature's numbers, in order; None where they are not told one by one.
+
+    Args:
+        feature: Its description in ``meta/info.json``.
+        size: How many numbers it has.
+    """
+    names: Any = feature.get("names")
+    if isinstance(names, Mapping):
+        lists = [value for value in names.values() if isinstance(value, list)]
+        places = {value: key for key, value in names.items() if isinstance(value, int)}
+        if len(names) == len(lists) == 1:  # {"motors": [...]}
+            names = lists[0]
+        elif sorted(places) == list(range(len(names))):  # {"x": 0, "y": 1}
+            names = [places[number] for number in range(len(names))]
+    right = isinstance(names, list) and len(names) == size and all(isinstance(name, str) for name in names)
+    return tuple(names) if right and len(set(names)) == size else None
+
+
+def unused_vectors(features: Mapping[str, Mapping[str, Any]], used: Collection[str]) -> list[str]:
+    """Columns of numbers that were observed, besides those that are used."""
+    return [
+        key
+        for key, feature in features.items()
+        if key.startswith("observation.") and key not in used and str(feature["dtype"]).startswith(_NUMBERS)
+    ]
 
 
 def camera_features(root: Path, features: Mapping[str, Mapping[str, Any]]) -> dict[str, CameraFeature]:

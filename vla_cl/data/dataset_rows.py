@@ -61,6 +61,16 @@ class RowTable:
         """Where a row is, in words."""
         return f"episode {self.episode[row]}, frame {self.frame[row]}"
 
+    @property
+    def rate(self) -> float | None:
+        """Rows per second by their times: lost frames do not count, rounded times do not matter; None: no two rows."""
+        steps = np.diff(self.seconds)[np.diff(self.episode) == 0]
+        steps = steps[steps > 0]
+        if not len(steps):
+            return None
+        usual = np.median(steps)
+        return float(1 / steps[np.abs(steps - usual) < usual / 2].mean())
+
     def follows(self, fps: float) -> NDArray[np.bool_]:
         """Whether each row is the one before it gone on in time: same episode, next frame, one step later."""
         result = np.zeros(len(self), dtype=bool)
@@ -239,6 +249,12 @@ def _check_episodes(root: Path, table: RowTable, episodes: pd.DataFrame) -> None
                 f"{short(root)}: episode {number} has {count} frames in the data files, {promised[number]} by "
                 f"meta/episodes; {REMEDY}"
             )
+    missing = sorted(number for number in promised.keys() - set(found.tolist()) if promised[number])
+    if missing:
+        raise ConfigurationError(
+            f"{short(root)}: meta/episodes promises {promised[missing[0]]} frames of episode {missing[0]}, of which "
+            f"the data files have none ({len(missing)} episodes without frames); {REMEDY}"
+        )
 
 
 def _check_times(root: Path, table: RowTable, fps: float) -> None:

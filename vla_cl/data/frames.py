@@ -13,12 +13,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vla_cl.data.agreement import Described, agreed
 from vla_cl.data.dataset_folder import ACTION, STATE, DatasetFolder, camera_names, spec_of
 from vla_cl.data.frame_cache import Pictures
 from vla_cl.data.source import Source
 from vla_cl.interfaces import Data
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import Batch, ConfigurationError, InterfaceSpec
+
+Range = tuple[list[float], list[float]]
+"""Smallest and largest value of each dimension."""
 
 
 class Frames(Data):
@@ -46,11 +50,8 @@ class Frames(Data):
         if not sources:
             raise ConfigurationError("an experience needs at least one dataset; none was given")
         folders = [DatasetFolder(source.root) for source in sources]
-        specs = [spec_of(source) for source in sources]
-        self.spec = specs[0]
-        for source, spec in zip(sources, specs, strict=True):
-            _require_alike(sources[0], self.spec, source, spec)
-        self.action_range = folders[0].action_range
+        self.spec = spec_of_all(sources)
+        self.action_range = _range_of_all([folder.action_range for folder in folders])
         self._action_offsets = np.asarray(action_offsets, dtype=np.int64)
         self._observation_offsets = None if observation_offsets is None else np.asarray(observation_offsets)
         self._parts = [_Part.load(folder, source, cache) for folder, source in zip(folders, sources, strict=True)]
@@ -141,6 +142,25 @@ class Frames(Data):
         return [sum(counts[:number]) for number in range(len(counts))]
 
 
+def spec_of_all(sources: Sequence[Source]) -> InterfaceSpec:
+    """What sources hold together. Rates are not compared: whether they may differ, the pre-flight has asked.
+
+    Raises:
+        ConfigurationError: They do not fit together, as of `vla_cl.data.agreement.agreed`.
+    """
+    found = [Described(short(source.root, 60), spec_of(source)) for source in sources]
+    return agreed(found, check_fps=False)
+
+
+def _range_of_all(ranges: Sequence[Range | None]) -> Range | None:
+    """The range of actions that holds those of all recordings that tell theirs."""
+    told = [found for found in ranges if found is not None]
+    if not told:
+        return None
+    low, high = np.min([one[0] for one in told], axis=0), np.max([one[1] for one in told], axis=0)
+    return low.tolist(), high.tolist()
+
+
 @dataclass(frozen=True)
 class _Part:
     """The rows of one source."""
@@ -201,22 +221,3 @@ def _stretches(
     number = np.repeat(np.arange(len(begins)), lengths)
     first = begins[number]
     return first, first + lengths[number] - 1, number
-
-
-def _require_alike(first: Source, spec: InterfaceSpec, other: Source, found: InterfaceSpec) -> None:
-    """Refuse sources whose samples cannot stand in one batch; the message says in what they differ."""
-    if found == spec:
-        return
-    for name in ("cameras", "state_size", "action_size", "fps", "control_mode", "image_orientation", "render_profile"):
-        one, two = getattr(spec, name), getattr(found, name)
-        if one != two:
-            raise ConfigurationError(
-                f"datasets of one experience must agree in {name}, but {short(first.root, 60)} has {_shown(one)} and "
-                f"{short(other.root, 60)} has {_shown(two)}; choose others, or record them alike"
-            )
-
-
-def _shown(value: object) -> str:
-    if not isinstance(value, Mapping):
-        return str(value)
-    return harmless(", ".join(f"{key} {size[0]}x{size[1]}" for key, size in value.items()) or "none", 80)

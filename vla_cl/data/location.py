@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from vla_cl.data.hub import HUB_NAME, HubDataset, datasets_home, fetch_metadata, fetch_whole
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
-
-HUB_NAME = r"[\w][\w.-]*/[\w][\w.-]*"
-REVISIONS = ("v3.0", "main")
-"""LeRobot tags a dataset with the version of its format; those that are not tagged are taken as they are."""
 
 _INFO = Path("meta") / "info.json"
 
 
-def dataset_roots(settings: Sequence[tuple[str, object]]) -> list[Path]:
-    """The folders that ``stream.datasets`` and ``data.datasets`` name, those of the hub after all that are here.
+@dataclass(frozen=True)
+class Place:
+    """Where a dataset lies.
+
+    Attributes:
+        root: Its folder.
+        remote: Where the rest of it comes from, if only its metadata are here.
+    """
+
+    root: Path
+    remote: HubDataset | None = None
+
+
+def find_datasets(settings: Sequence[tuple[str, object]]) -> list[Place]:
+    """The datasets that ``stream.datasets`` and ``data.datasets`` name, those of the hub after all that are here.
+
+    Of what lies on the hub, the metadata are fetched.
 
     Args:
         settings: Name and value of each setting: a list of folders and hub names, or one of them as text.
@@ -28,13 +40,32 @@ def dataset_roots(settings: Sequence[tuple[str, object]]) -> list[Path]:
     """
     locations = [location for name, value in settings for location in _locations(name, value)]
     here = {location: folder for location in locations if (folder := local_root(location)) is not None}
-    found: dict[Path, Path] = {}
+    found: dict[Path, tuple[str, Place]] = {}
     for location in locations:
-        root = here[location] if location in here else fetched_root(location)
-        if (real := root.resolve()) in found:
-            raise ConfigurationError(f"the dataset {short(root)} is named twice; name each once")
-        found[real] = root
-    return list(found.values())
+        place = Place(here[location]) if location in here else _on_the_hub(location)
+        before = found.setdefault(place.root.resolve(), (location, place))
+        if before[1] is not place:
+            raise ConfigurationError(
+                f"one dataset is named twice, as {short(before[0], 80)} and as {short(location, 80)}; name each once"
+            )
+    return [place for _, place in found.values()]
+
+
+def dataset_roots(settings: Sequence[tuple[str, object]]) -> list[Path]:
+    """The folders of these datasets, downloaded where they are not here.
+
+    Args:
+        settings: As of `find_datasets`.
+
+    Raises:
+        ConfigurationError: As of `find_datasets`, or the download failed.
+    """
+    return [fetch_whole(place.remote) if place.remote else place.root for place in find_datasets(settings)]
+
+
+def _on_the_hub(name: str) -> Place:
+    dataset = fetch_metadata(name)
+    return Place(dataset.root, dataset)
 
 
 def local_root(location: str) -> Path | None:
@@ -59,48 +90,8 @@ def local_root(location: str) -> Path | None:
             f"{short(location)!r} is neither a LeRobotDataset folder (no meta/info.json in it) nor a hub name like "
             f"user/name{hint}"
         )
-    kept = _home() / location
+    kept = datasets_home() / location
     return kept if (kept / _INFO).is_file() else None
-
-
-def fetched_root(location: str) -> Path:
-    """Download a dataset from the hub, into LeRobot's cache; first its metadata, which are looked at before the rest.
-
-    Raises:
-        ConfigurationError: There is none, it cannot be reached, or it is of another format.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
-
-    from vla_cl.data.dataset_folder import DatasetFolder  # pandas and PyAV
-
-    def fetch(revision: str, *parts: str) -> Path:
-        return Path(
-            snapshot_download(
-                location,
-                repo_type="dataset",
-                revision=revision,
-                cache_dir=_home() / "hub",
-                allow_patterns=[f"{part}/*" for part in parts],
-            )
-        )
-
-    try:
-        for revision in REVISIONS:
-            try:
-                root = fetch(revision, "meta")
-            except RevisionNotFoundError:
-                continue
-            if not (root / _INFO).is_file():
-                raise ConfigurationError(f"{location!r} on the hub is no LeRobotDataset: it has no meta/info.json")
-            DatasetFolder(root)
-            return fetch(revision, "meta", "data", "videos", "images")
-    except (OSError, HFValidationError) as error:
-        raise ConfigurationError(
-            f"{location!r} is not a folder here and could not be fetched from the hub ({_first_line(error)}); check "
-            "the name and the connection, or copy the dataset and give its folder"
-        ) from error
-    raise ConfigurationError(f"{location!r} on the hub has neither a tag v3.0 nor a branch main; give another dataset")
 
 
 def _locations(setting: str, value: object) -> list[str]:
@@ -113,13 +104,3 @@ def _locations(setting: str, value: object) -> list[str]:
             f"{harmless(repr(value), 80)}"
         )
     return list(listed)
-
-
-def _home() -> Path:
-    """LeRobot's own folder of datasets, as its ``HF_LEROBOT_HOME`` says."""
-    cache = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    return Path(os.environ.get("HF_LEROBOT_HOME") or cache / "lerobot").expanduser()
-
-
-def _first_line(error: Exception) -> str:
-    return harmless(" ".join(str(error).split()), 90)

@@ -8,7 +8,7 @@ and a full stop at the end are passed over there (`alike`), and what is learnt t
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,10 +46,12 @@ class Recorded:
     Attributes:
         tasks: In the order of the datasets and of each task table, those without frames left out.
         notes: One sentence for whatever somebody should know: what was left out, what learns together.
+        apart: Whether equal instructions of different datasets are a task each (``same_instruction=separate``).
     """
 
     tasks: tuple[RecordedTask, ...]
     notes: tuple[str, ...]
+    apart: bool = False
 
 
 def alike(instruction: str) -> str:
@@ -62,6 +64,7 @@ def recorded_tasks(
     cameras: Sequence[Camera] = (),
     expected_cameras: Iterable[str] = (),
     same_instruction: str = "merge",
+    declared: Collection[Path] = (),
 ) -> Recorded:
     """Read which tasks the datasets hold.
 
@@ -70,6 +73,7 @@ def recorded_tasks(
         cameras: Of the setting ``cameras``.
         expected_cameras: Cameras that a warm start or a suite knows (see `chosen_cameras`).
         same_instruction: One of `SAME_INSTRUCTION`.
+        declared: Roots of which only the metadata are here, and are believed.
 
     Raises:
         ConfigurationError: A dataset cannot be read, or lacks a camera; or two instructions have one id.
@@ -79,11 +83,12 @@ def recorded_tasks(
             f"data.same_instruction must be one of {', '.join(SAME_INSTRUCTION)}; got {same_instruction!r}"
         )
     from vla_cl.data.dataset_folder import DatasetFolder  # pandas and PyAV, which a suite's own stream does not need
+    from vla_cl.data.declared import DeclaredDataset
 
     expected_cameras = tuple(expected_cameras)
     found: dict[str, RecordedTask] = {}
     for root in roots:
-        folder = DatasetFolder(root)
+        folder = DeclaredDataset(root) if root in declared else DatasetFolder(root)
         pairs = chosen_cameras(cameras, folder.cameras, f"the dataset {short(root)}", expected_cameras)
         apart = (folder.identity,) if same_instruction == "separate" else ()
         for text in dict.fromkeys(folder.instructions.values()):
@@ -104,7 +109,7 @@ def recorded_tasks(
                 f"task {shown(item.instruction)} is in {len(item.sources)} datasets ({harmless(names, 100)}), learnt "
                 "together; data.same_instruction=separate keeps them apart"
             )
-    return Recorded(tuple(found.values()), tuple(notes))
+    return Recorded(tuple(found.values()), tuple(notes), same_instruction == "separate")
 
 
 def matched(recorded: Recorded, available: Sequence[Task], suite: str) -> Recorded:
@@ -116,7 +121,8 @@ def matched(recorded: Recorded, available: Sequence[Task], suite: str) -> Record
         suite: Its name, for messages.
 
     Raises:
-        ConfigurationError: More than one task of the suite has an instruction.
+        ConfigurationError: More than one task of the suite has an instruction, or datasets that shall stay apart have
+            the same task.
     """
     by_text: dict[str, list[Task]] = {}
     for task in available:
@@ -139,7 +145,9 @@ def matched(recorded: Recorded, available: Sequence[Task], suite: str) -> Record
         sources = tuple(replace(source, instruction=task.instruction) for source in item.sources)
         before = found.get(task.id, RecordedTask(task, (), item.instruction))
         found[task.id] = replace(before, sources=(*before.sources, *sources))
-    return Recorded(tuple(found.values()), tuple(notes))
+        if recorded.apart:
+            _require_one_dataset(task, found[task.id].sources)
+    return Recorded(tuple(found.values()), tuple(notes), recorded.apart)
 
 
 def evaluable(tasks: Sequence[Task], available: Sequence[Task], suite: str) -> str | None:
@@ -170,7 +178,8 @@ def sources_of(tasks: Sequence[Task], recorded: Recorded) -> dict[str, list[Sour
     """Where the data of a suite's tasks lie, found by their instructions (see `alike`).
 
     Raises:
-        ConfigurationError: A task has no data, or two tasks share an instruction.
+        ConfigurationError: A task has no data, two tasks share an instruction, or datasets that shall stay apart have
+            the same task.
     """
     sources: dict[str, list[Source]] = {}
     owner: dict[str, Task] = {}
@@ -184,6 +193,8 @@ def sources_of(tasks: Sequence[Task], recorded: Recorded) -> dict[str, list[Sour
             )
         fitting = [source for item in recorded.tasks if alike(item.instruction) == text for source in item.sources]
         sources[task.id] = [replace(source, instruction=task.instruction) for source in fitting]
+        if recorded.apart:
+            _require_one_dataset(task, sources[task.id])
     missing = [task for task in tasks if not sources[task.id]]
     if missing:
         first = missing[0]
@@ -193,6 +204,16 @@ def sources_of(tasks: Sequence[Task], recorded: Recorded) -> dict[str, list[Sour
             f"{_nearest(first.instruction, there)}; add its dataset, or leave it out with stream.tasks=[...]"
         )
     return sources
+
+
+def _require_one_dataset(task: Task, sources: Sequence[Source]) -> None:
+    """A suite's task is one task: its data cannot be two experiences, each with a row and a column of its own."""
+    roots = list(dict.fromkeys(source.root for source in sources))
+    if len(roots) > 1:
+        raise ConfigurationError(
+            f"{short(roots[0], 60)} and {short(roots[1], 60)} shall stay apart (data.same_instruction=separate), but "
+            f"both hold {harmless(task.id, 40)}, one task of the suite; use merge, suite=none, or one of them"
+        )
 
 
 def find_tasks(names: Sequence[str], tasks: Sequence[RecordedTask]) -> list[Task]:

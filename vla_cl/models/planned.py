@@ -10,7 +10,6 @@ from typing import Any
 from lerobot.policies.factory import get_policy_class
 
 from vla_cl.models.policy_config import register_own_policies
-from vla_cl.models.policy_types import RESIZES
 from vla_cl.models.stored_policy import noted_conventions
 from vla_cl.types import Ability, InterfaceSpec
 
@@ -30,11 +29,6 @@ def possible_abilities(kind: str) -> frozenset[Ability]:
     if "reduction" in inspect.signature(chosen.forward).parameters:
         found.add(Ability.PER_SAMPLE_LOSSES)
     return frozenset(found)
-
-
-def planned_spec(kind: str, data: InterfaceSpec) -> InterfaceSpec:
-    """What a policy of this type will expect that learns from such data."""
-    return replace(data, any_size=kind in RESIZES)
 
 
 def warm_spec(folder: Path, data: InterfaceSpec) -> InterfaceSpec:

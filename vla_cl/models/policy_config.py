@@ -29,6 +29,8 @@ from vla_cl.models.policy_types import (
     PACKAGES,
     PADDED,
     REFUSED,
+    RESIZE_FIELD,
+    RESIZES,
     WITH_BACKBONE,
 )
 from vla_cl.settings.hints import nearest
@@ -190,6 +192,12 @@ def predicted_actions(config: PreTrainedConfig) -> int:
     if config.type in CHUNK_FIELDS:
         return int(getattr(config, CHUNK_FIELDS[config.type]))
     return sum(offset >= 0 for offset in horizon(config).actions)
+
+
+def resizes(config: PreTrainedConfig) -> bool:
+    """Whether a policy brings pictures of any size to its own."""
+    field = RESIZE_FIELD.get(config.type)
+    return config.type in RESIZES or (field is not None and getattr(config, field) is not None)
 
 
 def check_buildable(config: PreTrainedConfig, fresh: bool = True) -> None:

@@ -58,6 +58,9 @@ RESIZES = frozenset({"nano_vla", "smolvla", "pi0", "pi05", "eo1", "evo1", "xvla"
 """Types that bring pictures of any size to their own. The others take what they get, and act by it as if it were what
 they learnt from."""
 
+RESIZE_FIELD: Mapping[str, str] = {"diffusion": "resize_shape", "multi_task_dit": "image_resize_shape"}
+"""Types that resize if a field says to what."""
+
 INSTRUCTION_BYTES: Mapping[str, str] = {"nano_vla": "max_instruction_bytes"}
 """Types that read only the first bytes of an instruction: the field that says how many."""
 

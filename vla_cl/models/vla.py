@@ -25,8 +25,9 @@ from vla_cl.models.policy_config import (
     policy_config,
     predicted_actions,
     register_own_policies,
+    resizes,
 )
-from vla_cl.models.policy_types import DETERMINISTIC, EMPTY_CAMERA, QUEUED, RESIZES
+from vla_cl.models.policy_types import DETERMINISTIC, EMPTY_CAMERA, QUEUED
 from vla_cl.models.randomness import evaluating, keyed, seeded
 from vla_cl.models.stored_policy import CONVENTIONS, load_policy, load_weights, require_statistics, write_note
 from vla_cl.trust.hub import fetch_policy
@@ -143,7 +144,7 @@ class VlaModel(Policy, Distillable):
             control_mode=self.control_mode,
             image_orientation=self.image_orientation,
             fps=self.fps,
-            any_size=self.policy.config.type in RESIZES,
+            any_size=resizes(self.policy.config),
         )
 
     def complete_conventions(self, data: InterfaceSpec) -> None:

@@ -15,9 +15,10 @@ from vla_cl.models.policy_config import (
     check_fields,
     configuration_class,
     register_own_policies,
+    resizes,
     set_features,
 )
-from vla_cl.models.policy_types import EMPTY_CAMERA, EMPTY_CAMERAS, PADDED, RESIZES, WITHOUT_EFFECT_ON_WEIGHTS
+from vla_cl.models.policy_types import EMPTY_CAMERA, EMPTY_CAMERAS, PADDED, WITHOUT_EFFECT_ON_WEIGHTS
 from vla_cl.models.stored_policy import stored_config as checked_config
 from vla_cl.trust.policies import check_policy_folder
 from vla_cl.trust.text import harmless
@@ -89,7 +90,7 @@ def _fit_pictures(config: PreTrainedConfig, spec: InterfaceSpec, where: str) -> 
         shape = config.input_features[key].shape
         if shape[1:] == (height, width):
             continue
-        if config.type not in RESIZES:
+        if not resizes(config):
             raise ConfigurationError(
                 f"the warm start {where} learnt from pictures of {shape[2]} x {shape[1]} pixels ({harmless(key, 60)}), "
                 f"the data have {width} x {height}, and policy {config.type!r} does not resize; use such data"

@@ -13,6 +13,10 @@ SAME_RATE = 0.01
 """Relative difference of two rates that count as one: 29.97 and 30."""
 
 
+_SAME_SHAPE = 0.03
+"""Relative difference of two ratios of width and height that count as one."""
+
+
 def check_interface(
     policy_spec: InterfaceSpec,
     suite_spec: SuiteSpec,
@@ -99,6 +103,26 @@ def require_fit(policy: InterfaceSpec, data: InterfaceSpec, who: str) -> None:
             raise ConfigurationError(
                 f"{who} expects {what} {expected}, the data have {came}; use data of this kind, or another policy"
             )
+
+
+def other_picture_sizes(data: InterfaceSpec, suite: InterfaceSpec) -> str | None:
+    """A sentence where the suite draws pictures of another size than the data's; None where all are alike.
+
+    Another size is no fault, as most policies resize. Another shape is said too, and not refused: whether it distorts
+    what is seen is up to the policy (one that pads distorts nothing). Policies that do not resize are refused by
+    `check_interface`.
+    """
+    for camera, (height, width) in data.cameras.items():
+        other = suite.cameras.get(camera, (height, width))
+        if other == (height, width):
+            continue
+        alike = abs((width / height) / (other[1] / other[0]) - 1) <= _SAME_SHAPE
+        more = "" if alike else ", another shape"
+        return (
+            f"pictures of {harmless(camera, 60)} are {height}x{width} in the data, {other[0]}x{other[1]} in the suite "
+            f"(height x width{more}); the policy resizes both"
+        )
+    return None
 
 
 def require_single_frames(policy: str, observations: Sequence[int] | None) -> None:

@@ -33,6 +33,9 @@ TEXTS = ("name", "tracking.project", "suite.instruction", "device")
 LISTS = (*PATH_LISTS, "plugins", "tracking.trackers", "stream.tasks", "tasks", "rows")
 """Settings that hold a list; a single item may be given without brackets."""
 
+STRUCTURED = ("stream.experiences", "cameras")
+"""Settings of lists and mappings inside each other; their texts need no quotes either."""
+
 REMOVABLE = ("suite.", "method.", "policy.")
 """Where a key may be left out with ``~key``: the part then has its own default."""
 
@@ -85,13 +88,19 @@ def require_parsed(overrides: Sequence[str]) -> None:
         try:
             parsed = parser.parse_override(override)
         except HydraException as error:
-            shown = f'{prefix}{key}="{value}"' if '"' not in value else f"{prefix}{key}={quoted(value)}"
             raise ConfigurationError(
-                f"{override!r} cannot be read as a setting; if the value is a text, quote it twice, like this: "
-                + _in_shell(shown)
+                f"{override!r} cannot be read as a setting; {_advice(prefix, key, value)}"
             ) from error
         if parsed.is_sweep_override():
             raise ConfigurationError(_one_at_a_time(key, value))
+
+
+def _advice(prefix: str, key: str, value: str) -> str:
+    """How to write a value that Hydra cannot read."""
+    if value.strip().startswith(("[", "{")) and key not in (*PATHS, *TEXTS, *PATH_LISTS):
+        return "close every bracket, and quote each text inside that holds brackets, commas or colons: ['one', 'two']"
+    shown = f'{prefix}{key}="{value}"' if '"' not in value else f"{prefix}{key}={quoted(value)}"
+    return f"if the value is a text, quote it twice, like this: {_in_shell(shown)}"
 
 
 def _one_at_a_time(key: str, value: str) -> str:
@@ -111,6 +120,8 @@ def _readable(override: str) -> str:
         return override
     if key in LISTS:
         return f"{prefix}{key}={_list(key, value)}"
+    if key in STRUCTURED:
+        return f"{prefix}{key}={_structure(value)}"
     if key in (*PATHS, *TEXTS) and value.strip() not in ("null", ""):
         return f"{prefix}{key}={_text(value)}"
     return override
@@ -135,6 +146,20 @@ def _text(value: str) -> str:
     if re.fullmatch(r"\[.*\]|\{.*\}", stripped, re.DOTALL):
         return stripped
     return quoted(stripped)
+
+
+def _structure(value: str) -> str:
+    """Lists and mappings with the texts in them quoted; what Hydra reads as it is meant stays as it is."""
+    stripped = value.strip()
+    inner = stripped[1:-1]
+    if stripped.startswith("[") and stripped.endswith("]"):
+        return f"[{','.join(_structure(item) for item in _items(inner))}]"
+    if stripped.startswith("{") and stripped.endswith("}"):
+        pairs = [item.partition(":") for item in _items(inner)]
+        if not all(colon for _, colon, _ in pairs):
+            return stripped
+        return f"{{{','.join(f'{name}:{_structure(item)}' for name, _, item in pairs)}}}"
+    return stripped if re.fullmatch(r"[\w./-]*", stripped, re.ASCII) else _text(stripped)
 
 
 def _items(text: str) -> list[str]:
