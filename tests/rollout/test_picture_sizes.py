@@ -51,7 +51,7 @@ def test_a_policy_that_resizes_takes_any_size():
 
 @pytest.mark.parametrize("kind", USABLE)
 def test_it_is_known_beforehand(kind):
-    fields = {"vlm_config": {}} if kind == "eo1" else {}  # else it asks the hub
+    fields = {"eo1": {"vlm_config": {}}, "vqbet": {"crop_shape": None}}.get(kind, {})  # else eo1 asks the hub
     assert resizes(policy_config(kind, fields | {"n_obs_steps": 1}, SPEC, "cpu")) is (kind in RESIZES)
 
 
