@@ -36,7 +36,7 @@ def test_act_is_refused_where_pictures_have_another_size(size):
         lambda: check_interface(spec, of_size(*size, SuiteSpec), 1, 4),
         lambda: require_fit(spec, of_size(*size), "the policy"),
     ):
-        with pytest.raises(ConfigurationError, match=f"16 x 16 .*does not resize, .* {size[1]} x {size[0]}") as found:
+        with pytest.raises(ConfigurationError, match=f"16x16 .*does not resize, .* {size[0]}x{size[1]}") as found:
             ask()
         assert len(str(found.value)) <= 300
     check_interface(spec, of_size(16, 16, SuiteSpec), 1, 4)
@@ -64,7 +64,7 @@ def test_a_warm_start_follows_the_data_or_is_refused():
     resizing, fixed = model("nano_vla").policy.config, model("act").policy.config
     fit_to_data(resizing, {}, replace(SPEC, cameras={KEY: (24, 40)}), "there")
     assert resizing.input_features[KEY].shape == (3, 24, 40)
-    with pytest.raises(ConfigurationError, match=r"learnt from pictures of 16 x 16 .* the data have 40 x 24"):
+    with pytest.raises(ConfigurationError, match=r"learnt from pictures of 16x16 .* the data have 24x40"):
         fit_to_data(fixed, {}, replace(SPEC, cameras={KEY: (24, 40)}), "there")
 
 

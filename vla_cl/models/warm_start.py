@@ -92,8 +92,8 @@ def _fit_pictures(config: PreTrainedConfig, spec: InterfaceSpec, where: str) -> 
             continue
         if not resizes(config):
             raise ConfigurationError(
-                f"the warm start {where} learnt from pictures of {shape[2]} x {shape[1]} pixels ({harmless(key, 60)}), "
-                f"the data have {width} x {height}, and policy {config.type!r} does not resize; use such data"
+                f"the warm start {where} learnt from pictures of {shape[1]}x{shape[2]} ({harmless(key, 60)}, height x "
+                f"width), the data have {height}x{width}, and policy {config.type!r} does not resize; use such data"
             )
         config.input_features[key] = PolicyFeature(FeatureType.VISUAL, (shape[0], height, width))
 

@@ -153,10 +153,10 @@ def _require_sizes(policy: InterfaceSpec, other: InterfaceSpec, who: str, have: 
     """Pictures of another size would be taken as they come, and stand for something else."""
     for key, size in ({} if policy.any_size else policy.cameras).items():
         if other.cameras[key] != size:
-            (height, width), (theirs_high, theirs_wide) = size, other.cameras[key]
+            (height, width), (high, wide) = size, other.cameras[key]
             raise ConfigurationError(
-                f"{who} learns from pictures of {width} x {height} pixels ({harmless(key, 60)}) and does not resize, "
-                f"{have} {theirs_wide} x {theirs_high}; {remedy}, or take a policy that resizes (nano_vla, ...)"
+                f"{who} learns from pictures of {height}x{width} ({harmless(key, 60)}, height x width) and does not "
+                f"resize, {have} {high}x{wide}; {remedy}, or let it resize (diffusion: policy.resize_shape; nano_vla)"
             )
 
 
