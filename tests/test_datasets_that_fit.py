@@ -114,3 +114,15 @@ def test_a_policy_of_one_picture_size_is_refused_where_the_suites_is_another(fie
         assert [word for word in ("64x96", "16x16", "policy.resize_shape") if word not in sentence] == []
     else:
         assert (run.train(composed) / "matrix.json").is_file()
+
+
+@pytest.mark.parametrize("setting", ["output_dir", "cache_dir"])
+@pytest.mark.parametrize("inside", ["", "data/x", "meta", "videos/a/b", "runs"])
+def test_nothing_is_written_into_a_dataset(setting, inside, cache, tmp_path):
+    """It would be read as a part of the dataset, which then is another one."""
+    root = make_dataset(tmp_path / "d", [("lift", 4)], {"observation.image": (16, 16)}, 2, 2)
+    (tmp_path / "link").symlink_to(root)
+    for where in (root, tmp_path / "link"):
+        chosen = settings(cache, tmp_path / "run", "stream=datasets", f"{setting}={where / inside}", datasets=[root])
+        assert f"{setting}=" in (sentence := refusal(chosen))
+        assert "lies inside the dataset" in sentence

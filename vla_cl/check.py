@@ -89,6 +89,7 @@ def _passed(settings: Settings, examined: Examined, evaluation: EvaluationSettin
     output, cache = output_folder(settings), Path(settings["cache_dir"])
     for setting, folder in (("output_dir", output), ("cache_dir", cache)):
         require_writable(folder, setting)
+        require_outside(folder, found.roots, setting)
     known = other_picture_sizes(examined.spec, found.suite.spec) if found.evaluable else skipped_rollouts(found.suite)
     notes = [*examined.notes, *([known] if known else [])]
     _check_room(examined, cache, settings)
@@ -182,6 +183,20 @@ def run_name(settings: Settings) -> str:
     """The name given, or one made from stream and method."""
     what = settings["method"]["name"] if settings["arrangement"] == "sequential" else settings["arrangement"]
     return str(settings["name"] or f"{settings['stream']['name']}-{what}-seed{settings['train_seed']}")
+
+
+def require_outside(folder: Path, datasets: Sequence[Path], setting: str) -> None:
+    """Refuse a folder inside a dataset: what is written there would be taken for a part of it.
+
+    Raises:
+        ConfigurationError: It is one; the message names the dataset.
+    """
+    for root in datasets:
+        if folder.resolve().is_relative_to(root.resolve()):
+            raise ConfigurationError(
+                f"{setting}={short(folder)} lies inside the dataset {short(root)}, which must stay as it is; give "
+                f"another {setting}"
+            )
 
 
 def require_writable(folder: Path, setting: str) -> None:

@@ -83,7 +83,8 @@ def _composed(overrides: Sequence[str], root: str, folders: Sequence[Path]) -> S
     with initialize_config_dir(str(_CONFIGURATIONS.resolve()), version_base="1.3"):
         try:
             config = hydra_compose(root, list(overrides))
-            resolved = OmegaConf.to_container(config, resolve=True)
+            resolved = typing.cast(Settings, OmegaConf.to_container(config, resolve=True))
+            known = list(hydra_compose(root, []) if any(split(item)[0] for item in overrides) else resolved)
         except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
             groups = [item for item in overrides if split(item)[1] in (*GROUPS, "hydra.searchpath")]
             try:
@@ -91,7 +92,9 @@ def _composed(overrides: Sequence[str], root: str, folders: Sequence[Path]) -> S
             except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError):
                 known = []  # not an override is at fault, but a yaml
             raise ConfigurationError(_explain(str(error.__cause__ or error), overrides, known)) from error
-    return typing.cast(Settings, resolved)
+    if added := [key for key in resolved if key not in known]:
+        raise ConfigurationError(f"there is no setting {added[0]!r}; {nearest(added[0], [str(key) for key in known])}")
+    return resolved
 
 
 OF_WARM_START = "of_the_warm_start"
@@ -276,6 +279,10 @@ def _check_choices(overrides: Sequence[str], folders: Sequence[Path]) -> None:
     for override in overrides:
         _, key, value = split(override)
         value = value.strip("\"' ")
+        if re.match(r"hydra\b", key):
+            raise ConfigurationError(
+                f"{key} is a setting of Hydra's own command line, and has no effect here; leave it out"
+            )
         known = choices(key, folders) if key in GROUPS else []
         if key not in GROUPS or value in known or (key == "experiment" and value == "null"):
             continue

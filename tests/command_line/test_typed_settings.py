@@ -108,9 +108,9 @@ def test_a_name_too_long_for_the_disk():
 @pytest.mark.parametrize(
     ("override", "path", "value"),
     [
-        ("plugins=mypkg", ["plugins"], ["mypkg"]),
-        ("plugins=a,b", ["plugins"], ["a", "b"]),
-        ("plugins=[a,b]", ["plugins"], ["a", "b"]),
+        ("plugins=toy_world", ["plugins"], ["toy_world"]),
+        ("plugins=json,yaml", ["plugins"], ["json", "yaml"]),
+        ("plugins=[json,yaml]", ["plugins"], ["json", "yaml"]),
         ("stream.tasks=reach", ["stream", "tasks"], ["reach"]),
         ("stream.tasks=reach,push", ["stream", "tasks"], ["reach", "push"]),
         ("tracking.trackers=wandb", ["tracking", "trackers"], ["wandb"]),
@@ -210,3 +210,27 @@ def test_options_may_stand_anywhere(capsys):
 
 def test_the_last_of_several_choices_counts():
     assert compose(["method=er", "method=ewc"])["method"]["name"] == "ewc"
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("=5", "expected key=value"),
+        (" =5", "expected key=value"),
+        ("+foo=1", "there is no setting 'foo'"),
+        ("++new.key=3", "there is no setting 'new'"),
+        ("hydra.run.dir=x", "Hydra's own command line"),
+        ("hydra/launcher=basic", "Hydra's own command line"),
+        ("plugins=[nope_nope]", "no package of this name is installed"),
+        ("plugins=[os.path]", "not of a module in it"),
+        ("output_dir=a\udcff", "no UTF-8"),
+    ],
+)
+def test_what_would_have_no_effect_or_break_later_is_refused(typed, says):
+    with pytest.raises(ConfigurationError, match=says) as found:
+        compose([typed])
+    assert len(str(found.value)) <= 300
+
+
+def test_settings_of_a_part_may_be_added():
+    assert compose(["suite=pusht", "+suite.rebuild=true"])["suite"]["rebuild"] is True

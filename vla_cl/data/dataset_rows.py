@@ -109,7 +109,8 @@ def read_batches(
     """
     for path in data_files(root):
         with open_data_file(path, columns) as file:
-            for piece in file.file.iter_batches(batch_size=size, columns=list(columns), use_threads=False):
+            at_once = min(size, file.rows_within(columns))
+            for piece in file.file.iter_batches(batch_size=at_once, columns=list(columns), use_threads=False):
                 yield path, {name: numbers(piece.column(name), _column(root, path, name)) for name in columns}
 
 

@@ -61,7 +61,7 @@ def split(override: str) -> tuple[str, str, str]:
     match = re.match(r"(\+\+|\+|~)?([^=]*)(=)?(.*)", override, re.DOTALL)
     assert match is not None  # the pattern matches any text
     prefix, key, equals, value = match.groups()
-    if not equals and prefix != "~":
+    if (not equals and prefix != "~") or not key.strip():
         raise ConfigurationError(f"expected key=value, for example method=er; got {override!r}")
     return prefix or "", key.strip(), value
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -132,6 +134,12 @@ def expanded(name: str, value: str) -> str:
 def folder(name: str, value: object) -> object:
     """A path at which a folder is, or can be made."""
     where = str(path(name, value))
+    try:
+        where.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(
+            f"{name} holds bytes that are no UTF-8, which many libraries cannot open; give a folder of another name"
+        ) from error
     for at in (Path(where), *Path(where).absolute().parents):
         try:
             if at.is_dir():
@@ -187,9 +195,15 @@ def device(name: str, value: object) -> object:
 
 
 def module_name(name: str, value: object) -> object:
-    """The name of a Python package."""
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", value):
-        raise ConfigurationError(f"{name} must be the name of a Python package, as in `import`; got {shown(value)}")
+    """The name of a Python package that is installed; it is not imported here."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_]\w*", value):
+        raise ConfigurationError(
+            f"{name} must be the name of a Python package, as in `import`, not of a module in it; got {shown(value)}"
+        )
+    if value not in sys.modules and importlib.util.find_spec(value) is None:
+        raise ConfigurationError(
+            f"{name} names {shown(value)}, and no package of this name is installed; install it, or correct the name"
+        )
     return value
 
 

@@ -90,6 +90,12 @@ def check_policy_folder(folder: Path, pipelines: bool = True) -> PolicyFolder:
     """
     if not folder.is_dir():
         raise ConfigurationError(f"{short(folder)} is no folder; give the pretrained_model folder of a checkpoint")
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(
+            f"the name of the folder {short(folder)} is no UTF-8, and its files cannot be opened; rename it"
+        ) from error
     config = _check_config(folder)
     steps = [step for name in PIPELINES for step in _check_pipeline(folder, name)] if pipelines else []
     names, states = tuple(name for name, _ in steps), tuple(state for _, state in steps if state is not None)

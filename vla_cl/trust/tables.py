@@ -35,6 +35,9 @@ FOOTER_BYTES = 256 * MIB
 UNPACKED_BYTES = 4096 * MIB
 """Most bytes of the wanted columns once unpacked: the rows that a file promises at their width."""
 
+PIECE_BYTES = 64 * MIB
+"""Bytes of the columns that are read at once where a file is read in pieces."""
+
 CELL_BYTES = 64 * MIB
 """Largest text or picture in one cell."""
 
@@ -62,6 +65,20 @@ class TableFile:
     rows: int
     what: str
     remedy: str
+
+    def rows_within(self, columns: Sequence[str], most: int = PIECE_BYTES) -> int:
+        """How many rows of these columns may be read at once for about so many bytes; at least one."""
+        metadata = self.file.metadata
+        unpacked = 0
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            chunks = (group.column(place) for place in range(group.num_columns))
+            unpacked += sum(
+                max(chunk.total_uncompressed_size, chunk.num_values * 8)
+                for chunk in chunks
+                if chunk.path_in_schema.split(".")[0] in columns
+            )
+        return max(1, self.rows * most // max(1, unpacked))
 
     def require_columns(self, columns: Sequence[str]) -> None:
         """Refuse a table that lacks columns.
