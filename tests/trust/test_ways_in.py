@@ -72,8 +72,6 @@ ALLOWED = {
     ("vla_cl/models/policy_config.py", "hf_hub_download"): "asks whether a backbone can be had; the file is not read",
     ("vla_cl/models/policy_config.py", "importlib.import_module"): "the folders of vla_cl.policies",
     ("vla_cl/models/stored_policy.py", "kind.from_pretrained"): "weights that the gate has just passed",
-    ("vla_cl/outcome.py", "json.loads"): "the last 64 KiB of the log that the run has just written",
-    ("vla_cl/tracking.py", "json.loads"): "lines of the run's own log; what is no record stays as it is",
     ("vla_cl/rollout/demonstrations.py", "json.loads"): _OWN,
     ("vla_cl/rollout/demonstrations.py", "np.load"): _OWN,
     ("vla_cl/rollout/recording.py", "json.loads"): _OWN,
