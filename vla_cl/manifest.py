@@ -15,7 +15,7 @@ from typing import Any
 
 from vla_cl.files import sha256, write_json
 from vla_cl.trust.paths import inside
-from vla_cl.trust.reading import read_json_object
+from vla_cl.trust.reading import read_json_object, read_lines
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
 
@@ -111,6 +111,16 @@ def require_text_seal(text: str, what: str, remedy: str) -> None:
     first, _, body = text.partition("\n")
     if first.startswith(_LINE) and first.removeprefix(_LINE).strip() != _hash(body.encode()):
         raise ConfigurationError(f"{what} is damaged or was edited: it does not fit its seal in line 1; {remedy}")
+
+
+def has_text_seal(path: Path, what: str) -> bool:
+    """Whether a text file begins with a seal, as those of this version do.
+
+    Raises:
+        ConfigurationError: It is missing or cannot be read.
+    """
+    _, line, _ = next(read_lines(path, what, "restore it"), (0, b"", True))
+    return line.startswith(_LINE.encode())
 
 
 def fingerprint(files: Iterable[tuple[str, Path]]) -> str:
