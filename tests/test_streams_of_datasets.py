@@ -147,6 +147,19 @@ def test_a_dataset_that_changes_while_the_run_is_under_way_is_refused(robot, cac
     assert [path.name for path in (folder / "checkpoints").glob("0*")] == ["001"]
 
 
+def test_a_run_that_lost_the_note_of_its_datasets_is_refused(learnt, robot, cache, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(learnt, folder)
+    shutil.rmtree(folder / "checkpoints" / "003")
+    (folder / "data.json").unlink()
+    with pytest.raises(ConfigurationError, match=r"data\.json"):
+        train(cache, folder, "stream=datasets", datasets=robot)
+    assert not (folder / "checkpoints" / "003").exists()
+    shutil.rmtree(folder / "checkpoints")  # a kill before the first checkpoint
+    train(cache, folder, "stream=datasets", datasets=robot)
+    assert (folder / "data.json").is_file()
+
+
 def test_a_run_of_before_with_other_ids_still_opens(learnt, tmp_path, capsys):
     old = tmp_path / "old"
     shutil.copytree(learnt, old)

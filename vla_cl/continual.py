@@ -112,7 +112,7 @@ class ContinualRun:
             FloatingPointError: Training diverged.
         """
         model, progress = self._start()
-        tracker.continue_after(progress.step)
+        self._passed_over += tracker.continue_after(progress.step)
         if self._evaluable:
             require_single_frames(model.name, horizon(model.policy.config).observations)
             check_interface(

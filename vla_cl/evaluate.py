@@ -242,7 +242,7 @@ def _is_done(plan: _Plan, entry: Entry | None) -> bool:
         return True
     (task,) = (task for task in plan.tasks if task.id == entry.episode.task)
     state = entry.episode.initial_state
-    return piece_is_whole(piece_path(plan.pieces, task.id, state), task, state)
+    return piece_is_whole(piece_path(plan.pieces, task.id, state), task, state, plan.suite.spec)
 
 
 def _write_results(plan: _Plan, candidate: Candidate, journal: Journal) -> None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from vla_cl.metrics import Estimate, compute_all, load_matrix
 from vla_cl.report import write_report
+from vla_cl.tracking import LOG, last_loss
 from vla_cl.trust.reading import read_json_object
+from vla_cl.trust.text import reason
 from vla_cl.types import ConfigurationError
 
 _SHOWN = (("final_average_success", "success at the end"), ("chaudhry_forgetting", "forgetting"))
-_TAIL = 2**16
-"""Bytes at the end of ``metrics.jsonl`` in which the last loss is looked for."""
 
 
 def describe_outcome(run: Path) -> str:
@@ -49,8 +47,7 @@ def _results(run: Path) -> list[str]:
         lines = [_figure(found, *shown, f"{len(matrix.tasks)} tasks") for shown in _SHOWN]
         if any(lines):
             return [line for line in lines if line]
-    loss = _last_loss(run / "metrics.jsonl")
-    return [f"nothing was rolled out; the last loss is {loss:.3g}" if loss is not None else "nothing was rolled out"]
+    return [f"nothing was rolled out{_loss(run)}"]
 
 
 def _figure(found: Mapping[str, Estimate], metric: str, words: str, of: str) -> str:
@@ -62,18 +59,13 @@ def _figure(found: Mapping[str, Estimate], metric: str, words: str, of: str) -> 
     )
 
 
-def _last_loss(path: Path) -> float | None:
-    """The loss in the last whole line that has one."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _TAIL))
-        lines = file.read().splitlines()
-    for line in reversed(lines):
-        try:
-            record: Any = json.loads(line)
-        except ValueError:
-            continue  # half a line, written when the power went
-        if isinstance(record, dict) and isinstance(record.get("loss"), int | float):
-            return float(record["loss"])
-    return None
+def _loss(run: Path) -> str:
+    """The last loss in words, and what of the log is damaged."""
+    try:
+        loss, damaged = last_loss(run)
+    except OSError as error:
+        return f"; {LOG} cannot be read ({reason(error)})"
+    told = "" if loss is None else f"; the last loss is {loss:.3g}"
+    if damaged:
+        told += f"; {damaged} damaged line{'s' * (damaged != 1)} at the end of {LOG} passed over"
+    return told

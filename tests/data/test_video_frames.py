@@ -101,6 +101,69 @@ def test_every_frame_equals_stock(root, tmp_path, codec):
     require_parity(root, tmp_path, raising=["pyav"] if codec == "MPEG-4" else [])
 
 
+SIZES = ((48, 64), (48, 54), (47, 63))
+"""torchcodec converts a width that is no multiple of 32 by another way."""
+
+COLOURS = {
+    "nothing noted": {},
+    "BT.601": {"colorspace": "smpte170m"},
+    "BT.601, as in Europe": {"colorspace": "bt470bg"},
+    "BT.709": {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709"},
+    "full range": {"color_range": "pc"},
+    "full range, BT.709": {"color_range": "pc", "colorspace": "bt709"},
+    "BT.2020": {"colorspace": "bt2020nc"},
+    "SMPTE 240M": {"colorspace": "smpte240m"},
+}
+
+FORMATS = {
+    "4:2:0": ("libx264", "yuv420p"),
+    "4:2:0, full": ("libx264", "yuvj420p"),
+    "4:2:2": ("libx264", "yuv422p"),
+    "4:4:4": ("libx264", "yuv444p"),
+    "4:2:0, 10 bits": ("libx264", "yuv420p10le"),
+    "4:2:2, 10 bits": ("libx264", "yuv422p10le"),
+    "4:4:4, 10 bits": ("libx264", "yuv444p10le"),
+    "grey": ("libx264", "gray"),
+    "H.265, 12 bits": ("libx265", "yuv420p12le"),
+    "VP9, 4:2:0": ("libvpx-vp9", "yuv420p"),
+    "VP9, RGB": ("libvpx-vp9", "gbrp"),
+}
+
+SETTINGS = {"libx264": {"qp": "2", "preset": "ultrafast"}, "libx265": {"x265-params": "log-level=none"},
+            "libvpx-vp9": {"deadline": "realtime"}}  # fmt: skip
+
+
+def encodable(pixels, size):
+    """Whether the encoder takes this size; some want even ones."""
+    codec, name = FORMATS[pixels]
+    return size[0] % 2 == 0 or codec == "libvpx-vp9" or name.startswith("yuv444")
+
+
+@pytest.mark.parametrize(
+    ("pixels", "size"), [(pixels, size) for pixels in FORMATS for size in SIZES if encodable(pixels, size)], ids=str
+)
+def test_colours_equal_those_of_the_default_decoder(tmp_path, pixels, size):
+    from torchcodec.decoders import VideoDecoder
+
+    codec, name = FORMATS[pixels]
+    pictures = [coloured(number, size) for number in range(3)]
+    for noted, options in COLOURS.items():
+        path = tmp_path / f"{noted}.mp4"
+        write_video(path, pictures, REGULAR[:3], codec, name, {**SETTINGS[codec], **options})
+        expected = VideoDecoder(str(path), dimension_order="NHWC")
+        for place, picture in pictures_at(path, np.array(REGULAR[:3]), "the video"):
+            assert np.array_equal(picture, expected[place].numpy()), f"{noted}, frame {place}"
+
+
+def coloured(number, size):
+    """Hard borders between strong colours, and slopes."""
+    random = np.random.default_rng(number)
+    height, width = size
+    blocks = random.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3)).repeat(8, 0).repeat(8, 1)[:height, :width]
+    blocks[height // 2 :] = numbered(0, number, size)[height // 2 :]
+    return blocks.astype(np.uint8)
+
+
 def test_frames_of_a_variable_rate(root, tmp_path):
     steps = np.random.default_rng(0).uniform(0.07, 0.14, TOTAL)
     seconds = np.round(np.cumsum(steps) - steps[0], 3).tolist()

@@ -60,7 +60,8 @@ class Place:
                 "status": json.loads((self.run / "run.json").read_text())["status"],
             }
         summary = json.loads((self.evaluation / "summary.json").read_text())
-        return {"table": rows(self.evaluation), "tasks": summary["tasks"], "data": hashes(self.evaluation / "dataset")}
+        found = {name: hashes(self.evaluation / folder) for name, folder in (("data", "dataset"), ("films", "videos"))}
+        return {"table": rows(self.evaluation), "tasks": summary["tasks"], **found}
 
     def copy_to(self, root):
         shutil.copytree(self.root, root, symlinks=True)

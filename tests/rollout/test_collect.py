@@ -94,7 +94,7 @@ def test_an_environment_that_cannot_repeat_itself_is_an_error():
 def test_a_staged_trajectory_comes_back(tmp_path):
     trajectory = demonstrate(3)
     stage(tmp_path / "a" / "3.npz", trajectory)
-    back = read_staged(tmp_path / "a" / "3.npz", RED)
+    back = read_staged(tmp_path / "a" / "3.npz", RED, DemonstratedSuite().spec)
     assert (back.task, back.initial_state, back.success) == (RED, 3, True)
     assert np.array_equal(back.images[CAMERA], trajectory.images[CAMERA])
     assert np.array_equal(back.states, trajectory.states) and np.array_equal(back.actions, trajectory.actions)
@@ -160,7 +160,7 @@ def test_what_was_staged_is_taken_over_and_what_is_damaged_is_not(tmp_path):
     for state in (0, 1):
         stage(job.path(state), demonstrate(state), job.description_key)
     job.path(1).write_bytes(b"half")
-    job.find_staged()
+    job.find_staged(suite.spec)
     assert job.outcomes == {0: True} and not job.path(1).exists() and job.next_state() == 1
 
 

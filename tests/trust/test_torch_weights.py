@@ -6,9 +6,11 @@ import pickle
 
 import pytest
 import torch
+import torchvision
 
+from vla_cl.models.policy_config import check_buildable, policy_config
 from vla_cl.trust.torch_weights import check_torch_weights
-from vla_cl.types import ConfigurationError
+from vla_cl.types import ConfigurationError, InterfaceSpec
 
 
 class Code:
@@ -41,9 +43,19 @@ def test_tensors_pass(tmp_path, digits):
 
 
 @pytest.mark.parametrize("save", [torch.save, lambda made, path: path.write_bytes(pickle.dumps(made, 2))])
-def test_code_does_not_run_whatever_the_name_says(tmp_path, save):
-    save({"layer": Code(tmp_path / "ran")}, tmp_path / "weights")
-    assert "hold more than tensors" in refused(named(tmp_path))
+def test_code_does_not_run_even_if_the_name_fits(tmp_path, monkeypatch, save):
+    """Eight digits of a hash can be forged: the policy's pre-flight asks torch for tensors only."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    save({"layer": Code(tmp_path / "ran")}, folder / "weights")
+    path = named(folder)
+    check_torch_weights(path, "remove the file")
+    monkeypatch.setattr(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.value, "url", f"https://nowhere/{path.name}")
+    spec = InterfaceSpec({"observation.image": (96, 96)}, 4, 4)
+    with pytest.raises(ConfigurationError, match="hold more than tensors") as found:
+        check_buildable(policy_config("act", {}, spec, "cpu"))
+    assert len(str(found.value)) <= 300
     assert not (tmp_path / "ran").exists()
 
 

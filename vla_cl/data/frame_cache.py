@@ -34,7 +34,7 @@ from vla_cl.locks import only_writer
 from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError
 
-FORMAT = 2
+FORMAT = 3
 BLOCK_BYTES = 2**20
 
 _SEAL = struct.Struct("<8s16s")

@@ -8,7 +8,7 @@ from typing import Any
 
 from vla_cl.data.identity import identity
 from vla_cl.files import write_json
-from vla_cl.manifest import require_seal, seal
+from vla_cl.manifest import require_seal, run_key, seal
 from vla_cl.trust.reading import read_json_object
 from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError
@@ -26,9 +26,15 @@ def remember_datasets(folder: Path, roots: Sequence[Path], began: bool) -> None:
         began: Whether something has been learnt there already.
 
     Raises:
-        ConfigurationError: A run that has begun learnt other datasets; the message names the first that differs.
+        ConfigurationError: A run that has begun learnt other datasets; the message names the first that differs. Or it
+            has lost its note; one of a version that wrote none goes on with what is given.
     """
     note = folder / DATA_FILE
+    if began and roots and not note.is_file() and run_key(folder) is not None:
+        raise ConfigurationError(
+            f"{short(note, 100)} is missing, so nothing says which datasets the run has learnt; restore it, or give "
+            "output_dir=<a new folder>"
+        )
     found = [{"name": root.name, "path": str(root.absolute()), "identity": identity(root)} for root in roots]
     if began and note.is_file():
         _require_same(folder, _noted(note), found)
@@ -82,7 +88,7 @@ def with_moved_data(configuration: Mapping[str, Any], folder: Path) -> dict[str,
 
 
 def _noted(note: Path) -> list[dict[str, str]]:
-    remedy = "remove the file if the datasets are the same"
+    remedy = "restore the file, or learn again with output_dir=<a new folder>"
     content = read_json_object(note, "the run's note of its datasets", remedy)
     require_seal(content, short(note), remedy)
     entries = content.get("datasets")

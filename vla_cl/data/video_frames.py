@@ -3,8 +3,9 @@
 A row's time is its ``timestamp`` plus the ``from_timestamp`` of its episode in its file. The nearest frame belongs to
 it if it is less than `TOLERANCE` away; otherwise there is none, and the dataset is refused. Both are LeRobot's rules
 (``decode_video_frames_pyav`` in lerobot 0.6.1). Its other decoder, torchcodec, finds frames by the file's average rate
-and raises where that misses the time: variable rates, a late start. Where either returns, it is the same frame, with
-the same pixels.
+and raises where that misses the time: variable rates, a late start. Where either returns, it is the same frame; its
+colours are torchcodec's (`vla_cl.trust.media.RgbFrames`), which LeRobot's PyAV decoder shares for the usual videos of
+8 bits that note no colour space.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from vla_cl.data.dataset_info import REMEDY
 from vla_cl.data.dataset_rows import RowTable
 from vla_cl.data.picture_source import Picture, PictureSource
-from vla_cl.trust.media import open_video
+from vla_cl.trust.media import RgbFrames, open_video
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
 
@@ -176,22 +177,22 @@ def pictures_at(
     order = np.argsort(seconds, kind="stable")
     wanted: list[float] = seconds[order].tolist()
     before: tuple[float, Any] | None = None
-    done = 0
+    done, rgb = 0, RgbFrames()
     for time, frame in _decoded(path, what, wanted[0] if seek else None):
         if before is not None and time <= before[0]:
             continue  # of frames with equal times the first is the one LeRobot takes
         first = done
         while done < len(wanted) and wanted[done] <= time:
             done += 1
-        yield from _matched(wanted, order, range(first, done), [item for item in (before, (time, frame)) if item])
+        yield from _matched(wanted, order, range(first, done), [item for item in (before, (time, frame)) if item], rgb)
         if done == len(wanted):
             return
         before = (time, frame)
-    yield from _matched(wanted, order, range(done, len(wanted)), [before] if before else [])
+    yield from _matched(wanted, order, range(done, len(wanted)), [before] if before else [], rgb)
 
 
 def _matched(
-    wanted: list[float], order: NDArray[np.int64], places: range, frames: list[tuple[float, Any]]
+    wanted: list[float], order: NDArray[np.int64], places: range, frames: list[tuple[float, Any]], rgb: RgbFrames
 ) -> Iterator[tuple[int, Picture]]:
     """Each wanted time with the nearest of one or two frames; a frame is converted once."""
     converted: dict[float, Picture] = {}
@@ -203,7 +204,7 @@ def _matched(
         if not _is_near(time, second):
             raise NoFrameError(int(order[place]), second, time)
         if time not in converted:
-            converted[time] = frame.to_ndarray(format="rgb24")
+            converted[time] = rgb.picture(frame)
         yield int(order[place]), converted[time]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_cl.trust.media import open_film, open_picture
+from vla_cl.trust.media import RgbFrames, open_film, open_picture
 from vla_cl.types import ConfigurationError
 
 Pictures = NDArray[np.uint8]
@@ -135,12 +135,13 @@ class H264(Codec):
         """Nearly what was encoded."""
         height, width = shape[1:]
         frames: list[NDArray[np.uint8]] = []
+        rgb = RgbFrames()
         with open_film(b"".join(pieces), "a remembered film", "copy the memory again") as container:
             container.streams.video[0].thread_count = 1
             for frame in container.decode(video=0):
                 if not (0 <= frame.height - height < _MACROBLOCK and 0 <= frame.width - width < _MACROBLOCK):
                     raise ConfigurationError(f"a remembered film has pictures of {frame.height} x {frame.width} pixels")
-                frames.append(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)[:height, :width])
+                frames.append(rgb.picture(frame)[:height, :width])
                 if len(frames) * height * width * 3 > FILM_BYTES:
                     raise ConfigurationError(f"a remembered film has more than {FILM_BYTES} bytes of pictures")
         return np.ascontiguousarray(np.stack(frames).transpose(0, 3, 1, 2))

@@ -259,12 +259,18 @@ def _fetch_backbone(kind: str, network: str, name: str) -> None:
             "use ResNet18_Weights.IMAGENET1K_V1, or null for random ones"
         ) from error
     file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
-    if file.exists():
+    cached = file.exists()
+    if cached:
         check_torch_weights(file, f"remove the file, or set policy.{BACKBONE_FIELD}=null")
-        return
     try:
+        # the hash in the name is short enough to be forged, so tensors only: nothing that a pickle could call
         weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:  # URLError is an OSError; a damaged download is a RuntimeError
+    except Exception as error:  # URLError, a damaged download, or what torch refuses to unpickle
+        if cached:
+            raise ConfigurationError(
+                f"the weights {short(file)} hold more than tensors, and code from data is never run; remove the file, "
+                f"or set policy.{BACKBONE_FIELD}=null"
+            ) from error
         raise ConfigurationError(
             f"policy {kind!r} begins with torchvision's weights for {network}, which cannot be fetched "
             f"({_words(error, 60)}); set policy.{BACKBONE_FIELD}=null for random ones, or put {file.name} into "

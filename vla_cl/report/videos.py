@@ -12,7 +12,7 @@ from vla_cl.manifest import damaged_files, run_key
 from vla_cl.names import VIDEOS
 from vla_cl.report.load import EpisodeRow, RunRecord
 from vla_cl.report.numbers import task_name
-from vla_cl.trust.media import open_video
+from vla_cl.trust.media import RgbFrames, open_video
 from vla_cl.trust.paths import inside
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError, Outcome
@@ -109,7 +109,7 @@ def _poster(path: Path) -> str | None:
     try:
         with open_video(path, "the video", "") as container:
             frame = next(container.decode(video=0), None)
-            image = None if frame is None else Image.fromarray(frame.to_ndarray(format="rgb24"))
+            image = None if frame is None else Image.fromarray(RgbFrames().picture(frame))
     except ConfigurationError:  # the note in the page says so
         return None
     if image is None:

@@ -40,10 +40,11 @@ from vla_cl.rollout.demonstrations import (
     versions,
     write_dataset,
 )
+from vla_cl.rollout.episode_files import remove_damaged
 from vla_cl.rollout.lifeline import children, end_with_parent, in_main_thread, kill_children
 from vla_cl.trust.reading import read_json_object
 from vla_cl.trust.text import short
-from vla_cl.types import ConfigurationError, Task
+from vla_cl.types import ConfigurationError, SuiteSpec, Task
 
 ATTEMPTS_PER_EPISODE = 3
 """Initial states tried at most, for every demonstration wanted."""
@@ -192,15 +193,18 @@ class _Job:
     def path(self, initial_state: int) -> Path:
         return self.staging / f"{initial_state}.npz"
 
-    def find_staged(self) -> None:
+    def find_staged(self, spec: SuiteSpec) -> None:
         """Take over what an earlier call has finished; a damaged file is recorded again."""
         for state in self.candidates:
+            path = self.path(state)
             try:
-                self.outcomes[state] = read_staged(self.path(state), self.task, self.description_key).success
+                self.outcomes[state] = read_staged(path, self.task, spec, self.description_key).success
             except FileNotFoundError:
                 continue
-            except ConfigurationError:
-                self.path(state).unlink()
+            except ConfigurationError as error:
+                why = str(error).partition(";")[0]
+                print(f"recording {self.task.id}, initial state {state}, again: {why}", file=sys.stderr)
+                remove_damaged(path)
 
     def next_state(self) -> int | None:
         """The next initial state to try; None if those that run could be enough or none is left.
@@ -238,7 +242,9 @@ class _Job:
             "failed_initial_states": [state for state in tried if not self.outcomes[state]],
             "versions": versions(),
         }
-        trajectories = (read_staged(self.path(state), self.task, self.description_key) for state in succeeded)
+        trajectories = (
+            read_staged(self.path(state), self.task, suite.spec, self.description_key) for state in succeeded
+        )
         write_dataset(self.target, suite.spec, trajectories, about)
         shutil.rmtree(self.staging)
         self.held.close()
@@ -257,7 +263,7 @@ def _initial_states(suite: Suite, episodes: int) -> Sequence[int]:
 def _collect_missing(suite: Suite, jobs: Sequence[_Job], recipe: Recipe, workers: int, progress: bool) -> None:
     """Simulate in processes; write each finished task in a thread meanwhile."""
     for job in jobs:
-        job.find_staged()
+        job.find_staged(suite.spec)
     before = children()
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (suite, in_main_thread()))
     writer = ThreadPoolExecutor(1)

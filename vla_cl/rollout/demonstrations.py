@@ -11,8 +11,6 @@ import importlib.metadata
 import json
 import os
 import shutil
-import struct
-import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +24,8 @@ from numpy.typing import NDArray
 from vla_cl.files import replacing, replacing_folder
 from vla_cl.interfaces import Environment, Expert, Suite
 from vla_cl.manifest import write_manifest
-from vla_cl.trust.text import reason, short
+from vla_cl.rollout.episode_files import IMAGE, belongs_to, read_episode, whole_trajectory
+from vla_cl.trust.reading import as_plain
 from vla_cl.types import ConfigurationError, SuiteSpec, Task, Trajectory
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ def describe(suite: Suite, task: Task, recipe: Recipe) -> dict[str, object]:
         "expert": expert,
         **asdict(recipe),
     }
-    plain: dict[str, object] = json.loads(json.dumps(described))
+    plain: dict[str, object] = as_plain(described)
     return plain
 
 
@@ -163,7 +162,7 @@ def stage(path: Path, trajectory: Trajectory, key: str = "") -> None:
         trajectory: What was recorded.
         key: Of the recipe (see `content_key`), so that a file in the wrong place is noticed.
     """
-    arrays = {f"image/{name}": frames for name, frames in trajectory.images.items()}
+    arrays = {f"{IMAGE}{name}": frames for name, frames in trajectory.images.items()}
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
@@ -176,45 +175,17 @@ def stage(path: Path, trajectory: Trajectory, key: str = "") -> None:
         )
 
 
-def read_staged(path: Path, task: Task, key: str = "") -> Trajectory:
+def read_staged(path: Path, task: Task, spec: SuiteSpec, key: str = "") -> Trajectory:
     """Read what `stage` wrote; the initial state is the file's name.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ConfigurationError: It is damaged, or another episode's.
+        ConfigurationError: It is damaged, another episode's, or none of this suite.
     """
     state = int(path.stem)
-    with reading_piece(path), np.load(path, allow_pickle=False) as arrays:
-        if str(arrays["belongs_to"]) != belongs_to(task, state, key):
-            raise ValueError(f"it is of {arrays['belongs_to']!s:.80}")
-        images = {name.removeprefix("image/"): arrays[name] for name in arrays.files if name.startswith("image/")}
-        success, steps = bool(arrays["success"]), len(arrays["actions"])
-        if any(len(frames) != steps for frames in [*images.values(), arrays["states"]]):
-            raise ValueError("its pictures, states and actions are not of the same number of steps")
-        return Trajectory(task, state, images, arrays["states"], arrays["actions"], success)
-
-
-@contextmanager
-def reading_piece(path: Path) -> Iterator[None]:
-    """Whatever a damaged ``.npz`` makes its readers say becomes one sentence; a zip has a checksum for each array.
-
-    Raises:
-        ConfigurationError: The file is damaged.
-    """
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except (ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, OSError, MemoryError,
-            SyntaxError, OverflowError, zlib.error, zipfile.BadZipFile, struct.error) as error:  # fmt: skip
-        raise ConfigurationError(
-            f"{short(path)} is damaged ({reason(error)}); give the command again: it is recorded anew"
-        ) from error
-
-
-def belongs_to(task: Task, initial_state: int, key: str = "") -> str:
-    """What a piece says of itself, so that one in the wrong place is noticed."""
-    return f"{task.id}, initial state {initial_state}, {key}"
+    arrays = read_episode(path, task, state, spec, key)
+    images = {name.removeprefix(IMAGE): array for name, array in arrays.items() if name.startswith(IMAGE)}
+    return whole_trajectory(path, task, state, spec, arrays, images)
 
 
 def write_dataset(

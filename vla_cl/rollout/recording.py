@@ -6,7 +6,6 @@ all are there, they become a dataset in the order of the episode table.
 
 from __future__ import annotations
 
-import json
 import shutil
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,13 +19,23 @@ from numpy.typing import NDArray
 from vla_cl.files import replacing
 from vla_cl.interfaces import Environment, Suite
 from vla_cl.names import file_name
-from vla_cl.rollout.demonstrations import FORMAT, belongs_to, reading_piece, versions, write_dataset
+from vla_cl.rollout.demonstrations import FORMAT, versions, write_dataset
+from vla_cl.rollout.episode_files import (
+    IMAGE,
+    belongs_to,
+    read_episode,
+    remove_damaged,
+    unpacked_pictures,
+    whole_trajectory,
+)
 from vla_cl.rollout.wrapped_suite import WrappedEnvironment, WrappedSuite
+from vla_cl.trust.reading import as_plain
 from vla_cl.types import (
     ConfigurationError,
     Episode,
     Observation,
     Outcome,
+    SuiteSpec,
     Task,
     Trajectory,
     Transition,
@@ -120,7 +129,7 @@ class _Recording:
             "belongs_to": np.asarray(belongs_to(task, self.initial_state)),
         }
         for key, pictures in self._images.items():
-            arrays[f"image/{key}"] = np.frombuffer(b"".join(pictures), np.uint8)
+            arrays[f"{IMAGE}{key}"] = np.frombuffer(b"".join(pictures), np.uint8)
             arrays[f"ends/{key}"] = np.cumsum([len(picture) for picture in pictures])
             arrays[f"shape/{key}"] = np.asarray(self._shapes[key])
         with replacing(path) as temporary, temporary.open("wb") as file:
@@ -132,42 +141,30 @@ def piece_path(folder: Path, task_id: str, initial_state: int) -> Path:
     return folder / f"{file_name(task_id.split('/', 1)[1])}-{initial_state}.npz"
 
 
-def read_piece(path: Path, task: Task, initial_state: int) -> Trajectory:
+def read_piece(path: Path, task: Task, initial_state: int, spec: SuiteSpec) -> Trajectory:
     """Read the file of a recorded episode.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ConfigurationError: It is damaged, or another episode's.
+        ConfigurationError: It is damaged, another episode's, or none of this suite.
     """
-    with reading_piece(path), np.load(path, allow_pickle=False) as arrays:
-        if str(arrays["belongs_to"]) != belongs_to(task, initial_state):
-            raise ValueError(f"it is of {arrays['belongs_to']!s:.80}")
-        keys = [name.removeprefix("image/") for name in arrays.files if name.startswith("image/")]
-        images = {
-            key: _decompress(arrays[f"image/{key}"], arrays[f"ends/{key}"], arrays[f"shape/{key}"]) for key in keys
-        }
-        return Trajectory(
-            task, initial_state, images, arrays["states"], arrays["actions"], success=bool(arrays["success"])
-        )
+    arrays = read_episode(path, task, initial_state, spec)
+    cameras = [name.removeprefix(IMAGE) for name in arrays if name.startswith(IMAGE)]
+    images = {camera: unpacked_pictures(path, camera, spec, arrays) for camera in cameras}
+    return whole_trajectory(path, task, initial_state, spec, arrays, images)
 
 
-def piece_is_whole(path: Path, task: Task, initial_state: int) -> bool:
+def piece_is_whole(path: Path, task: Task, initial_state: int, spec: SuiteSpec) -> bool:
     """Whether a recorded episode is there and undamaged; a damaged one is removed, so that it is recorded again."""
     try:
-        read_piece(path, task, initial_state)
+        read_piece(path, task, initial_state, spec)
     except FileNotFoundError:
         return False
-    except ConfigurationError:
-        path.unlink()
+    except ConfigurationError as error:
+        print(f"rolling out {task.id}, initial state {initial_state}, again: {str(error).partition(';')[0]}")
+        remove_damaged(path)
         return False
     return True
-
-
-def _decompress(content: NDArray[np.uint8], ends: NDArray[np.int64], shape: NDArray[np.int64]) -> NDArray[np.uint8]:
-    pictures = np.empty((len(ends), *shape), np.uint8)
-    for index, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-        pictures[index] = np.frombuffer(zlib.decompress(content[start:end]), np.uint8).reshape(shape)
-    return pictures
 
 
 def write_recorded(
@@ -199,7 +196,7 @@ def write_recorded(
     def recorded() -> Iterator[Trajectory]:
         for episode in kept:
             path = piece_path(pieces, episode.task, episode.initial_state)
-            yield read_piece(path, by_id[episode.task], episode.initial_state)
+            yield read_piece(path, by_id[episode.task], episode.initial_state, suite.spec)
 
     about = {
         "format": FORMAT,
@@ -212,8 +209,7 @@ def write_recorded(
         "left_out": [_noted(episode) for episode in episodes if not _is_kept(episode)],
         "versions": versions(),
     }
-    plain: dict[str, object] = json.loads(json.dumps(about))
-    write_dataset(target, suite.spec, recorded(), plain)
+    write_dataset(target, suite.spec, recorded(), as_plain(about))
 
 
 def remove_pieces(pieces: Path) -> None:

@@ -15,7 +15,10 @@ from vla_cl.trust.text import short, told_as
 from vla_cl.types import ConfigurationError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from av import VideoFrame
     from av.container import InputContainer
+    from numpy.typing import NDArray
     from PIL import Image
 
 PIXELS = 64 * 2**20
@@ -32,6 +35,21 @@ STREAMS = 64
 
 VIDEO_OPTIONS = {"protocol_whitelist": "file", "enable_drefs": "0", "max_pixels": str(PIXELS)}
 """A video may not name other files or addresses, and no decoder makes room for larger frames."""
+
+_BICUBIC = 4
+"""FFmpeg's number of the filter that enlarges colour planes; pixels of the usual 8-bit formats do not depend on it."""
+
+_LIMITED, _FULL = 1, 2
+"""FFmpeg's numbers of the ranges of brightness: 16 to 235, and 0 to 255."""
+
+_BT709, _BT601 = 1, 5
+"""FFmpeg's numbers of two colour spaces; the second is meant where nothing is said."""
+
+_FULL_FORMATS = ("yuvj", "gray", "ya")
+"""Pixel formats whose range is full without a word."""
+
+_TORCHCODEC_WIDTH = 32
+"""torchcodec converts widths that are no multiple of this by another way, and only that one heeds the noted range."""
 
 
 @contextmanager
@@ -123,6 +141,43 @@ def open_film(content: bytes, what: str, remedy: str) -> Iterator[InputContainer
     ):
         container.streams.video[0].codec_context.options = {"max_pixels": str(PIXELS)}
         yield container
+
+
+class RgbFrames:
+    """Decoded frames of one video as RGB pictures; the only place where a frame becomes a picture.
+
+    The colours are those of torchcodec 0.11, LeRobot's default decoder, bit for bit: the colour space that the frame
+    notes, its range where torchcodec heeds it, and colour planes enlarged bicubically.
+    """
+
+    def __init__(self) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._reformatter = VideoReformatter()
+
+    def picture(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        """The frame, uint8 (H, W, 3)."""
+        if frame.format.is_rgb:
+            converted = self._reformatter.reformat(frame, format="rgb24", interpolation=_BICUBIC)
+        else:
+            space = int(frame.colorspace)
+            converted = self._reformatter.reformat(
+                frame,
+                format="rgb24",
+                src_colorspace=space,
+                dst_colorspace=_BT601 if space != _BT601 else _BT709,  # RGB has none, but PyAV skips equal ones
+                interpolation=_BICUBIC,
+                src_color_range=_range(frame),
+                dst_color_range=_LIMITED,
+            )
+        return converted.to_ndarray().astype("uint8", copy=False)
+
+
+def _range(frame: VideoFrame) -> int:
+    noted = int(frame.color_range)
+    if frame.width % _TORCHCODEC_WIDTH and noted in (_LIMITED, _FULL):
+        return noted
+    return _FULL if frame.format.name.startswith(_FULL_FORMATS) else _LIMITED
 
 
 def _container(path: Path) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,8 @@ NESTING = 64
 
 ENTRIES = 2_000_000
 """Most values in one JSON or YAML file."""
+
+_BLOCK = MIB
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -99,6 +102,40 @@ def read_lines(path: Path, what: str, remedy: str) -> Iterator[tuple[int, bytes,
             if len(line) == LINE_BYTES:
                 raise ConfigurationError(f"line {number} of {short(path)} exceeds {LINE_BYTES} bytes; {remedy}")
             yield number, line.removesuffix(b"\n"), line.endswith(b"\n")
+
+
+def last_lines(path: Path, longest: int, tail: int | None = None) -> Iterator[tuple[int, bytes | None]]:
+    """The lines of a file from the last to the first: where each begins, and its content with its end.
+
+    Args:
+        path: A regular file; no more of it is in memory than one line and one block.
+        longest: Most bytes of a line; of a longer one the content is None.
+        tail: Only what lies whole in so many bytes at the end; None: all.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        begin = file.seek(0, os.SEEK_END)
+        first = 0 if tail is None else max(0, begin - tail)
+        line: bytes | None = b""
+        while begin > first:
+            size = min(_BLOCK, begin - first)
+            file.seek(begin - size)
+            last, *earlier = reversed(file.read(size).split(b"\n"))
+            line = _joined(last, line, longest)
+            begin -= len(last)
+            for piece in earlier:
+                if line != b"":
+                    yield begin, line
+                line = _joined(piece, b"\n", longest)
+                begin -= 1 + len(piece)
+        if first == 0 and line != b"":
+            yield 0, line
+
+
+def _joined(piece: bytes, line: bytes | None, longest: int) -> bytes | None:
+    return None if line is None or len(piece) + len(line) > longest else piece + line
 
 
 def read_json(path: Path, what: str, remedy: str, most: int = TEXT_BYTES) -> Any:  # noqa: ANN401 - any JSON value
