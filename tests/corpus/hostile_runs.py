@@ -154,6 +154,12 @@ def _(run):
     edit(run / "matrix.json", lambda content: content.update(tasks=["a/\x1b[2J\x07", "a/\u202eb"], curves={}))
 
 
+@case("run_cameras_with_escape_sequences", EVALUATE, "cameras", of="run")
+def _(run):
+    cameras = {"\x1b[31mx": "\x1b]0;title\x07\u202e"}
+    edit(run / "config.yaml", lambda content: content.update(cameras=cameras))
+
+
 @case("run_video_elsewhere", REPORT, "leaves the folder", of="run")
 def _(run):
     import pandas as pd

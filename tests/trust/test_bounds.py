@@ -9,6 +9,7 @@ import pytest
 from odd_datasets import data_file, edit_rows, make_dataset
 
 from vla_cl.data.dataset_folder import DatasetFolder
+from vla_cl.data.task_table import require_text
 from vla_cl.trust.reading import parse_json
 from vla_cl.trust.yaml_files import YAML_BYTES, read_yaml
 from vla_cl.types import ConfigurationError
@@ -67,3 +68,21 @@ def test_settings_that_take_long_to_read_are_refused(tmp_path):
     refused(lambda: read_yaml(path, "the settings", "restore them"), "bytes")
     path.write_text(json.dumps({"stream": {"datasets": ["/data/a/dataset/of/a/robot"] * 2_000}}))
     assert len(read_yaml(path, "the settings", "")["stream"]["datasets"]) == 2_000
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\ufeff\u200b", "\u2060\u00ad", "\n\t"])
+def test_an_instruction_that_nobody_can_see_is_none(text, tmp_path):
+    with pytest.raises(ConfigurationError, match="no text"):
+        require_text(tmp_path, 0, text)
+
+
+@pytest.mark.parametrize("text", ["拿起", "a\u200bb", "🤖", "?", "\u0915\u094d"])
+def test_an_instruction_of_any_script_is_one(text, tmp_path):
+    assert require_text(tmp_path, 0, text) == text
+
+
+@pytest.mark.parametrize("name", ["meta/info.json", "meta/tasks.parquet", "meta"])
+def test_metadata_outside_of_the_dataset_are_not_read(root, tmp_path, name):
+    (root / name).rename(tmp_path / "elsewhere")
+    (root / name).symlink_to(tmp_path / "elsewhere")
+    refused(lambda: DatasetFolder(root).tasks, "leaves|leads out")

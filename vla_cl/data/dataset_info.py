@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_cl.trust.formats import check_format
+from vla_cl.trust.paths import inside
 from vla_cl.trust.reading import read_json_object
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
@@ -49,7 +50,7 @@ def read_info(root: Path) -> dict[str, Any]:
     Raises:
         ConfigurationError: It is missing, no JSON, of another version, or a field is not what it must be.
     """
-    path = root / "meta" / "info.json"
+    path = inside(root, "meta/info.json", f"the dataset {short(root)}")
     if not path.exists():
         raise ConfigurationError(
             f"no LeRobotDataset at {short(root)}: meta/info.json is missing; record one with `vla-cl collect`, or give "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pyarrow as pa
 
 from vla_cl.data.column_values import integers
 from vla_cl.data.dataset_info import REMEDY
+from vla_cl.trust.paths import inside
 from vla_cl.trust.tables import read_table
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
@@ -17,6 +19,8 @@ TEXT_COLUMNS = ("task", "__index_level_0__", "index", "instruction")
 
 TASKS_BYTES = 64 * 2**20
 """Most bytes of the table once unpacked: half a million instructions of a hundred letters."""
+
+_VISIBLE = "LMNPS"  # Unicode's letters, marks, numbers, punctuation and symbols
 
 LONGEST = 4096
 """Characters of an instruction."""
@@ -28,7 +32,7 @@ def read_tasks(root: Path) -> dict[int, str]:
     Raises:
         ConfigurationError: There is no table, it has another layout, or numbers come twice with different texts.
     """
-    path = root / "meta" / "tasks.parquet"
+    path = inside(root, "meta/tasks.parquet", f"the dataset {short(root)}")
     if not path.exists() and (root / "meta" / "tasks.jsonl").exists():
         raise ConfigurationError(
             f"the dataset {short(root)} says v3 but has the task table of v2.1 (tasks.jsonl); its conversion did not "
@@ -55,7 +59,7 @@ def require_text(root: Path, number: int, text: str) -> str:
     Raises:
         ConfigurationError: It is empty or absurdly long.
     """
-    if not text.strip():
+    if not any(unicodedata.category(letter)[0] in _VISIBLE for letter in text):
         raise ConfigurationError(
             f"task {number} of the dataset {short(root)} has frames but no text, so a policy cannot be told it; write "
             "its instruction into meta/tasks.parquet"

@@ -43,7 +43,8 @@ TEXT = 100_000
 
 _CODE = ("auto_map", "remote_code", "_target_", "custom_pipelines", "code_revision", "__class__", "auto_mapping")
 _MODEL = re.compile(
-    r"(tokenizer|model|encoder|vlm|checkpoint|pretrained)\w*(name|path|id|base|repo)$|name_or_path$|_path$"
+    r"(tokenizer|processor|model|encoder|vlm|backbone|checkpoint|pretrained)\w*(name|path|id|base|repo)$"
+    r"|name_or_path$|_path$|_repo$|repo_name$"
 )
 _NOT_READ = ("repo_id", "pretrained_path", "output_dir", "license", "discover_packages_path")
 _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.\-]*)/[A-Za-z0-9][\w.\-]*")
@@ -103,8 +104,8 @@ def check_models(content: Mapping[str, Any], what: str) -> None:
         leaf = name.rpartition(".")[2]
         if not isinstance(value, str) or not value or leaf in _NOT_READ:
             continue
-        on_top = isinstance(content.get(name), str)  # lists hold names of joints, which may have a slash
-        direct = on_top and ("/" in value or "\\" in value or value.startswith((".", "~")))
+        in_list = _is_in_list(content, name)  # lists hold names of joints, which may have a slash
+        direct = not in_list and ("/" in value or "\\" in value or value.startswith((".", "~")))
         if not direct and not _MODEL.search(leaf):
             continue
         found = _HUB_NAME.fullmatch(value)
@@ -113,6 +114,16 @@ def check_models(content: Mapping[str, Any], what: str) -> None:
                 f"{what} names {harmless(value, 40)!r} as {harmless(leaf, 30)}; only models by hub name that LeRobot's "
                 "own policies build on are followed"
             )
+
+
+def _is_in_list(content: Mapping[str, Any], name: str) -> bool:
+    """Whether a dotted name leads through a list: `_leaves` gives its entries the list's name."""
+    at: Any = content
+    for part in name.split("."):
+        if not isinstance(at, Mapping) or part not in at:
+            return True
+        at = at[part]
+    return isinstance(at, list)
 
 
 def _leaves(content: object, name: str = "") -> Iterator[tuple[str, object]]:
