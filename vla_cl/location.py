@@ -182,9 +182,12 @@ def tasks_of_run(location: str, available: Sequence[Task]) -> list[str]:
 
 def _around(location: str) -> tuple[Path, ...]:
     """The folder and those above it that may be its run's; none for what does not lie on this disk."""
-    if location == RANDOM or not Path(location).exists():
+    from vla_cl import checkpoint
+
+    path = checkpoint.behind_last(Path(location))
+    if location == RANDOM or not path.exists():
         return ()
-    folder = Path(location).resolve()
+    folder = path.resolve()
     return (folder, *folder.parents[:_PARENTS])
 
 
@@ -217,7 +220,7 @@ def find_policy(location: str) -> FoundPolicy:
     """
     from vla_cl import checkpoint
 
-    path = Path(location)
+    path = checkpoint.behind_last(Path(location))
     if not path.exists():
         return FoundPolicy(fetch_policy(location))
     if (path / "pretrained_model").is_dir():
