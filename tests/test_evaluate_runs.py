@@ -289,7 +289,7 @@ def test_another_state_of_the_method_is_another_evaluation(tmp_path, capsys):
     second = make_run(tmp_path / "second", model, method, method_settings=TOLD)
     capsys.readouterr()
     assert evaluate_plainly(second, tmp_path / "e", ALLOWED) == 2
-    assert "policy.method.files.method.safetensors was" in capsys.readouterr().err
+    assert "holds an evaluation of another policy (" in capsys.readouterr().err
     damaged = second / "checkpoints" / "001" / "cl_state" / "method.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     assert evaluate_plainly(damaged.parents[1], tmp_path / "f", ALLOWED) == 2
