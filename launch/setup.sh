@@ -132,7 +132,7 @@ set_up() {
     # One line on what is missing if nothing can be rendered; everything else works without.
     "$VENV/bin/python" -m vla_cl.doctor --only rendering --only-problems >&2 || true
     printf '%s\n' "$wanted" >"$STAMP"
-    say "ready: $VENV"
+    say "ready; \`source $VENV/bin/activate\` lets the shell find vla-cl, or type $VENV/bin/vla-cl"
 }
 
 # --- for developers ---------------------------------------------------------------------------------------------------

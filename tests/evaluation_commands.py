@@ -41,15 +41,15 @@ def summary(folder):
     return json.loads((folder / "summary.json").read_text())
 
 
-def new_policy(name):
+def new_policy(name, seed=0):
     kind, settings = POLICIES[name]
     ranges = {"mean": np.zeros(2), "std": np.ones(2), "min": -np.ones(2), "max": np.ones(2)}
     pictures = {key: np.full((3, 1, 1), value) for key, value in (("mean", 0.5), ("std", 0.5), ("min", 0), ("max", 1))}
     statistics = {key: {n: v.astype(np.float32) for n, v in ranges.items()} for key in ("action", "observation.state")}
     statistics["observation.image"] = {n: v.astype(np.float32) for n, v in pictures.items()}
-    return VlaModel.new(policy_config(kind, settings, SPEC, "cpu"), statistics, init_seed=0)
+    return VlaModel.new(policy_config(kind, settings, SPEC, "cpu"), statistics, init_seed=seed)
 
 
-def save_policy(name, folder):
-    new_policy(name).save(folder)
+def save_policy(name, folder, seed=0):
+    new_policy(name, seed).save(folder)
     return folder

@@ -1,11 +1,13 @@
+import errno
 import json
+import os
 
 import pytest
 from tiny_model import TinyModel
 
 from vla_cl import checkpoint
 from vla_cl.checkpoint import Progress
-from vla_cl.files import replacing, replacing_folder
+from vla_cl.files import remove_leftovers, replacing, replacing_folder
 from vla_cl.interfaces import Method
 from vla_cl.manifest import write_manifest
 from vla_cl.methods.er import ExperienceReplay
@@ -23,8 +25,57 @@ def test_the_newest_whole_checkpoint_is_found(saved):
     found = checkpoint.find_newest(saved).folder
     assert found.name == "002"
     assert checkpoint.load_progress(found) == Progress(2, 20, 1.0, 2.0)
-    assert (saved / "last").read_text() == "002\n"
     assert not list(saved.glob(".*"))
+
+
+def copy_of_a_checkpoint(path):
+    path.mkdir()
+    (path / "file").write_text("x")
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        lambda path: None,
+        lambda path: path.write_text("001\n"),
+        lambda path: path.symlink_to("001"),
+        lambda path: path.symlink_to("nowhere"),
+        copy_of_a_checkpoint,
+    ],
+    ids=["nothing", "the text of an older version", "a link", "a link to nowhere", "a folder"],
+)
+def test_last_is_a_link_to_the_newest_checkpoint(saved, before):
+    (saved / "last").unlink()
+    before(saved / "last")
+    checkpoint.save(saved, TinyModel(), Method(), Progress(3, 30, 1.0, 2.0))
+    assert str((saved / "last").readlink()) == "003"
+    assert (saved / "last" / "pretrained_model").is_dir()
+    checkpoint.verify(saved / "last")
+    assert not list(saved.glob(".*"))
+
+
+def test_last_is_a_text_where_links_cannot_be_made(saved, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "symlink", refused)
+    checkpoint.save(saved, TinyModel(), Method(), Progress(3, 30, 1.0, 2.0))
+    assert not (saved / "last").is_symlink()
+    assert (saved / "last").read_text() == "003\n"
+    folder = saved.rename(saved.parent / "checkpoints")
+    assert checkpoint.behind_last(folder / "last") == folder / "003"
+    assert checkpoint.behind_last(folder / "last" / "pretrained_model") == folder / "003" / "pretrained_model"
+    (folder / "last").write_text("../../elsewhere")
+    assert checkpoint.behind_last(folder / "last") == folder / "last"
+
+
+def test_a_kill_between_a_checkpoint_and_its_link_leaves_nothing(saved):
+    (saved / f".{'0' * 32}.link").symlink_to("002")
+    remove_leftovers(saved)
+    assert list(saved.glob(".*"))  # nobody knows whether it is being written
+    remove_leftovers(saved, alone=True)
+    assert not list(saved.glob(".*"))
+    assert (saved / "002").is_dir()
 
 
 @pytest.mark.parametrize("file", ["pretrained_model/weights.txt", "training_state/progress.json", "MANIFEST.json"])

@@ -16,6 +16,7 @@ from toy_world import PointSuite
 
 from vla_cl.cli import main
 from vla_cl.data.dataset_folder import DatasetFolder
+from vla_cl.location import policy_name
 from vla_cl.metrics import wilson_interval
 from vla_cl.rollout.summary import describe
 
@@ -89,8 +90,8 @@ def test_a_finished_evaluation_says_so_and_shows_the_same(undisturbed, capsys):
         ("split=select", "split was report, is now select"),
         ("evaluation.replan_every=3", "replan_every was 2, is now 3"),
         ("random.seed=1", "policy.random.seed was 0, is now 1"),
-        ("tasks=[red,green]", "tasks.point/blue was 'go to the blue side', 20 env steps, is now absent"),
-        ("suite.render_profile=glossy", "suite.fingerprint.render_profile was plain, is now glossy"),
+        ("tasks=[red,green]", "with other settings (3 tasks, not the same)"),
+        ("suite.render_profile=glossy", "(render_profile was plain, is now glossy"),
         ("record=false", "record was True, is now False"),
     ],
 )
@@ -99,6 +100,63 @@ def test_another_evaluation_is_refused_and_the_difference_named(undisturbed, cap
     message = capsys.readouterr().err
     assert difference in message
     assert message.count("\n") == 1
+
+
+def test_two_policies_on_one_suite_have_folders_of_their_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    short = ["evaluation.episodes=1", "evaluation.workers=1", "tasks=[red]"]
+    for name, seed in (("er", 0), ("ewc", 1)):
+        save_policy("nano_vla", tmp_path / "outputs" / "demo" / name, seed)
+    for policy in ("random", "outputs/demo/er", "outputs/demo/ewc"):
+        assert main(["evaluate", "--conf", str(CONF), policy, *SETTINGS, *short]) == 0
+    names = ["evaluate-troubled-demo-er", "evaluate-troubled-demo-ewc", "evaluate-troubled-random"]
+    assert sorted(path.name for path in (tmp_path / "outputs").glob("evaluate-*")) == names
+    capsys.readouterr()
+    for policy in ("random", "outputs/demo/er"):
+        assert evaluate(f"outputs/{names[1]}", *short, policy=policy) == 2
+        assert (
+            f"outputs/{names[1]} holds an evaluation of another policy (outputs/demo/ewc); " in capsys.readouterr().err
+        )
+    save_policy("nano_vla", tmp_path / "outputs" / "demo" / "er", 2)
+    assert evaluate(f"outputs/{names[0]}", *short, "split=select", policy="outputs/demo/er") == 2
+    message = capsys.readouterr().err
+    assert "of another policy (outputs/demo/er as it was then) and with other settings (split was report, is" in message
+    assert len(message) < 310
+
+
+@pytest.mark.parametrize("policy", ["random", "outputs/run"])
+def test_a_suite_without_tasks_is_refused_before_a_policy_is_loaded(tmp_path, monkeypatch, capsys, policy):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "outputs" / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    none = {"name": "none", "class": "vla_cl.envs.no_suite:NoSuite"}
+    sequential = {"name": "sequential", "class": "vla_cl.methods.sequential:Sequential"}
+    (folder / "config.yaml").write_text(json.dumps({"suite": none, "method": sequential, "train_seed": 0}))
+    assert main(["evaluate", policy, *(["suite=none"] if policy == "random" else [])]) == 2
+    message = capsys.readouterr().err
+    assert ("the run " in message and "learnt without a suite" in message) == (policy != "random")
+    assert "name a simulator's suite, for example suite=metaworld" in message
+
+
+@pytest.mark.parametrize(
+    ("location", "name"),
+    [
+        ("random", "random"),
+        ("user/policy", "user-policy"),
+        ("outputs/demo/er", "demo-er"),
+        ("outputs/er-0", "er-0"),
+        ("outputs/demo/er/checkpoints/003/pretrained_model", "demo-er-003"),
+        ("outputs/demo/er/checkpoints/last", "demo-er-003"),
+        ("elsewhere/a/b/c", "b-c"),
+        ("outputs", "policy"),
+    ],
+)
+def test_a_policy_has_a_readable_name_for_folders(tmp_path, monkeypatch, location, name):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("outputs/demo/er/checkpoints/003/pretrained_model", "outputs/er-0", "elsewhere/a/b/c"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "outputs/demo/er/checkpoints/last").symlink_to("003")
+    assert policy_name(location) == name
 
 
 def _kill_after(folder, episodes, *overrides):
@@ -214,7 +272,7 @@ def test_other_weights_are_another_evaluation(tmp_path, capsys):
     weights.write_bytes(content)
     capsys.readouterr()
     assert evaluate(tmp_path / "e", "tasks=[red]", policy=moved) == 2
-    assert "policy.files.model.safetensors was" in capsys.readouterr().err
+    assert "/e holds an evaluation of another policy (" in capsys.readouterr().err
 
 
 def test_a_policy_that_needs_the_past_is_refused_before_anything_starts(tmp_path, capsys):

@@ -82,7 +82,7 @@ def run(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("runs") / "run", new_policy("nano_vla"))
 
 
-@pytest.mark.parametrize("where", ["", "checkpoints/001", "checkpoints/001/pretrained_model"])
+@pytest.mark.parametrize("where", ["", "checkpoints/001", "checkpoints/001/pretrained_model", "checkpoints/last"])
 def test_a_run_is_evaluated_in_its_own_suite_and_as_it_planned(run, tmp_path, capsys, where):
     assert evaluate_plainly(run / where, tmp_path / "e", "plugins=[troubled_suite]") == 0
     assert f"as in the run {run}: suite=of the past, evaluation.replan_every=3\n" in capsys.readouterr().out
@@ -90,6 +90,16 @@ def test_a_run_is_evaluated_in_its_own_suite_and_as_it_planned(run, tmp_path, ca
     assert (found["suite"]["name"], found["replan_every"]) == ("of the past", 3)
     assert found["suite"]["class"] == "troubled_suite:TroubledSuite"
     assert rows(tmp_path / "e")["task"].tolist() == ["point/red", "point/green"]
+
+
+def test_a_newest_checkpoint_named_by_a_text_file_is_evaluated(run, tmp_path, capsys):
+    """As older versions wrote it, and this one where links cannot be made."""
+    copy = shutil.copytree(run, tmp_path / "run", symlinks=True)
+    (copy / "checkpoints" / "last").unlink()
+    (copy / "checkpoints" / "last").write_text("001\n")
+    for where in ("checkpoints/last", "checkpoints/last/pretrained_model"):
+        assert evaluate_plainly(copy / where, tmp_path / "e", "plugins=[troubled_suite]") == 0
+        assert "suite=of the past" in capsys.readouterr().out
 
 
 def flip(path):
@@ -279,7 +289,7 @@ def test_another_state_of_the_method_is_another_evaluation(tmp_path, capsys):
     second = make_run(tmp_path / "second", model, method, method_settings=TOLD)
     capsys.readouterr()
     assert evaluate_plainly(second, tmp_path / "e", ALLOWED) == 2
-    assert "policy.method.files.method.safetensors was" in capsys.readouterr().err
+    assert "holds an evaluation of another policy (" in capsys.readouterr().err
     damaged = second / "checkpoints" / "001" / "cl_state" / "method.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     assert evaluate_plainly(damaged.parents[1], tmp_path / "f", ALLOWED) == 2

@@ -31,7 +31,7 @@ COPIES = '"method.memory={budget: 5 MB, unit: trajectory, keep: copy, encoding: 
 CACHE = ["cache_dir=cache"]
 CUBES_AND_DRAWER = "'stream.datasets=[~/data/cubes,~/data/drawer]'"
 CUBES = "stream=datasets stream.datasets=~/data/cubes"
-NO_WEIGHTS = "policy.pretrained_backbone_weights=null"
+NANO = ["policy.image_size=16", "policy.chunk_size=4", "policy.n_action_steps=4"]
 
 QUICK = {
     "train stream=cw10 method=er": [*TRAIN, "stream.name=cw10"],
@@ -52,7 +52,7 @@ QUICK = {
     f"train stream=metaworld_demo method=er {COPIES}": [*TRAIN, "stream.name=copies"],
     "memory outputs/metaworld_demo-er-seed0 --export outputs/memory": ["--plugins", "toy_world"],
     "check stream=datasets stream.datasets=[my/dataset,/a/folder]": CACHE,
-    f"check stream=datasets {CUBES_AND_DRAWER} policy=act": [*CACHE, NO_WEIGHTS],
+    f"check stream=datasets {CUBES_AND_DRAWER}": CACHE,
     f"check stream=datasets {CUBES_AND_DRAWER} 'stream.tasks=[open the drawer,lift the cube]'": CACHE,
     f"check stream=datasets {CUBES_AND_DRAWER} "
     "'stream.experiences=[{name: first, tasks: [open the drawer, lift the cube]}]'": CACHE,
@@ -60,9 +60,18 @@ QUICK = {
     f"check {CUBES} 'cameras={{camera1: top, camera2: wrist}}'": CACHE,
     f"check {CUBES} 'cameras={{camera1: [cam_high, top]}}'": CACHE,
     f"train stream=datasets {CUBES_AND_DRAWER} method=er name=cubes": LEARN,
-    f"train {CUBES} policy=act name=act training.steps=20000": [*LEARN, *ACT],
+    f"train {CUBES} policy=act name=act training.learning_rate=1e-5 training.batch_size=8 training.steps=20000": [
+        *LEARN, *ACT,
+    ],
     "report outputs/cubes": [],
     f"train {CUBES} warm_start=outputs/act normalisation=checkpoint name=more": LEARN,
+    f"train stream=datasets {CUBES_AND_DRAWER} method=er "
+    "'method.memory={budget: 200 MB, unit: trajectory}' name=two": [
+        *LEARN, *NANO,
+    ],
+    "memory outputs/two --export outputs/two-memory": [],
+    "train stream=datasets stream.datasets=~/data/lid warm_start=outputs/two normalisation=checkpoint method=er "
+    "'method.memory={budget: 200 MB, unit: trajectory, reuse: outputs/two-memory}' name=three": LEARN,
     "train stream=datasets stream.datasets=~/data/sim suite=metaworld": [*TOY, *LEARN, "policy=tiny", "name=sim"],
 }  # fmt: skip
 """Arguments that are added to a command; the last of several values counts."""
@@ -109,7 +118,7 @@ def outputs(tmp_path_factory, point_datasets):
     shutil.copytree(point_datasets[0], folder / "first")
     shutil.copytree(point_datasets[1], folder / "second")
     shutil.copytree(point_datasets[0], folder / "data" / "sim")
-    for name, instruction in (("cubes", "lift the cube"), ("drawer", "open the drawer")):
+    for name, instruction in (("cubes", "lift the cube"), ("drawer", "open the drawer"), ("lid", "lift the lid")):
         episodes, cameras = [(instruction, 6), (instruction, 6)], ("observation.images.top", "observation.images.wrist")
         make_dataset(folder / "data" / name, episodes=episodes, cameras=cameras)
     return folder

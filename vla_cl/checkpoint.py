@@ -15,10 +15,10 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from vla_cl.files import replacing_folder, write_json, write_text
+from vla_cl.files import replacing_folder, write_json, write_link
 from vla_cl.interfaces import Data, Method, Model
 from vla_cl.manifest import MANIFEST, of_run, require_of_run, verify_manifest, write_manifest
-from vla_cl.trust.reading import read_json_object, require_entries
+from vla_cl.trust.reading import read_json_object, read_text, require_entries
 from vla_cl.trust.tensors import load_tensors
 from vla_cl.trust.text import harmless, short, told_as
 from vla_cl.types import ConfigurationError, Experience
@@ -26,12 +26,17 @@ from vla_cl.types import ConfigurationError, Experience
 FOLDER = "checkpoints"
 """Where the checkpoints of a run lie, within its folder."""
 
+LAST = "last"
+"""The newest checkpoint's other name."""
+
 EPISODES = "training_state/episodes.parquet"
 """The episode table up to a checkpoint, within its folder."""
 
 STATE_BYTES = 512 * 2**20
 """Largest ``method.json``: the rows that a memory of ten million samples names."""
 
+_NUMBER = r"[0-9]{3,9}"
+_NAME_BYTES = 64
 _REMEDY = "use another checkpoint of the run"
 
 
@@ -90,8 +95,25 @@ def save(
         if write_episodes is not None:
             write_episodes(folder / EPISODES)
         write_manifest(folder)
-    write_text(checkpoints / "last", target.name + "\n")
+    point_at(target)
     return target
+
+
+def point_at(folder: Path) -> None:
+    """Let ``checkpoints/last`` be this checkpoint: a link, as LeRobot has it, or a text file where there are none."""
+    last = folder.with_name(LAST)
+    if not last.is_symlink() or last.readlink() != Path(folder.name):
+        write_link(last, folder.name)
+
+
+def behind_last(path: Path) -> Path:
+    """A path that leads through a ``checkpoints/last`` that is a text file, led through the checkpoint it names."""
+    for last in (path, path.parent):
+        if last.name == LAST and last.parent.name == FOLDER and last.is_file():
+            name = read_text(last, "the name of the newest checkpoint", _REMEDY, _NAME_BYTES).strip()
+            if re.fullmatch(_NUMBER, name):
+                return last.with_name(name) / path.relative_to(last)
+    return path
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -132,7 +154,7 @@ def find_newest(checkpoints: Path) -> Newest | None:
     Raises:
         ConfigurationError: There are checkpoints, and every one is damaged.
     """
-    folders = [path for path in checkpoints.glob("[0-9]*") if re.fullmatch(r"[0-9]{3,9}", path.name) and path.is_dir()]
+    folders = [path for path in checkpoints.glob("[0-9]*") if re.fullmatch(_NUMBER, path.name) and path.is_dir()]
     passed_over: list[str] = []
     for folder in sorted(folders, key=lambda path: int(path.name), reverse=True):
         try:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vla_cl.command_line import Parser, add_overrides, new_parser, parse, user_location, user_path
+from vla_cl.command_line import Parser, add_overrides, new_parser, parse, user_location, user_path, user_paths
 from vla_cl.last_line import guarded
 
 _HINTS = {
@@ -76,6 +76,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     memory.add_argument("run", type=user_path, help="the folder of a run")
     memory.add_argument("--export", type=user_path, metavar="FOLDER", help="also write it as a LeRobotDataset v3")
     memory.add_argument("--plugins", metavar="A,B", default="", help="packages that the run's suite may come from")
+    memory.add_argument("--datasets", type=user_paths, metavar="A,B", help="where the run's datasets lie now, in order")
     memory.add_argument("--json", action="store_true", help="for machines")
     _add_tools(add)
     return parser, commands
@@ -177,11 +178,14 @@ def _metrics(options: argparse.Namespace) -> int:
 
 def _memory(options: argparse.Namespace) -> int:
     from vla_cl import memory_command
+    from vla_cl.types import ConfigurationError
 
+    if options.datasets and options.export is None:
+        raise ConfigurationError("--datasets is for --export, which reads the data; a list needs none: leave it out")
     print(memory_command.describe(options.run, options.json))
     if options.export is not None:
         plugins = [name for name in options.plugins.split(",") if name]
-        written = memory_command.export(options.run, options.export, plugins)
+        written = memory_command.export(options.run, options.export, plugins, options.datasets or ())
         print(written, file=sys.stderr if options.json else sys.stdout)
     return 0
 

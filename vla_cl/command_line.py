@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -52,6 +53,11 @@ def user_path(text: str) -> Path:
     if not text:
         raise ConfigurationError("an empty path was given; give a file or a folder")
     return Path(expanded("the path", text))
+
+
+def user_paths(text: str) -> list[Path]:
+    """Paths given as one argument, with commas between them; one that has commas is quoted."""
+    return [user_path(item.strip()) for item in next(csv.reader([text], skipinitialspace=True), [""])]
 
 
 def user_location(text: str) -> str:

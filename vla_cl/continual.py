@@ -158,6 +158,7 @@ class ContinualRun:
                 memory.adopt(earlier.name, earlier.index, remembered, model)
         else:
             found = newest.folder
+            checkpoint.point_at(found)  # a kill right after the checkpoint left `last` at the one before
             progress = checkpoint.load_progress(found)
             self._passed_over = progress.passed_over + newest.passed_over
             self._table = self._episodes_of(found, progress)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from vla_cl.compose import compose
 from vla_cl.report import write_report
+from vla_cl.report.seed_groups import SHOWN, compare
 from vla_cl.run import train
 from vla_cl.trust.reading import read_json_object
+from vla_cl.types import ConfigurationError
 
 METHODS = ("sequential", "er")
 
@@ -34,8 +36,18 @@ def main(overrides: Sequence[str], folders: Sequence[Path] = ()) -> Path:
             folders=folders,
         )))  # fmt: skip
     report = write_report(runs, root / "report.html")
-    print(f"\nthe demo took {(time.perf_counter() - began) / 60:.1f} minutes; open its report:")
+    print(f"\n{_results(runs)}")
+    print(f"the demo took {(time.perf_counter() - began) / 60:.1f} minutes; open its report:")
     return report
+
+
+def _results(runs: Sequence[Path]) -> str:
+    """One row for each method."""
+    try:
+        table = compare(runs, SHOWN[:2])
+    except ConfigurationError as error:
+        return f"no table of results: {error}"
+    return f"success at the end ({SHOWN[0]}) and forgetting ({SHOWN[1]}), with 95 % intervals:\n{table}\n"
 
 
 def free_folder(parent: Path) -> Path:

@@ -20,7 +20,7 @@ from vla_cl.compose import Settings, build, checked_arguments, nearest
 from vla_cl.data.streams import named_tasks
 from vla_cl.files import remove_leftovers, remove_leftovers_of, set_aside, write_json
 from vla_cl.interfaces import Method, Policy, Suite
-from vla_cl.location import RANDOM, tasks_of_run
+from vla_cl.location import RANDOM, find_run, policy_name, tasks_of_run
 from vla_cl.locks import remove_stale
 from vla_cl.manifest import MANIFEST, damaged_files, verify_manifest, write_manifest
 from vla_cl.names import VIDEOS
@@ -37,6 +37,7 @@ from vla_cl.run import use_threads
 from vla_cl.run_folder import machine, versions
 from vla_cl.stream_sources import under_policy_names
 from vla_cl.trust.reading import as_plain
+from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError, Episode, EpisodeRequest, Outcome, Split, Task
 
 _NO_EXPERIENCE = -1
@@ -90,7 +91,7 @@ def evaluate(location: str, settings: Settings) -> Path:
     use_threads(settings["threads"])
     candidate = find_candidate(location, settings, plan.suite, plan.settings.replan_every)
     identity = _identity(plan, candidate)
-    check_same_evaluation(plan.folder, identity)
+    check_same_evaluation(plan.folder, identity, location)
     if _is_finished(plan) and not _has_errors_to_retry(plan):
         print(f"{plan.folder} holds this evaluation, finished; nothing is rolled out again")
         remove_stale(plan.folder / LOCK)
@@ -103,7 +104,7 @@ def evaluate(location: str, settings: Settings) -> Path:
             require_rate(policy.spec, spec)
         if method is not None:
             require_served(method, plan.tasks)
-        with Journal(plan.folder, identity) as journal:
+        with Journal(plan.folder, identity, location) as journal:
             _clear(plan)
             _roll_out(plan, policy, method, journal)
             _write_results(plan, candidate, journal)
@@ -114,6 +115,7 @@ def evaluate(location: str, settings: Settings) -> Path:
 
 def _plan(location: str, settings: Settings) -> _Plan:
     own = build(settings["suite"], Suite, settings["plugins"])
+    _require_tasks(own, location)
     suite = under_policy_names(own, settings.get("cameras"), None if location == RANDOM else location)
     chosen = EvaluationSettings(**checked_arguments(EvaluationSettings, settings["evaluation"]))
     available = suite.tasks()
@@ -124,9 +126,22 @@ def _plan(location: str, settings: Settings) -> _Plan:
     for name in ("record", "retry_errors"):
         if not isinstance(settings[name], bool):
             raise ConfigurationError(f"{name} must be true or false; got {settings[name]!r}")
-    folder = Path(settings["output_dir"] or Path("outputs") / f"evaluate-{settings['suite']['name']}")
+    folder = Path(
+        settings["output_dir"] or Path("outputs") / f"evaluate-{settings['suite']['name']}-{policy_name(location)}"
+    )
     chosen_tasks = tuple(dict.fromkeys(tasks))
     return _Plan(suite, chosen_tasks, settings["split"], chosen, settings["record"], settings["retry_errors"], folder)
+
+
+def _require_tasks(suite: Suite, location: str) -> None:
+    """Refuse a suite without tasks, before a policy is loaded."""
+    if suite.tasks():
+        return
+    run = find_run(location)
+    which = f"the run {short(run.root)} learnt without a suite" if run else f"the suite {suite.name!r} has no tasks"
+    raise ConfigurationError(
+        f"{which}, so there is nothing to roll the policy out in; name a simulator's suite, for example suite=metaworld"
+    )
 
 
 def _has_errors_to_retry(plan: _Plan) -> bool:

@@ -20,10 +20,14 @@ from pathlib import Path
 from uuid import uuid4
 
 _FILE = re.compile(r"\.[0-9a-f]{32}(\.[^.]*)?")
+_LINK = re.compile(r"\.[0-9a-f]{32}\.link")
 _FOLDER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}(?P<old>\.old)?")
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
 """What systems say that cannot lock: Lustre without ``flock``, NFS of a folder, some of FUSE."""
+
+_CANNOT_LINK = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+"""What systems say that have no symbolic links: FAT, some network filesystems."""
 
 _CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of linux/fcntl.h and linux/fs.h
@@ -85,9 +89,10 @@ def remove_leftovers(folder: Path, alone: bool = False) -> None:
     if not folder.is_dir():
         return
     for path in sorted(folder.iterdir()):
-        if path.is_symlink():
-            continue
-        if path.is_file() and _FILE.fullmatch(path.name):
+        if path.is_symlink():  # nobody can hold one
+            if alone and _LINK.fullmatch(path.name):
+                path.unlink()
+        elif path.is_file() and _FILE.fullmatch(path.name):
             _remove(path, alone)
         elif path.is_dir() and (match := _FOLDER.fullmatch(path.name)):
             _restore_or_remove(path, match, alone)
@@ -128,6 +133,31 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file, replacing an older one at once."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_link(path: Path, name: str) -> None:
+    """Make ``path`` a relative symbolic link to its neighbour ``name``, replacing at once what has the name.
+
+    Where links cannot be made, it becomes a text file that says the name. A folder of that name, as a copy that follows
+    links leaves it, is removed.
+    """
+    temporary = path.with_name(f".{uuid4().hex}.link")
+    if path.is_dir() and not path.is_symlink():
+        old = path.with_name(f".{path.name}.{uuid4().hex}")
+        path.rename(old)
+        shutil.rmtree(old)
+    try:
+        temporary.symlink_to(name)
+    except OSError as error:
+        if error.errno not in _CANNOT_LINK:
+            raise
+        write_text(path, f"{name}\n")
+        return
+    try:
+        temporary.replace(path)
+        flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: object) -> None:

@@ -16,6 +16,7 @@ import yaml  # type: ignore[import-untyped]
 
 from vla_cl.compose import Settings, compose
 from vla_cl.manifest import SEAL, require_of_run, require_seal
+from vla_cl.names import file_name
 from vla_cl.run_folder import read_settings
 from vla_cl.trust.hub import fetch_policy
 from vla_cl.trust.reading import read_json_object, require_entries
@@ -28,6 +29,7 @@ RANDOM = "random"
 _CONFIG = "config.yaml"
 _SUMMARY = "run.json"
 _PARENTS = 3
+_OUTPUTS = "outputs"
 _REPLAN = "evaluation.replan_every"
 _CHOICE = "of_the_run"
 _RESTORE = "restore the file, or name tasks=[...]"
@@ -180,11 +182,28 @@ def tasks_of_run(location: str, available: Sequence[Task]) -> list[str]:
     return []
 
 
+def policy_name(location: str) -> str:
+    """A short name of a policy, made of where it lies, for that of a folder: ``demo-er``, ``demo-er-003``, ``random``.
+
+    Args:
+        location: As of `find_policy`, or ``random``.
+    """
+    parts = _around(location)[0].parts if _around(location) else Path(location).parts
+    if _OUTPUTS in parts:
+        parts = parts[len(parts) - parts[::-1].index(_OUTPUTS) :]
+    named = [part for part in parts if part not in ("checkpoints", "pretrained_model", "/", "..")]
+    last = 1 + bool(named and re.fullmatch(r"[0-9]+", named[-1]))  # the number of a checkpoint says nothing alone
+    return file_name("-".join(named[-1 - last :]) or "policy")
+
+
 def _around(location: str) -> tuple[Path, ...]:
     """The folder and those above it that may be its run's; none for what does not lie on this disk."""
-    if location == RANDOM or not Path(location).exists():
+    from vla_cl import checkpoint
+
+    path = checkpoint.behind_last(Path(location))
+    if location == RANDOM or not path.exists():
         return ()
-    folder = Path(location).resolve()
+    folder = path.resolve()
     return (folder, *folder.parents[:_PARENTS])
 
 
@@ -217,7 +236,7 @@ def find_policy(location: str) -> FoundPolicy:
     """
     from vla_cl import checkpoint
 
-    path = Path(location)
+    path = checkpoint.behind_last(Path(location))
     if not path.exists():
         return FoundPolicy(fetch_policy(location))
     if (path / "pretrained_model").is_dir():

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vla_cl import checkpoint
 from vla_cl.compose import compose
+from vla_cl.data.moved_data import require_in_place, with_data_at
 from vla_cl.data.run_data import with_moved_data
 from vla_cl.files import remove_leftovers_of
 from vla_cl.interfaces import Data
@@ -44,6 +45,7 @@ class RunMemory:
         settings: Of the memory; None for a method that has only a number of samples.
         configuration: The run's settings.
         passed_over: A sentence for each newer checkpoint that is damaged.
+        places: Where the user says that the run's datasets lie now; empty: where the run saw them last.
     """
 
     root: Path
@@ -51,6 +53,7 @@ class RunMemory:
     settings: MemorySettings | None
     configuration: Mapping[str, Any]
     passed_over: tuple[str, ...] = ()
+    places: tuple[Path, ...] = ()
 
     @classmethod
     def read(cls, root: Path) -> RunMemory:
@@ -152,7 +155,7 @@ def describe(root: Path, as_json: bool = False) -> str:
     return "\n".join([*lines, f"{total:,} bytes {used}"])
 
 
-def export(root: Path, target: Path, plugins: Sequence[str] = ()) -> str:
+def export(root: Path, target: Path, plugins: Sequence[str] = (), places: Sequence[Path] = ()) -> str:
     """Write a run's memory as a LeRobotDataset v3; a sentence that says what was written.
 
     An episode of the dataset is a remembered trajectory or window, or, of single frames, those of one episode in time.
@@ -162,6 +165,7 @@ def export(root: Path, target: Path, plugins: Sequence[str] = ()) -> str:
         root: Folder of the run.
         target: Folder of the dataset, which must not exist.
         plugins: Packages that the run's suite may come from; the run's own list does not count.
+        places: Where the run's datasets lie now, in its order; empty: where it saw them last.
 
     Raises:
         ConfigurationError: As `RunMemory.read`; ``target`` exists; the data are no longer there; the copies hold no
@@ -171,7 +175,7 @@ def export(root: Path, target: Path, plugins: Sequence[str] = ()) -> str:
         remove_leftovers_of(target)
         if target.exists():
             raise ConfigurationError(f"{short(target)} exists; give --export a new folder")
-        return _export(RunMemory.read(root).trusting(plugins), target)
+        return _export(replace(RunMemory.read(root).trusting(plugins), places=tuple(places)), target)
 
 
 def _export(memory: RunMemory, target: Path) -> str:
@@ -252,6 +256,9 @@ def _streams(memory: RunMemory) -> Sources:
 
     problem = f"{short(memory.root / 'config.yaml')} lacks settings of a run"
     with told_as(problem, _REMEDY, KeyError, TypeError, AttributeError):
+        if memory.places:
+            return run.sources(with_data_at(memory.configuration, memory.root, memory.places))
+        require_in_place(memory.root)
         return run.sources(with_moved_data(memory.configuration, memory.root))
 
 

@@ -6,6 +6,7 @@ checkpoint. `collect_command` only records the stream's demonstrations.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from vla_cl.data.cameras import Pairs
 from vla_cl.data.run_data import remember_datasets
 from vla_cl.data.source import Source
 from vla_cl.interfaces import Suite
+from vla_cl.location import find_run
 from vla_cl.rollout.compatibility import skipped_rollouts
 from vla_cl.run_folder import RunFolder
 from vla_cl.stream_sources import sources
 from vla_cl.tracking import Tracker
+from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError, Task
 
 __all__ = ["collect_command", "demonstrations", "run_name", "sources", "train", "use_threads"]
@@ -60,12 +63,37 @@ def train(settings: Settings) -> Path:
     checked = check(settings)
     checked.say()
     folder = RunFolder(output_folder(settings))
+    if not folder.has_begun and (note := memory_left_behind(checked)) is not None:
+        print(note, file=sys.stderr)
     with folder.open(settings):
         remember_datasets(folder.root, checked.found.roots, began=folder.has_begun)
         _learn(settings, checked, folder)
     if not checked.found.evaluable:
         print(skipped_rollouts(checked.found.suite))
     return folder.root
+
+
+def memory_left_behind(checked: Checked) -> str | None:
+    """How the memory of the warm start's run is taken along, where a method with an empty one begins; None: no need."""
+    from vla_cl import checkpoint
+    from vla_cl.data.reused_memory import memory_of
+    from vla_cl.memory.replay_memory import NOTES
+
+    start, memory = checked.policy.warm_start, memory_of(checked.method)
+    if start is None or memory is None or memory.settings.reuse is not None:
+        return None
+    folder = Path(start).resolve().parent
+    run = find_run(start)
+    if run is None or not (folder / "cl_state" / "method.json").is_file():
+        return None
+    index = checkpoint.read_method(folder)[0].get("memory")
+    if not isinstance(index, dict) or not index.keys() - {NOTES}:
+        return None
+    given = run.settings["method"].get("memory")
+    opening = f"warm_start carries weights, the memory of {short(run.root, 90)} stays behind"
+    if not isinstance(given, dict) or given.get("unit", "frame") == "frame":
+        return f"{opening}; it holds single frames, which no other run can take along (docs/data.md)"
+    return f"{opening}; take it along: vla-cl memory RUN --export FOLDER, and method.memory={{..., reuse: FOLDER}}"
 
 
 def _learn(settings: Settings, checked: Checked, folder: RunFolder) -> None:

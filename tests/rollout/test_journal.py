@@ -108,7 +108,7 @@ def test_another_evaluation_is_refused_and_the_difference_named(tmp_path):
     other = IDENTITY_A | {"split": "select", "policy": {"seed": 1}}
     with pytest.raises(ConfigurationError) as caught, Journal(tmp_path, other):
         pass
-    assert "policy.seed was 0, is now 1; split was report, is now select; give output_dir=" in str(caught.value)
+    assert "(policy.seed was 0, is now 1; split was report, is now select); give output_dir=" in str(caught.value)
     assert path.read_bytes() == before
     check_same_evaluation(tmp_path, IDENTITY_A)
 

@@ -103,7 +103,11 @@ def _noted(note: Path) -> list[dict[str, str]]:
 def _require_same(folder: Path, before: Sequence[dict[str, str]], now: Sequence[dict[str, str]]) -> None:
     remedy = "give the same data, or output_dir=<a new folder>"
     if len(before) != len(now):
-        raise ConfigurationError(f"{short(folder)} learnt from {len(before)} datasets, {len(now)} are given; {remedy}")
+        raise ConfigurationError(
+            f"{short(folder, 90)} learnt from {len(before)} dataset{'s' * (len(before) != 1)}, {len(now)} "
+            f"{'is' if len(now) == 1 else 'are'} given; {remedy}; a task is added by a new run with warm_start "
+            '(docs/data.md, "Add a task later")'
+        )
     for number, (old, new) in enumerate(zip(before, now, strict=True), start=1):
         if old["identity"] != new["identity"]:
             moved = any(old["identity"] == other["identity"] for other in now)

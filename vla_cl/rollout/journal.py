@@ -34,7 +34,12 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "task": str, "split": str, "initial_state": int, "env_steps": int, "decisions": int, "total_reward": float,
     "seconds": (int, float), "session": int, "elapsed": (int, float),
 }  # fmt: skip
-_DIFFERENCES_SHOWN = 3
+_CALLED = "called"
+_OTHER_POLICY = "another policy"
+_POLICY_KEYS = ("policy.files", "policy.method", "policy.random was ", "device was none,")
+"""Beginnings of differences that mean another policy; one that acts at random has no device."""
+
+_DIFFERENCES_SHOWN = 2
 _CHARACTERS_SHOWN = 60
 
 
@@ -61,15 +66,17 @@ class Journal:
     Args:
         folder: Of the evaluation; made when the journal is opened.
         identity: All that decides the episodes, as plain data; see `check_same_evaluation`.
+        policy: What people call the policy; a note for messages, it decides nothing.
 
     Raises:
         ConfigurationError: When opened: the folder holds another evaluation, another process works on this one, or a
             line that is not the last is damaged.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, object]) -> None:
+    def __init__(self, folder: Path, identity: Mapping[str, object], policy: str | None = None) -> None:
         self.folder = folder
         self._identity = identity
+        self._policy = policy
         self._entries: dict[tuple[str, str, int], Entry] = {}
         self._salt = _salt(identity)
         self._held = ExitStack()
@@ -78,14 +85,14 @@ class Journal:
 
     def __enter__(self) -> Self:
         """Lock the folder, read what is there, and drop a torn last line."""
-        check_same_evaluation(self.folder, self._identity)
+        check_same_evaluation(self.folder, self._identity, self._policy)
         with ExitStack() as held:
             held.enter_context(only_writer(self.folder / LOCK, f"the evaluation {short(self.folder)}"))
-            check_same_evaluation(self.folder, self._identity)  # another process may have begun meanwhile
+            check_same_evaluation(self.folder, self._identity, self._policy)  # another process may have begun meanwhile
             path = self.folder / EPISODES
             file = cast(BinaryIO, path.open("a+b", buffering=0))  # unbuffered: an episode is one write of the system
             held.callback(file.close)
-            write_json(self.folder / IDENTITY, seal(self._identity))
+            write_json(self.folder / IDENTITY, seal(self._described))
             whole = _whole_lines(path)
             file.truncate(len(whole))
             self._entries = {_key(entry.episode): entry for entry in _entries(path, whole, self._salt)}
@@ -100,6 +107,10 @@ class Journal:
     ) -> None:
         """Close the file and unlock the folder."""
         self._held.close()
+
+    @property
+    def _described(self) -> dict[str, object]:
+        return {**self._identity, **({_CALLED: self._policy} if self._policy else {})}
 
     def __len__(self) -> int:
         """Number of finished episodes."""
@@ -123,10 +134,15 @@ class Journal:
         self._entries[_key(episode)] = entry
 
 
-def check_same_evaluation(folder: Path, identity: Mapping[str, object]) -> None:
+def check_same_evaluation(folder: Path, identity: Mapping[str, object], policy: str | None = None) -> None:
     """Refuse a folder that holds something else than this evaluation or the beginning of it.
 
     An evaluation of which no episode has finished leaves nothing to lose, so another one may take its folder.
+
+    Args:
+        folder: Of the evaluation.
+        identity: All that decides the episodes.
+        policy: What people call the policy now.
 
     Raises:
         ConfigurationError: The message says what differs.
@@ -143,13 +159,38 @@ def check_same_evaluation(folder: Path, identity: Mapping[str, object]) -> None:
     before = read_json_object(path, "the description of the evaluation", remedy)
     require_seal(before, short(path), remedy)
     before.pop(SEAL, None)
-    found = list(differences(before, as_plain(identity)))
-    if found and _whole_lines(folder / EPISODES):
-        more = f"; and {len(found) - _DIFFERENCES_SHOWN} more" if len(found) > _DIFFERENCES_SHOWN else ""
+    called = before.pop(_CALLED, None)
+    named = called if isinstance(called, str) else None
+    if named is not None and named == policy:
+        named += " as it was then"
+    now = as_plain(identity)
+    if before != now and _whole_lines(folder / EPISODES):
         raise ConfigurationError(
-            f"{short(folder)} holds another evaluation: {harmless('; '.join(found[:_DIFFERENCES_SHOWN]), 110)}{more}; "
-            "give output_dir=<a new folder>, or the same settings to continue it"
+            f"{short(folder, 55)} holds an evaluation {_of_what(before, now, named)}; give output_dir=<a new folder>, "
+            "or the same settings to continue it"
         )
+
+
+def _of_what(before: Mapping[str, Any], now: Mapping[str, Any], policy: str | None) -> str:
+    """``of another policy (outputs/demo/er)``, or at most two of the settings that differ, in words."""
+    words = list(dict.fromkeys(_in_words(text, before) for text in differences(before, now)))
+    shown = [text for text in words if text != _OTHER_POLICY]
+    of_policy = len(shown) < len(words)
+    more = len(shown) - (_DIFFERENCES_SHOWN - of_policy)
+    shown = [harmless(text, _CHARACTERS_SHOWN) for text in shown[: _DIFFERENCES_SHOWN - of_policy]]
+    settings = f"with other settings ({'; '.join([*shown, *([f'{more} more'] if more > 0 else [])])})" if shown else ""
+    which = f"{_OTHER_POLICY} ({short(policy, 50)})" if policy else _OTHER_POLICY
+    return " and ".join(filter(None, (f"of {which}" if of_policy else "", settings)))
+
+
+def _in_words(difference: str, before: Mapping[str, Any]) -> str:
+    """One of the `differences`, without hashes and names that only the program knows."""
+    if difference.startswith(_POLICY_KEYS) or (difference.startswith("device") and difference.endswith("now none")):
+        return _OTHER_POLICY
+    if difference.startswith("tasks."):
+        return f"{len(before['tasks'])} tasks, not the same"
+    key, was, rest = difference.partition(" was ")
+    return f"{key.rpartition('.')[2] if key.startswith('suite.fingerprint') else key}{was}{rest}"
 
 
 def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:  # noqa: ANN401 - nested plain data
