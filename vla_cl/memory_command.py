@@ -171,6 +171,8 @@ def export(root: Path, target: Path, plugins: Sequence[str] = (), places: Sequen
         ConfigurationError: As `RunMemory.read`; ``target`` exists; the data are no longer there; the copies hold no
             pictures; or the suite is in a package that ``plugins`` does not list.
     """
+    if not target.name:  # "/" and "." have no name beside which a lock could lie
+        raise ConfigurationError(f"{short(target.absolute())} exists; give --export a new folder")
     with only_writer(target.with_name(f".{target.name}.lock"), f"the dataset {short(target)}"):
         remove_leftovers_of(target)
         if target.exists():

@@ -108,6 +108,12 @@ def test_stock_lerobot_opens_the_export(kind, request, cache, tmp_path, capsys):
         memory_command.export(root, folder, ["toy_world"])
 
 
+@pytest.mark.parametrize("target", ["/", "."])
+def test_a_folder_without_a_name_is_no_target(tmp_path, target):
+    with pytest.raises(ConfigurationError, match="exists; give --export a new folder"):
+        memory_command.export(tmp_path, Path(target))
+
+
 def test_the_run_itself_does_not_say_which_packages_may_be_used(with_index, tmp_path, capsys):
     assert main(["memory", str(with_index), "--export", str(tmp_path / "exported")]) == 2
     assert "in the package 'toy_world', not listed; if you trust it, add --plugins toy_world" in capsys.readouterr().err
