@@ -11,6 +11,7 @@ from odd_datasets import make_dataset
 from vla_cl import run
 from vla_cl.check import check
 from vla_cl.compose import compose
+from vla_cl.models.stored_policy import noted_conventions
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +127,19 @@ def test_nothing_is_written_into_a_dataset(setting, inside, cache, tmp_path):
         chosen = settings(cache, tmp_path / "run", "stream=datasets", f"{setting}={where / inside}", datasets=[root])
         assert f"{setting}=" in (sentence := refusal(chosen))
         assert "lies inside the dataset" in sentence
+
+
+@pytest.mark.parametrize(("rates", "noted"), [((10, 10), 10), ((10, 20), None)])
+def test_a_checkpoint_notes_the_rate_of_its_data_or_none(rates, noted, cache, tmp_path):
+    roots = [
+        make_dataset(tmp_path / str(n), [(text, 4)], {"observation.image": (16, 16)}, 2, 2, fps=fps, seed=n)
+        for n, (text, fps) in enumerate(zip(("lift", "push"), rates, strict=True))
+    ]
+    start = train(cache, tmp_path / "start", "stream=datasets", datasets=[roots[0]])
+    for more, folder in ((), tmp_path / "new"), ((f"warm_start={start}",), tmp_path / "warm"):
+        train(cache, folder, "stream=datasets", "data.check_fps=false", *more, datasets=roots)
+        for number in ("001", "002"):
+            assert noted_conventions(folder / "checkpoints" / number / "pretrained_model")["fps"] == noted
+    other = make_dataset(tmp_path / "other", [("lift", 4)], {"observation.image": (16, 16)}, 2, 2, fps=25, seed=3)
+    train(cache, tmp_path / "faster", "stream=datasets", f"warm_start={start}", datasets=[other])
+    assert noted_conventions(tmp_path / "faster" / "checkpoints" / "001" / "pretrained_model")["fps"] == 25

@@ -220,6 +220,7 @@ class ContinualRun:
             model = VlaModel.load(named, self._policy.device, adapt)
             require_fit(model.spec, spec, f"checkpoint {named}")
             model.complete_conventions(spec)
+            model.fps = self._rate()  # whatever it learnt before
             if self._policy.normalisation == "checkpoint":
                 model.require_statistics()
                 return model
@@ -227,8 +228,12 @@ class ContinualRun:
             return model
         config = policy_config(self._policy.kind, self._policy.fields, spec, self._policy.device)
         frames = self._loaded[first.index] = self._frames(first, config)
-        conventions = {name: getattr(spec, name) for name in CONVENTIONS}
+        conventions = {name: getattr(spec, name) for name in CONVENTIONS} | {"fps": self._rate()}
         return VlaModel.new(config, frozen_statistics(frames), self._train_seed, **conventions)
+
+    def _rate(self) -> float | None:
+        """Actions per second of the whole stream; None if its datasets have several rates."""
+        return spec_of_all([source for sources in self._sources.values() for source in sources]).fps
 
     def _learn(
         self, engine: Engine, model: VlaModel, experience: Experience, progress: Progress, tracker: Tracker

@@ -33,7 +33,8 @@ def test_rates_are_compared_unless_they_are_accepted():
     other = replace(SPEC, fps=20.0)
     with pytest.raises(ConfigurationError, match=r"rate \(fps\): d0 has 10, d1 has 20.*data.check_fps=false"):
         agreed(described(SPEC, other))
-    assert agreed(described(SPEC, other), check_fps=False).fps == 10
+    assert agreed(described(SPEC, other), check_fps=False).fps is None
+    assert agreed(described(SPEC, SPEC), check_fps=False).fps == 10
 
 
 def test_the_sentence_is_short_whatever_names_there_are():
@@ -54,5 +55,5 @@ def test_what_one_recording_knows_counts_for_an_experience(tmp_path):
         spec = {"render_profile": "fast", "control_mode": "relative", "action_low": [low] * 2, "action_high": [1.0] * 2}
         (root / "meta" / "vla_cl.json").write_text(json.dumps({"spec": spec}))
     frames = Frames([Source(root) for root in roots], tmp_path / "cache", [0])
-    assert (frames.spec.render_profile, frames.spec.control_mode, frames.spec.fps) == ("fast", "relative", 10)
+    assert (frames.spec.render_profile, frames.spec.control_mode, frames.spec.fps) == ("fast", "relative", None)
     assert frames.action_range == ([-2.0, -2.0], [1.0, 1.0])

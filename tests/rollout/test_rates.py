@@ -69,14 +69,3 @@ def test_a_rate_that_is_none_is_one_sentence(policy, fps):
     with pytest.raises(ConfigurationError, match=r"gives fps as .*, expected a number above 0") as caught:
         noted_conventions(policy)
     assert len(str(caught.value)) <= 300
-
-
-def test_what_is_learnt_on_has_the_rate_of_its_data(policy):
-    model = VlaModel.load(_noting(policy, 30), "cpu")
-    model.complete_conventions(InterfaceSpec({}, 2, 2, control_mode="relative", fps=15))
-    assert (model.fps, model.control_mode) == (15, "relative")
-
-
-def _noting(policy, fps):
-    (policy / NOTE).write_text(json.dumps({"fps": fps}))
-    return policy

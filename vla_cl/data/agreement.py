@@ -40,7 +40,7 @@ def agreed(datasets: Sequence[Described], check_fps: bool = True) -> InterfaceSp
 
     Args:
         datasets: At least one.
-        check_fps: Also compare frames per second; otherwise the first one's count.
+        check_fps: Also compare frames per second; otherwise none is known where they differ.
 
     Raises:
         ConfigurationError: Cameras, sizes, rates or conventions differ; both datasets are named.
@@ -59,6 +59,8 @@ def agreed(datasets: Sequence[Described], check_fps: bool = True) -> InterfaceSp
                     f"{_shown(value)}; {_remedy(what)}"
                 )
     completed: dict[str, Any] = {name: known[what][0] for name, what in CONVENTIONS.items() if what in known}
+    if len({dataset.spec.fps for dataset in datasets}) > 1:
+        completed["fps"] = None  # of two rates, none is that of what is learnt
     return replace(first.spec, **completed)
 
 

@@ -148,9 +148,9 @@ class VlaModel(Policy, Distillable):
         )
 
     def complete_conventions(self, data: InterfaceSpec) -> None:
-        """Take over from the data what a checkpoint from elsewhere does not say, and their rate: it learns that now."""
+        """Take over from the data what a checkpoint from elsewhere does not say: it is what the policy learns now."""
         for name in CONVENTIONS:
-            if getattr(self, name) is None or name == "fps":
+            if getattr(self, name) is None and name != "fps":
                 setattr(self, name, getattr(data, name))
 
     def require_statistics(self) -> None:
