@@ -22,7 +22,7 @@ NEWBORN = re.compile(
     r"Traceback \(most recent call last\):\n(?:  .*\n)*?  .*multiprocessing/spawn\.py.*\n(?:  .*\n)*?"
     r".*pickle\.load\(from_parent\)\n(?:  .*\n)*EOFError: Ran out of input\n"
 )
-"""What Python itself says in a worker whose parent is killed before it could tell what to do; no code of ours runs yet."""
+"""What Python itself says in a worker whose parent is killed before it could tell what to do: no code of ours runs."""
 
 
 @pytest.fixture(scope="module")
