@@ -143,3 +143,14 @@ def test_a_checkpoint_notes_the_rate_of_its_data_or_none(rates, noted, cache, tm
     other = make_dataset(tmp_path / "other", [("lift", 4)], {"observation.image": (16, 16)}, 2, 2, fps=25, seed=3)
     train(cache, tmp_path / "faster", "stream=datasets", f"warm_start={start}", datasets=[other])
     assert noted_conventions(tmp_path / "faster" / "checkpoints" / "001" / "pretrained_model")["fps"] == 25
+
+
+def test_what_is_learnt_together_is_said_of_tasks_in_the_stream_only(cache, tmp_path):
+    texts = (("lift", "push"), ("lift", "pull"))
+    roots = [
+        make_dataset(tmp_path / str(n), [(text, 4) for text in told], {"observation.image": (16, 16)}, 2, 2, seed=n)
+        for n, told in enumerate(texts)
+    ]
+    for chosen, said in ((), 1), (("stream.tasks=[pull]",), 0), (("stream.tasks=[lift]",), 1):
+        notes = check(settings(cache, tmp_path / "run", "stream=datasets", *chosen, datasets=roots)).notes
+        assert len([note for note in notes if "learnt together" in note]) == said

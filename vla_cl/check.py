@@ -255,8 +255,8 @@ def check_command(settings: Settings) -> None:
     checked = check(settings)
     console = Console(highlight=False)
     if checked.reports:
-        console.print(_table_of_data(checked.reports))
-    console.print(_table_of_tasks(checked))
+        console.print(_table_of_data(checked.reports), end="\n\n")
+    console.print(_table_of_tasks(checked), end="\n\n")
     checked.say()
     console.print(
         f"nothing speaks against it: {len(checked.found.stream)} experiences, policy {checked.policy.kind!r}, method "

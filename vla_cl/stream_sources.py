@@ -15,7 +15,7 @@ from vla_cl.compose import Settings, build
 from vla_cl.data.cameras import Camera, Pairs, parse_cameras, suite_cameras
 from vla_cl.data.hub import HubDataset
 from vla_cl.data.location import dataset_roots, find_datasets
-from vla_cl.data.recorded import Recorded, evaluable, matched, recorded_tasks, sources_of
+from vla_cl.data.recorded import Recorded, evaluable, learnt_together, matched, recorded_tasks, sources_of
 from vla_cl.data.source import Source
 from vla_cl.data.streams import RecordedStream, recorded_stream, suite_stream
 from vla_cl.interfaces import Suite
@@ -84,7 +84,9 @@ def sources(settings: Settings, metadata_only: bool = False) -> Sources:
     if own_stream is None:
         found = _stream_of_datasets(settings, suite, recorded)
     else:
-        found = RecordedStream(own_stream, sources_of(own_stream.tasks, recorded), recorded.notes)
+        wanted_ids = {task.id for task in own_stream.tasks}
+        together = learnt_together(item for item in recorded.tasks if item.task.id in wanted_ids)
+        found = RecordedStream(own_stream, sources_of(own_stream.tasks, recorded), (*recorded.notes, *together))
     return Sources(suite, own, found.stream, found.sources, pairs, tuple(roots), found.notes, remote)
 
 

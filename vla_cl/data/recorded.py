@@ -45,7 +45,7 @@ class Recorded:
 
     Attributes:
         tasks: In the order of the datasets and of each task table, those without frames left out.
-        notes: One sentence for whatever somebody should know: what was left out, what learns together.
+        notes: One sentence for whatever somebody should know: what is called otherwise here.
         apart: Whether equal instructions of different datasets are a task each (``same_instruction=separate``).
     """
 
@@ -101,15 +101,18 @@ def recorded_tasks(
                     "change a word in one of them"
                 )
             found[task.id] = replace(before, sources=(*before.sources, source))
-    notes = []
-    for item in found.values():
-        if len(item.sources) > 1:
-            names = ", ".join(source.root.name for source in item.sources)
-            notes.append(
-                f"task {shown(item.instruction)} is in {len(item.sources)} datasets ({harmless(names, 100)}), learnt "
-                "together; data.same_instruction=separate keeps them apart"
-            )
-    return Recorded(tuple(found.values()), tuple(notes), same_instruction == "separate")
+    return Recorded(tuple(found.values()), (), same_instruction == "separate")
+
+
+def learnt_together(tasks: Iterable[RecordedTask]) -> list[str]:
+    """A sentence for each task whose data come from several datasets."""
+    return [
+        f"task {shown(item.instruction)} is in {len(item.sources)} datasets "
+        f"({harmless(', '.join(source.root.name for source in item.sources), 100)}), learnt together; "
+        "data.same_instruction=separate keeps them apart"
+        for item in tasks
+        if len(item.sources) > 1
+    ]
 
 
 def matched(recorded: Recorded, available: Sequence[Task], suite: str) -> Recorded:

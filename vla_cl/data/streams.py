@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from vla_cl.data.recorded import Recorded, find_tasks, shown
+from vla_cl.data.recorded import Recorded, find_tasks, learnt_together, shown
 from vla_cl.data.source import Source
 from vla_cl.names import slug
 from vla_cl.types import ConfigurationError, Experience, Stream, Task
@@ -127,7 +127,8 @@ def recorded_stream(
     left_out = [item for item in recorded.tasks if item.task.id not in learnt]
     notes = [f"task {shown(item.instruction)} is in the data but not in the stream" for item in left_out]
     sources = {item.task.id: list(item.sources) for item in recorded.tasks if item.task.id in learnt}
-    return RecordedStream(stream, sources, (*recorded.notes, *notes))
+    together = learnt_together(item for item in recorded.tasks if item.task.id in learnt)
+    return RecordedStream(stream, sources, (*recorded.notes, *together, *notes))
 
 
 def _labelled(tasks: Sequence[Task]) -> list[tuple[str, Task]]:
