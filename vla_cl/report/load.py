@@ -71,6 +71,7 @@ class RunRecord:
         boundaries: Optimizer steps since the start of the stream at which each row of the matrix was measured; None if
             neither episodes nor training metrics tell.
         episodes: Every evaluated episode; None without ``episodes.parquet``.
+        borders: Optimizer steps at which the training log goes on to another experience.
         training: None without ``metrics.jsonl``.
         config: Text of ``config.yaml``; None without it.
         missing: One sentence for each optional file that is not there.
@@ -82,6 +83,7 @@ class RunRecord:
     experiences: tuple[tuple[str, tuple[str, ...]], ...]
     matrix: SuccessMatrix | None
     boundaries: tuple[float, ...] | None
+    borders: tuple[float, ...]
     episodes: tuple[EpisodeRow, ...] | None
     training: TrainingCurve | None
     config: str | None
@@ -153,6 +155,7 @@ def _load(folder: Path, info: Mapping[str, Any], label: str) -> RunRecord:
         experiences=experiences,
         matrix=matrix,
         boundaries=_boundaries(matrix, episodes, lines),
+        borders=_borders(lines),
         episodes=episodes,
         training=_training_curve(lines),
         config=_read_config(config) if config.is_file() else None,
@@ -308,6 +311,15 @@ def _boundaries(
     measured = last_row(matrix)
     rows = range(0 if measured is None else measured + 1)
     return tuple(float(last[row]) for row in rows) if rows and all(row in last for row in rows) else None
+
+
+def _borders(lines: Sequence[Mapping[str, Any]] | None) -> tuple[float, ...]:
+    """The last step that is logged of each experience but the last one; the training of a run without rollouts, too."""
+    last: dict[int, float] = {}
+    for line in lines or ():
+        if _is_number(line.get("step")) and _is_number(line.get("loss")) and type(line.get("experience")) is int:
+            last[line["experience"]] = max(last.get(line["experience"], 0), line["step"])
+    return tuple(float(last[experience]) for experience in sorted(last)[:-1])
 
 
 def _labels(infos: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> list[str]:
