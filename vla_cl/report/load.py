@@ -166,6 +166,8 @@ def _load(folder: Path, info: Mapping[str, Any], label: str) -> RunRecord:
 def _read_info(folder: Path) -> Mapping[str, Any]:
     """Read and check ``run.json``."""
     if not folder.is_dir():
+        if folder.exists():
+            raise ConfigurationError(f"expected a run folder, got {short(folder)}, a file; {_folder_of(folder)}")
         siblings = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
         nearest = difflib.get_close_matches(folder.name, siblings, n=1)
         hint = f"did you mean {folder.parent / nearest[0]}?" if nearest else "give the folder that a run wrote"
@@ -204,6 +206,12 @@ def _read_info(folder: Path) -> Mapping[str, Any]:
     for entry, ids in zip(shown["experiences"], tasks, strict=True):  # ids are compared with those of other files
         entry["tasks"] = ids
     return shown
+
+
+def _folder_of(file: Path) -> str:
+    """What to give in place of a file."""
+    runs = [parent for parent in file.parents[:3] if (parent / "run.json").is_file()]
+    return f"give the run that it lies in, {short(runs[0])}" if runs else "give the folder that a run wrote"
 
 
 def _read_matrix(folder: Path, finished: bool) -> SuccessMatrix | None:

@@ -38,6 +38,7 @@ REMOVABLE = ("suite.", "method.", "policy.")
 
 _WHOLE_LISTS = {"stream.tasks": ("all",)}
 _QUOTES = "'\""
+_OPENING = {"[": "]", "{": "}"}
 
 
 def readable(overrides: Sequence[str]) -> list[str]:
@@ -85,6 +86,11 @@ def require_parsed(overrides: Sequence[str]) -> None:
         try:
             parsed = parser.parse_override(override)
         except HydraException as error:
+            if (closing := _unclosed(value)) and value.strip()[:1] in _OPENING:
+                raise ConfigurationError(
+                    f"{override!r} cannot be read as a setting: a bracket is not closed; like this: "
+                    + _in_shell(f"{prefix}{key}={value}{closing}")
+                ) from error
             shown = f'{prefix}{key}="{value}"' if '"' not in value else f"{prefix}{key}={quoted(value)}"
             raise ConfigurationError(
                 f"{override!r} cannot be read as a setting; if the value is a text, quote it twice, like this: "
@@ -154,6 +160,21 @@ def _items(text: str) -> list[str]:
             start = position + 1
     items.append(text[start:])
     return [item.strip() for item in items if item.strip()]
+
+
+def _unclosed(text: str) -> str:
+    """The brackets that would close those which are open at the end, outside of quotes."""
+    closing, quote = "", ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in _QUOTES:
+            quote = character
+        elif character in _OPENING:
+            closing = _OPENING[character] + closing
+        elif closing.startswith(character):
+            closing = closing[1:]
+    return "" if quote else closing
 
 
 def _in_shell(text: str) -> str:
