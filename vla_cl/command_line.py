@@ -6,11 +6,12 @@ import argparse
 import csv
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from vla_cl import __version__
 from vla_cl.settings.hints import nearest
 from vla_cl.settings.rules import expanded
+from vla_cl.trust.text import harmless
 from vla_cl.types import ConfigurationError
 
 Command = Callable[[argparse.Namespace], int]
@@ -31,9 +32,12 @@ _INSTEAD = {
     "run": "vla-cl train method=er",
     "record": "vla-cl collect stream=metaworld_demo",
     "list": "vla-cl methods",
-    "help": "vla-cl --help",
     "version": "vla-cl --version",
 }
+
+
+_OF_A_RUN = ("train", "collect", "check", "demo")
+"""Commands whose settings are those of ``conf/config.yaml``."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,6 +50,16 @@ class Parser(argparse.ArgumentParser):
             ConfigurationError: Always.
         """
         raise ConfigurationError(f"{message}; `{self.prog} --help` shows what it takes")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:  # noqa: ANN401 - as in argparse
+        """Refuse what is none of the choices, with the nearest one.
+
+        Raises:
+            ConfigurationError: It is none.
+        """
+        if action.choices is not None and value not in (known := [str(choice) for choice in action.choices]):
+            name = "/".join(action.option_strings) or action.dest
+            raise ConfigurationError(f"{name} {harmless(repr(value), 60)} is not known; {nearest(str(value), known)}")
 
 
 def user_path(text: str) -> Path:
@@ -102,8 +116,18 @@ def _no_option(name: str, value: str, parser: Parser, known: Iterable[str]) -> s
     takes_settings = any(action.dest == "overrides" for action in parser._actions)
     if takes_settings and not (value.startswith("-") and value[1:2].isalpha()):
         value = value if value and "=" not in value else "VALUE"
+        if key in _INSTEAD:
+            return f"{command} has no option {name}; {_INSTEAD[key]}"
+        if command in _OF_A_RUN and key not in (settings := _known_settings()):
+            return f"{command} has no option {name}, and there is no setting {key}; {nearest(key, settings)}"
         return f"{command} has no option {name}; a setting is given as {key}={value}"
     return f"{command} has no option {name}; {nearest(name, [item for item in known if item.startswith('--')])}"
+
+
+def _known_settings() -> list[str]:
+    from vla_cl.compose import known_settings
+
+    return known_settings()
 
 
 def new_parser() -> tuple[Parser, Callable[[str, Command, str, str], Parser], dict[str, Parser]]:
@@ -140,6 +164,8 @@ def parse(arguments: Sequence[str], parser: Parser, commands: dict[str, Parser])
         raise ConfigurationError(
             "a command is missing, for example `vla-cl train method=er`; `vla-cl --help` lists them"
         )
+    if given[0] == "help":
+        given = [*(item for item in given[1:2] if item in commands), "--help"]
     name = given[0]
     if name in commands:
         options = parser.parse_args([name, *options_first(given[1:], commands[name])])
@@ -165,5 +191,9 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         help="a folder of yaml files like vla_cl/conf",
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ from conf/config.yaml (Hydra syntax)"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings that differ from conf/config.yaml (Hydra syntax)",
     )

@@ -303,6 +303,16 @@ def _title(group: str, name: str, folders: Sequence[Path]) -> str:
     return ""
 
 
+def known_settings(root: str = "config") -> list[str]:
+    """Every setting of ``conf/<root>.yaml`` with its default choices, and the groups."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(_CONFIGURATIONS.resolve()), version_base="1.3"):
+        return [*GROUPS, *_all_keys(hydra_compose(root, []), OmegaConf)]
+
+
 def _all_keys(config: Any, omegaconf: Any) -> list[str]:  # noqa: ANN401 - omegaconf's objects are untyped
     def walk(node: Mapping[str, Any], prefix: str) -> list[str]:
         keys = []

@@ -165,15 +165,11 @@ class ContinualRun:
             model = VlaModel.load(found / "pretrained_model", self._policy.device)
             self._method.attach(model, self._train_seed)
             past = self._stream.experiences[: progress.experiences_done]
-            data: Iterator[tuple[Experience, Data]] = (
-                (experience, self._data(experience, model)) for experience in past
-            )
+            data = ((experience, self._data(experience, model)) for experience in past)
             checkpoint.load_method(found, self._method, chain(self._before_the_first(model), data))
             if (memory := memory_of(self._method)) is not None:
                 memory.settle()  # a kill right after the checkpoint left copies that it does not name
-            print(
-                f"continuing {self._folder.root} after {progress.experiences_done} of {len(self._stream)} experiences"
-            )
+            print(self._folder.stage(progress.experiences_done, len(self._stream)))
         done = progress.experiences_done
         self._folder.write_results(self._table, self._stream, done, self._evaluation.curve_episodes)
         self._write_summary(model, progress)

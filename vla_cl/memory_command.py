@@ -27,7 +27,7 @@ from vla_cl.memory.settings import MemorySettings
 from vla_cl.memory.store import TrajectoryStore
 from vla_cl.run_folder import read_settings
 from vla_cl.trust.reading import as_plain, require_entries
-from vla_cl.trust.text import harmless, short, told_as
+from vla_cl.trust.text import counted, harmless, short, told_as
 from vla_cl.types import ConfigurationError, Experience, Stream, SuiteSpec, Task, Trajectory
 
 if TYPE_CHECKING:
@@ -214,8 +214,8 @@ def _export(memory: RunMemory, target: Path) -> str:
     write_dataset(target, spec, _again(first, trajectories), as_plain(about))
     frames = sum(len(rows) for _, _, rows in kept)
     left_out = about["memory"]["frames_left_out"]  # type: ignore[index]
-    tail = f"; {left_out} frames without a neighbour were left out" if left_out else ""
-    return f"{target}: {frames} frames in {len(kept)} episodes{tail}"
+    tail = f"; {counted(left_out, 'frame')} without a neighbour left out" if left_out else ""
+    return f"{target}: {counted(frames, 'frame')} in {counted(len(kept), 'episode')}{tail}"
 
 
 def _again(first: Trajectory, rest: Iterator[Trajectory]) -> Iterator[Trajectory]:

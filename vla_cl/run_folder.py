@@ -20,7 +20,7 @@ from vla_cl.metrics.matrix import SuccessMatrix
 from vla_cl.names import VIDEOS
 from vla_cl.rollout.table import EpisodeTable
 from vla_cl.trust.reading import read_text
-from vla_cl.trust.text import harmless, short
+from vla_cl.trust.text import counted, harmless, short
 from vla_cl.trust.yaml_files import YAML_BYTES, read_yaml_object
 from vla_cl.types import ConfigurationError, Stream
 
@@ -77,6 +77,12 @@ class RunFolder:
                 remove_leftovers(folder, alone=True)
             self._keep_settings(settings)
             yield
+
+    def stage(self, done: int, total: int) -> str:
+        """From where the same command goes on, in words."""
+        if done == total:
+            return f"{self.root} is finished, {counted(total, 'experience')} learnt; nothing is learnt again"
+        return f"continuing {self.root} after {done} of {counted(total, 'experience')}"
 
     def _is_foreign(self) -> bool:
         """Whether something lies there that no run and no kill at its beginning has left."""

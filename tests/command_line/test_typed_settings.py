@@ -1,5 +1,6 @@
 """Settings as people type them: any path, lists without brackets, options anywhere, and what is meant instead."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,15 @@ SAID = [
     (["train", "policy=nano_vla", "policy.type=act"], "leave one of them out"),
     (["train", "stream.tasks=[]"], "needs either"),
     (["resume", "outputs/run"], "repeat the train command"),
+    (["train", "--resume"], "has no option --resume; repeat the train command"),
+    (["train", "--trainseed", "3"], "no setting trainseed; did you mean 'train_seed'"),
+    (["check", "cameras=[front"], "a bracket is not closed; like this: 'cameras=[front]'"),
+    (["train", "method.memory={budget: [1"], "'method.memory={budget: [1]}'"),
+    (["evaluate"], "required: policy;"),
+    (["bench"], "required: what;"),
+    (["bench", "startu"], "did you mean 'startup'?"),
+    (["compare", "a", "--style", "markdwn"], "--style 'markdwn' is not known; did you mean 'markdown'?"),
+    (["report", "/dev/zero"], "got /dev/zero, a file; give the folder that a run wrote"),
     (["trian"], "did you mean 'train'"),
     (["method=er"], "vla-cl train method=er"),
     ([], "a command is missing"),
@@ -195,6 +205,24 @@ def test_what_cannot_be_done_is_said_with_what_can(arguments, words, capsys, tmp
     assert said.count("\n") == 1
     assert len(said) <= 300 + len("vla-cl: \n")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("arguments", "words"), [(["help"], "COMMAND"), (["help", "train"], "vla-cl train")])
+def test_help_shows_the_help(arguments, words, capsys):
+    with contextlib.suppress(SystemExit):
+        main(arguments)
+    shown = capsys.readouterr()
+    assert shown.out.startswith("usage: ") and words in shown.out
+    assert shown.err == ""
+
+
+def test_a_file_of_a_run_is_answered_with_the_run(tmp_path, capsys):
+    (tmp_path / "run" / "videos").mkdir(parents=True)
+    (tmp_path / "run" / "run.json").touch()
+    (tmp_path / "run" / "videos" / "film.mp4").touch()
+    for name in ("run.json", "videos/film.mp4"):
+        assert main(["report", str(tmp_path / "run" / name)]) == 2
+        assert f"give the run that it lies in, {tmp_path / 'run'}\n" in capsys.readouterr().err
 
 
 def test_options_may_stand_anywhere(capsys):

@@ -68,6 +68,13 @@ def test_a_memory_that_stays_behind_is_said(place, tmp_path, capsys, start, says
     assert "stays behind" not in capsys.readouterr().err
 
 
+def test_a_finished_run_given_again_says_that_it_is_finished(place, capsys):
+    for datasets in (["cubes"], ["cubes"]):
+        capsys.readouterr()
+        assert train(place, "one", datasets, None) == 0
+    assert f"{place / 'one'} is finished, 1 experience learnt; nothing is learnt again" in capsys.readouterr().out
+
+
 def test_a_dataset_more_is_refused_with_the_way(place, capsys):
     assert train(place, "first", ["cubes", "drawer", "lid"], WHOLE % "") == 2
     message = capsys.readouterr().err

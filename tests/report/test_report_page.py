@@ -198,6 +198,26 @@ def test_reference_alone(run: GeneratedRun, tmp_path: Path) -> None:
     assert "Success over the course of learning" in page.headings
 
 
+def test_a_run_without_rollouts_shows_borders_and_explains_only_what_is_there(tmp_path: Path) -> None:
+    folder = GeneratedRun(name="cubes", method="er", videos=0, extra={"rollouts": {"skipped": "no suite"}}).write(
+        tmp_path / "run"
+    )
+    (folder / "matrix.json").unlink()
+    (folder / "episodes.parquet").unlink()
+    page = ParsedPage(write_report([folder]))
+    assert "cubes: er on metaworld_demo" in page.headings
+    source = (folder / "report.html").read_text()
+    assert source.count('class="border"') == 2
+    assert "Thin vertical lines are the borders" in source
+    for word in ("Success", "Learnt, forgot", "References"):
+        assert f"<dt>{word}</dt>" not in source
+
+
+def test_borders_are_explained_only_where_there_are_some(tmp_path: Path) -> None:
+    folder = GeneratedRun(name="joint", arrangement="joint", success=((0.9, 0.9, 1.0),)).write(tmp_path / "run")
+    assert "Thin vertical lines" not in write_report([folder]).read_text()
+
+
 def test_overlapping_intervals_are_said_to_overlap(tmp_path: Path) -> None:
     first = experience_replay(name="first").write(tmp_path / "a")
     second = experience_replay(name="second", extra={"seeds": {"train_seed": 8, "eval_seed": 12}}).write(tmp_path / "b")

@@ -10,7 +10,7 @@ from vla_cl.data.identity import identity
 from vla_cl.data.run_data import DATA_FILE, moved_roots
 from vla_cl.manifest import require_seal
 from vla_cl.trust.reading import read_json_object, require_entries
-from vla_cl.trust.text import short
+from vla_cl.trust.text import counted, short
 from vla_cl.types import ConfigurationError
 
 _REMEDY = "restore the file from where the run was written"
@@ -30,7 +30,7 @@ def with_data_at(configuration: Mapping[str, Any], folder: Path, places: Sequenc
     before = _identities(folder)
     if len(before) != len(places):
         raise ConfigurationError(
-            f"the run {short(folder)} learnt from {len(before)} dataset{'s' * (len(before) != 1)}, --datasets gives "
+            f"the run {short(folder)} learnt from {counted(len(before), 'dataset')}, --datasets gives "
             f"{len(places)}; give all of them, in the order of the run"
         )
     for number, (expected, place) in enumerate(zip(before, places, strict=True), start=1):

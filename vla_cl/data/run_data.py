@@ -10,7 +10,7 @@ from vla_cl.data.identity import identity
 from vla_cl.files import write_json
 from vla_cl.manifest import require_seal, run_key, seal
 from vla_cl.trust.reading import read_json_object
-from vla_cl.trust.text import short
+from vla_cl.trust.text import counted, short
 from vla_cl.types import ConfigurationError
 
 DATA_FILE = "data.json"
@@ -104,7 +104,7 @@ def _require_same(folder: Path, before: Sequence[dict[str, str]], now: Sequence[
     remedy = "give the same data, or output_dir=<a new folder>"
     if len(before) != len(now):
         raise ConfigurationError(
-            f"{short(folder, 90)} learnt from {len(before)} dataset{'s' * (len(before) != 1)}, {len(now)} "
+            f"{short(folder, 90)} learnt from {counted(len(before), 'dataset')}, {len(now)} "
             f"{'is' if len(now) == 1 else 'are'} given; {remedy}; a task is added by a new run with warm_start "
             '(docs/data.md, "Add a task later")'
         )

@@ -71,6 +71,7 @@ class RunRecord:
         boundaries: Optimizer steps since the start of the stream at which each row of the matrix was measured; None if
             neither episodes nor training metrics tell.
         episodes: Every evaluated episode; None without ``episodes.parquet``.
+        borders: Optimizer steps at which the training log goes on to another experience.
         training: None without ``metrics.jsonl``.
         config: Text of ``config.yaml``; None without it.
         missing: One sentence for each optional file that is not there.
@@ -82,6 +83,7 @@ class RunRecord:
     experiences: tuple[tuple[str, tuple[str, ...]], ...]
     matrix: SuccessMatrix | None
     boundaries: tuple[float, ...] | None
+    borders: tuple[float, ...]
     episodes: tuple[EpisodeRow, ...] | None
     training: TrainingCurve | None
     config: str | None
@@ -153,6 +155,7 @@ def _load(folder: Path, info: Mapping[str, Any], label: str) -> RunRecord:
         experiences=experiences,
         matrix=matrix,
         boundaries=_boundaries(matrix, episodes, lines),
+        borders=_borders(lines),
         episodes=episodes,
         training=_training_curve(lines),
         config=_read_config(config) if config.is_file() else None,
@@ -163,6 +166,8 @@ def _load(folder: Path, info: Mapping[str, Any], label: str) -> RunRecord:
 def _read_info(folder: Path) -> Mapping[str, Any]:
     """Read and check ``run.json``."""
     if not folder.is_dir():
+        if folder.exists():
+            raise ConfigurationError(f"expected a run folder, got {short(folder)}, a file; {_folder_of(folder)}")
         siblings = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
         nearest = difflib.get_close_matches(folder.name, siblings, n=1)
         hint = f"did you mean {folder.parent / nearest[0]}?" if nearest else "give the folder that a run wrote"
@@ -201,6 +206,12 @@ def _read_info(folder: Path) -> Mapping[str, Any]:
     for entry, ids in zip(shown["experiences"], tasks, strict=True):  # ids are compared with those of other files
         entry["tasks"] = ids
     return shown
+
+
+def _folder_of(file: Path) -> str:
+    """What to give in place of a file."""
+    runs = [parent for parent in file.parents[:3] if (parent / "run.json").is_file()]
+    return f"give the run that it lies in, {short(runs[0])}" if runs else "give the folder that a run wrote"
 
 
 def _read_matrix(folder: Path, finished: bool) -> SuccessMatrix | None:
@@ -308,6 +319,15 @@ def _boundaries(
     measured = last_row(matrix)
     rows = range(0 if measured is None else measured + 1)
     return tuple(float(last[row]) for row in rows) if rows and all(row in last for row in rows) else None
+
+
+def _borders(lines: Sequence[Mapping[str, Any]] | None) -> tuple[float, ...]:
+    """The last step that is logged of each experience but the last one; the training of a run without rollouts, too."""
+    last: dict[int, float] = {}
+    for line in lines or ():
+        if _is_number(line.get("step")) and _is_number(line.get("loss")) and type(line.get("experience")) is int:
+            last[line["experience"]] = max(last.get(line["experience"], 0), line["step"])
+    return tuple(float(last[experience]) for experience in sorted(last)[:-1])
 
 
 def _labels(infos: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> list[str]:

@@ -16,7 +16,14 @@ from vla_cl.report import compare, tables
 from vla_cl.report.headline import headline, run_text
 from vla_cl.report.load import RunRecord, load_runs
 from vla_cl.report.numbers import task_name
-from vla_cl.report.plots import legend, reference_runs, steps_are_known, success_over_learning, training_curves
+from vla_cl.report.plots import (
+    borders_are_drawn,
+    legend,
+    reference_runs,
+    steps_are_known,
+    success_over_learning,
+    training_curves,
+)
 from vla_cl.report.videos import video_sections
 from vla_cl.trust.text import harmless_lines, short
 from vla_cl.types import ConfigurationError
@@ -83,6 +90,9 @@ def render(runs: Sequence[RunRecord]) -> str:
         metrics=metrics,
         undefined=undefined,
         training_plots=training_curves(runs),
+        bordered=borders_are_drawn(runs),
+        rolled_out=any(run.matrix is not None for run in runs),
+        references=any(run.arrangement != "sequential" or run.info["method"] == "sequential" for run in runs),
         video_sections=video_sections(runs),
         errors=tables.error_groups(runs),
         facts=tables.facts(runs),
@@ -93,6 +103,10 @@ def render(runs: Sequence[RunRecord]) -> str:
 
 
 def _title(runs: Sequence[RunRecord]) -> str:
+    if len(runs) == 1:
+        name, method = str(runs[0].info["name"]), runs[0].label
+        title = name if method in name else f"{name}: {method}"
+        return title if (stream := run_text(runs[0], "stream")) in title else f"{title} on {stream}"
     labels = ", ".join(run.label for run in runs)
     return f"{labels} on {run_text(runs[0], 'stream')}"
 

@@ -159,6 +159,11 @@ def _reference_line(panel: Panel, run: RunRecord, index: int, task: str) -> Mark
     return panel.line(ends, f"line {run.arrangement} run-{index % RUN_STYLES}")
 
 
+def borders_are_drawn(runs: Sequence[RunRecord]) -> bool:
+    """Whether a training curve has more than one experience."""
+    return any(run.training is not None and ((run.boundaries or ())[:-1] or run.borders) for run in runs)
+
+
 def training_curves(runs: Sequence[RunRecord]) -> list[Figure]:
     """Loss over optimizer steps, one panel per run on a common logarithmic scale where all losses are positive."""
     averaged = {index: _averaged(run.training) for index, run in enumerate(runs) if run.training is not None}
@@ -205,11 +210,14 @@ def _training_panel(
     scale = math.log10 if logarithmic else float
     boundaries = run.boundaries or ()
     end = max([step for step, *_ in curve] + list(boundaries))
+    borders = boundaries[:-1] or run.borders
     panel = Panel(700 if wide else 340, 210 if wide else 190, (0, end), (scale(value_range[0]), scale(value_range[1])))
     style = f"run-{index % RUN_STYLES}"
     parts = [panel.horizontal_grid([(scale(tick), f"{tick:g}") for tick in _loss_ticks(value_range, logarithmic)])]
-    parts += [panel.vertical_line(boundary, "border") for boundary in boundaries[:-1]]
-    parts.append(panel.x_labels([(0, "0"), *((tick, short_number(tick)) for tick in _step_ticks(boundaries, end))]))
+    parts += [panel.vertical_line(boundary, "border") for boundary in borders]
+    parts.append(
+        panel.x_labels([(0, "0"), *((tick, short_number(tick)) for tick in _step_ticks([*borders, end], end))])
+    )
     lower, upper = (
         [(step, scale(low)) for step, low, _, _ in curve],
         [(step, scale(high)) for step, _, _, high in curve],

@@ -267,7 +267,8 @@ def _collect_missing(suite: Suite, jobs: Sequence[_Job], recipe: Recipe, workers
     before = children()
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (suite, in_main_thread()))
     writer = ThreadPoolExecutor(1)
-    bar: tqdm[Never] = tqdm(total=sum(job.episodes for job in jobs), unit="episode", disable=not progress)
+    total = sum(job.episodes for job in jobs)
+    bar: tqdm[Never] = tqdm(total=total, desc="recording demonstrations", unit="episode", disable=not progress)
     try:
         with bar:
             writing = [

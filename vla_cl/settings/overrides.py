@@ -41,6 +41,7 @@ REMOVABLE = ("suite.", "method.", "policy.")
 
 _WHOLE_LISTS = {"stream.tasks": ("all",)}
 _QUOTES = "'\""
+_OPENING = {"[": "]", "{": "}"}
 
 
 def readable(overrides: Sequence[str]) -> list[str]:
@@ -97,6 +98,8 @@ def require_parsed(overrides: Sequence[str]) -> None:
 
 def _advice(prefix: str, key: str, value: str) -> str:
     """How to write a value that Hydra cannot read."""
+    if (closing := _unclosed(value)) and value.strip()[:1] in _OPENING:
+        return "a bracket is not closed; like this: " + _in_shell(f"{prefix}{key}={value}{closing}")
     if value.strip().startswith(("[", "{")) and key not in (*PATHS, *TEXTS, *PATH_LISTS):
         return "close every bracket, and quote each text inside that holds brackets, commas or colons: ['one', 'two']"
     shown = f'{prefix}{key}="{value}"' if '"' not in value else f"{prefix}{key}={quoted(value)}"
@@ -179,6 +182,21 @@ def _items(text: str) -> list[str]:
             start = position + 1
     items.append(text[start:])
     return [item.strip() for item in items if item.strip()]
+
+
+def _unclosed(text: str) -> str:
+    """The brackets that would close those which are open at the end, outside of quotes."""
+    closing, quote = "", ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in _QUOTES:
+            quote = character
+        elif character in _OPENING:
+            closing = _OPENING[character] + closing
+        elif closing.startswith(character):
+            closing = closing[1:]
+    return "" if quote else closing
 
 
 def _in_shell(text: str) -> str:

@@ -25,6 +25,11 @@ def harmless(text: str, most: int = 200) -> str:
     return shown if len(shown) <= most else f"{shown[: most - 3]}..."
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 frame``, ``2 frames``."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def harmless_lines(text: str, most: int = 1_000_000) -> str:
     """The same for text of several lines, such as a traceback: the ends of its lines stay."""
     if text.isprintable():  # also a video of some megabytes, as text
