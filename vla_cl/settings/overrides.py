@@ -96,6 +96,14 @@ def require_parsed(overrides: Sequence[str]) -> None:
             raise ConfigurationError(_one_at_a_time(key, value))
 
 
+def _require_closed(override: str, prefix: str, key: str, value: str) -> None:
+    if (closing := _unclosed(value)) and value.strip()[:1] in _OPENING:
+        raise ConfigurationError(
+            f"{override!r} cannot be read as a setting; a bracket is not closed; like this: "
+            + _in_shell(f"{prefix}{key}={value}{closing}")
+        )
+
+
 def _advice(prefix: str, key: str, value: str) -> str:
     """How to write a value that Hydra cannot read."""
     if (closing := _unclosed(value)) and value.strip()[:1] in _OPENING:
@@ -124,6 +132,7 @@ def _readable(override: str) -> str:
     if key in LISTS:
         return f"{prefix}{key}={_list(key, value)}"
     if key in STRUCTURED:
+        _require_closed(override, prefix, key, value)
         return f"{prefix}{key}={_structure(value)}"
     if key in (*PATHS, *TEXTS) and value.strip() not in ("null", ""):
         return f"{prefix}{key}={_text(value)}"
@@ -185,7 +194,7 @@ def _items(text: str) -> list[str]:
 
 
 def _unclosed(text: str) -> str:
-    """The brackets that would close those which are open at the end, outside of quotes."""
+    """The brackets that would close those which are open at the end, outside of quotes; none if others close first."""
     closing, quote = "", ""
     for character in text:
         if quote:
@@ -196,6 +205,8 @@ def _unclosed(text: str) -> str:
             closing = _OPENING[character] + closing
         elif closing.startswith(character):
             closing = closing[1:]
+        elif character in _OPENING.values():
+            return ""
     return "" if quote else closing
 
 
