@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from vla_cl.files import make_folder, write_text
+from vla_cl.files import make_folder
 from vla_cl.trust.reading import read_json_object
 from vla_cl.trust.text import harmless
 from vla_cl.types import ConfigurationError
@@ -51,7 +51,8 @@ def only_writer(path: Path, what: str, wait: float = 0.0) -> Iterator[None]:
         if not wait or not _acquired(lock, wait):
             raise ConfigurationError(f"{_owner(note)} is writing {what}; wait for it, stop it, or give another folder")
     try:
-        write_text(note, json.dumps(_about(os.getpid())))
+        # in place: whoever reads half of it says "another process", and a kill leaves no file of a name nobody knows
+        note.write_text(json.dumps(_about(os.getpid())), encoding="utf-8")
         yield
     finally:
         try:

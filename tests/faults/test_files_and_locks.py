@@ -283,3 +283,27 @@ def test_a_folder_that_cannot_be_written_is_an_error_of_the_system(tmp_path):
         pass
     with pytest.raises(OSError), only_writer(Path("/sys/kernel/.lock"), "x"):
         pass
+
+
+KILLED_AT_ITS_NOTE = """
+import os, signal, sys
+from pathlib import Path
+from vla_cl.locks import only_writer
+
+kill = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[2] == "half written":
+    Path.write_text = lambda self, text, **_: (open(self, "w").write(text[:9]), kill())
+else:
+    os.replace = Path.replace = os.rename = Path.write_text = kill
+with only_writer(Path(sys.argv[1]) / ".lock", "the run"):
+    pass
+"""
+
+
+@pytest.mark.parametrize("moment", ["half written", "before it"])
+def test_a_kill_while_the_note_of_a_lock_is_written_leaves_nothing_for_ever(tmp_path, moment):
+    done = subprocess.run([sys.executable, "-c", KILLED_AT_ITS_NOTE, str(tmp_path), moment], check=False)
+    assert done.returncode == -signal.SIGKILL
+    with only_writer(tmp_path / ".lock", "the run"):
+        pass
+    assert list(tmp_path.iterdir()) == []
