@@ -23,7 +23,7 @@ from vla_cl.rollout.compatibility import check_interface, other_picture_sizes, r
 from vla_cl.rollout.evaluation import EvaluationSettings
 from vla_cl.stream_sources import Sources, sources
 from vla_cl.tracking import check_trackers
-from vla_cl.trust.text import harmless, short
+from vla_cl.trust.text import counted, harmless, short
 from vla_cl.types import ConfigurationError
 
 if TYPE_CHECKING:
@@ -258,9 +258,10 @@ def check_command(settings: Settings) -> None:
         console.print(_table_of_data(checked.reports), end="\n\n")
     console.print(_table_of_tasks(checked), end="\n\n")
     checked.say()
+    experiences = counted(len(checked.found.stream), "experience")
     console.print(
-        f"nothing speaks against it: {len(checked.found.stream)} experiences, policy {checked.policy.kind!r}, method "
-        f"{checked.method.name!r}, on {checked.policy.device}",
+        f"nothing speaks against it: {experiences}, policy {checked.policy.kind!r}, method {checked.method.name!r}, on "
+        f"{checked.policy.device}",
         soft_wrap=True,
         markup=False,
     )
