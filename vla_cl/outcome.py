@@ -10,7 +10,7 @@ from vla_cl.metrics import Estimate, compute_all, load_matrix
 from vla_cl.report import write_report
 from vla_cl.tracking import LOG, last_loss
 from vla_cl.trust.reading import read_json_object
-from vla_cl.trust.text import reason
+from vla_cl.trust.text import counted, reason
 from vla_cl.types import ConfigurationError
 
 _SHOWN = (("final_average_success", "success at the end"), ("chaudhry_forgetting", "forgetting"))
@@ -44,7 +44,7 @@ def _results(run: Path) -> list[str]:
     if (run / "matrix.json").is_file():
         matrix = load_matrix(run)
         found = compute_all(matrix)
-        lines = [_figure(found, *shown, f"{len(matrix.tasks)} tasks") for shown in _SHOWN]
+        lines = [_figure(found, *shown, counted(len(matrix.tasks), "task")) for shown in _SHOWN]
         if any(lines):
             return [line for line in lines if line]
     return [f"nothing was rolled out{_loss(run)}"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import io
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,8 @@ def load_weights(found: PolicyFolder, config: PreTrainedConfig) -> PreTrainedPol
         if config.type in BUILT_WITHOUT_WEIGHTS:
             with torch.device("meta"):
                 check_weights(kind(config), found.tensors, what)
-        policy: PreTrainedPolicy = kind.from_pretrained(str(found.folder), config=config)
+        with redirect_stdout(io.StringIO()):  # LeRobot prints that it loads weights
+            policy: PreTrainedPolicy = kind.from_pretrained(str(found.folder), config=config)
         policy.to(config.device)
         check_weights(policy, found.tensors, what)
     check_finite(policy, what)
