@@ -112,7 +112,8 @@ def _require_same(folder: Path, before: Sequence[dict[str, str]], now: Sequence[
         if old["identity"] != new["identity"]:
             moved = any(old["identity"] == other["identity"] for other in now)
             why = "comes in another place" if moved else "holds something else now"
+            given = "" if old["path"] == new["path"] else f": {short(new['path'], 60)} is given"
             raise ConfigurationError(
-                f"{short(folder, 60)} learnt from dataset {number} at {short(old['path'], 60)}, which {why}: "
-                f"{short(new['path'], 60)} is given; {remedy}"
+                f"{short(folder, 60)} learnt from dataset {number} at {short(old['path'], 60)}, which "
+                f"{why}{given}; {remedy}"
             )
