@@ -370,7 +370,7 @@ def test_cameras_are_renamed_for_data_warm_start_and_rollouts(point_datasets, ca
         ("tracking.trackers=[clearml]", ["clearml"]),
         ("evaluation.replan_every=50", ["replan_every=50"]),
         ("device=cuda:9", ["cuda"]),
-        ("cameras={top: nose}", ["nose"]),
+        ("cameras={top:nose}", ["nose"]),
         ("threads=-1", ["threads"]),
         ("demonstrations.episodes=100000 demonstrations.hold=100000", ["GiB"]),
         ("output_dir=/dev/null/x", ["output_dir"]),
