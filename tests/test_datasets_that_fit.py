@@ -154,3 +154,16 @@ def test_what_is_learnt_together_is_said_of_tasks_in_the_stream_only(cache, tmp_
     for chosen, said in ((), 1), (("stream.tasks=[pull]",), 0), (("stream.tasks=[lift]",), 1):
         notes = check(settings(cache, tmp_path / "run", "stream=datasets", *chosen, datasets=roots)).notes
         assert len([note for note in notes if "learnt together" in note]) == said
+
+
+def test_instructions_that_the_policy_cannot_tell_apart_are_refused(cache, tmp_path):
+    told = "take the cube from the left side of the table and put it carefully into the bowl that is on the very "
+    texts = [f"{told}left", f"{told}right"]
+    root = make_dataset(
+        tmp_path / "d", [(text, 4) for text in texts], {"observation.images.top": (16, 20)}, state=6, action=6
+    )
+    chosen = ["stream=datasets", "policy=nano_vla", "policy.image_size=16"]
+    said = refusal(settings(cache, tmp_path / "run", *chosen, datasets=[root]))
+    assert "very left' and" in said
+    assert "policy.max_instruction_bytes=106" in said
+    check(settings(cache, tmp_path / "run", *chosen, "policy.max_instruction_bytes=106", datasets=[root]))

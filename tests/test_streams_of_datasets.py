@@ -96,17 +96,6 @@ def test_data_that_moved_continue_bit_for_bit_and_others_are_refused(learnt, rob
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def test_instructions_that_the_policy_cannot_tell_apart_are_refused(cache, tmp_path):
-    told = "take the cube from the left side of the table and put it carefully into the bowl that is on the very "
-    texts = [f"{told}left", f"{told}right"]
-    root = make_dataset(tmp_path / "d", [(text, 4) for text in texts], {TOP: (16, 20)}, state=6, action=6)
-    chosen = ["stream=datasets", "policy=nano_vla", "policy.image_size=16"]
-    said = refusal(settings(cache, tmp_path / "run", *chosen, datasets=[root]))
-    assert "very left' and" in said
-    assert "policy.max_instruction_bytes=106" in said
-    check(settings(cache, tmp_path / "run", *chosen, "policy.max_instruction_bytes=106", datasets=[root]))
-
-
 def test_a_warm_start_of_another_rate_is_said(learnt, cache, tmp_path, capsys):
     root = make_dataset(tmp_path / "d", [("x", 4)], {TOP: (16, 20), WRIST: (16, 20)}, state=6, action=6, fps=25)
     check(settings(cache, tmp_path / "run", "stream=datasets", f"warm_start={learnt}", datasets=[root])).say()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vla_cl.compose import Settings
+from vla_cl.data.agreement import same_rate
 from vla_cl.stream_sources import Sources, sources
 from vla_cl.types import ConfigurationError, InterfaceSpec
 
@@ -91,7 +92,7 @@ def _require_rate(found: Sources, reports: Sequence[DatasetReport]) -> None:
     for task in found.evaluable:
         for source in (found.recorded or {})[task.id]:
             report = of[source.root]
-            if suite.fps and abs(report.fps / suite.fps - 1) > 0.01:
+            if suite.fps and not same_rate(report.fps, suite.fps):
                 raise ConfigurationError(
                     f"the dataset {report.shown} has {report.fps:g} frames a second, suite {found.suite.name!r} takes "
                     f"{suite.fps:g} actions a second, so every movement would have another speed; use data of "

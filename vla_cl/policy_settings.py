@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from vla_cl.compose import OF_WARM_START, Settings
 from vla_cl.continual import choose_device
+from vla_cl.data.agreement import same_rate
 from vla_cl.location import find_policy
 from vla_cl.models.chosen import PolicySettings
 from vla_cl.models.instructions import require_told_apart
 from vla_cl.models.policy_config import check_buildable, horizon, policy_config, predicted_actions, resizes
 from vla_cl.models.stored_policy import noted_conventions
 from vla_cl.models.warm_start import fit_to_data, require_type, sizes, stored_config
-from vla_cl.rollout.compatibility import SAME_RATE
 from vla_cl.types import ConfigurationError, InterfaceSpec
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def policy_settings(
 def _other_rate(warm_start: str | None, data: InterfaceSpec) -> str | None:
     """A sentence if the warm start learnt from another number of actions per second."""
     before = None if warm_start is None else noted_conventions(Path(warm_start))["fps"]
-    if not before or not data.fps or abs(before / data.fps - 1) <= SAME_RATE:
+    if not before or not data.fps or same_rate(before, data.fps):
         return None
     return (
         f"the warm start learnt from {before:g} actions a second, the data have {data.fps:g}: what it knows comes "

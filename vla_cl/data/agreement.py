@@ -22,6 +22,15 @@ CONVENTIONS = {
 """Fields of `InterfaceSpec` that a dataset may leave open, and their names in a message."""
 
 
+SAME_RATE = 0.01
+"""Relative difference of two rates that count as one: 29.97 and 30."""
+
+
+def same_rate(one: float, other: float) -> bool:
+    """Whether movements at these rates (frames per second) have one speed, as far as anybody can tell."""
+    return abs(one / other - 1) <= SAME_RATE
+
+
 @dataclass(frozen=True)
 class Described:
     """A dataset, and what it holds.

@@ -7,13 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from vla_cl.data.identity import identity
-from vla_cl.data.run_data import DATA_FILE, moved_roots
-from vla_cl.manifest import require_seal
-from vla_cl.trust.reading import read_json_object, require_entries
+from vla_cl.data.run_data import DATA_FILE, moved_roots, noted_datasets
 from vla_cl.trust.text import counted, short
 from vla_cl.types import ConfigurationError
-
-_REMEDY = "restore the file from where the run was written"
 
 
 def with_data_at(configuration: Mapping[str, Any], folder: Path, places: Sequence[Path]) -> dict[str, Any]:
@@ -69,7 +65,4 @@ def _identities(folder: Path) -> list[str]:
         raise ConfigurationError(
             f"the run {short(folder)} has no {DATA_FILE}, which says what it learnt from; leave --datasets out"
         )
-    content = read_json_object(note, "the run's note of its datasets", _REMEDY)
-    require_seal(content, short(note), _REMEDY)
-    entries = require_entries(content, {"datasets": list}, short(note), _REMEDY)["datasets"]
-    return [str(require_entries(entry, {"identity": str}, short(note), _REMEDY)["identity"]) for entry in entries]
+    return [entry["identity"] for entry in noted_datasets(note)]

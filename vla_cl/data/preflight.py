@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vla_cl.data.agreement import Described, agreed
+from vla_cl.data.agreement import Described, agreed, same_rate
 from vla_cl.data.cameras import Pairs
 from vla_cl.data.dataset_folder import ACTION, STATE, DatasetFolder, spec_of
 from vla_cl.data.frame_cache import missing_bytes
@@ -17,9 +17,6 @@ from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError, InterfaceSpec
 
 GIB = 2**30
-
-_SAME_RATE = 0.01
-"""Relative difference of two rates that count as one: 29.97 and 30."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +184,7 @@ def require_room_to_fetch(size: int, folder: Path, reports: Sequence[DatasetRepo
 def _require_declared_rate(folder: DatasetFolder) -> None:
     """The rows' own times must tell the declared rate, or every movement is learnt at another speed."""
     measured = folder.rows.rate
-    if measured is not None and abs(measured / folder.fps - 1) > _SAME_RATE:
+    if measured is not None and not same_rate(measured, folder.fps):
         raise ConfigurationError(
             f"{short(folder.root, 80)}: meta/info.json declares {folder.fps:g} fps, the times of its rows tell "
             f"{measured:.4g} fps; correct the one that is wrong, or data.check_fps=false to accept it"

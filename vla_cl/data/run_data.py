@@ -37,7 +37,7 @@ def remember_datasets(folder: Path, roots: Sequence[Path], began: bool) -> None:
         )
     found = [{"name": root.name, "path": str(root.absolute()), "identity": identity(root)} for root in roots]
     if began and note.is_file():
-        _require_same(folder, _noted(note), found)
+        _require_same(folder, noted_datasets(note), found)
     if found or note.is_file():
         write_json(note, seal({"format": 1, "datasets": found}))
 
@@ -55,7 +55,7 @@ def require_unchanged(folder: Path, roots: Sequence[Path]) -> None:
         ConfigurationError: One holds something else than when the run began or went on.
     """
     note = folder / DATA_FILE
-    noted = {entry["path"]: entry["identity"] for entry in _noted(note)} if note.is_file() else {}
+    noted = {entry["path"]: entry["identity"] for entry in noted_datasets(note)} if note.is_file() else {}
     for root in dict.fromkeys(roots):
         before = noted.get(str(root.absolute()))
         if before is not None and identity(root) != before:
@@ -72,7 +72,7 @@ def moved_roots(folder: Path) -> list[Path]:
         ConfigurationError: The note is damaged.
     """
     note = folder / DATA_FILE
-    return [Path(entry["path"]) for entry in _noted(note)] if note.is_file() else []
+    return [Path(entry["path"]) for entry in noted_datasets(note)] if note.is_file() else []
 
 
 def with_moved_data(configuration: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -87,7 +87,12 @@ def with_moved_data(configuration: Mapping[str, Any], folder: Path) -> dict[str,
     return settings
 
 
-def _noted(note: Path) -> list[dict[str, str]]:
+def noted_datasets(note: Path) -> list[dict[str, str]]:
+    """Name, path and identity of each dataset in a run's note, in the order of its settings.
+
+    Raises:
+        ConfigurationError: The note is damaged.
+    """
     remedy = "restore the file, or learn again with output_dir=<a new folder>"
     content = read_json_object(note, "the run's note of its datasets", remedy)
     require_seal(content, short(note), remedy)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vla_cl.data.agreement import same_rate
 from vla_cl.data.cameras import listed
 from vla_cl.interfaces import Suite
 from vla_cl.trust.text import harmless
 from vla_cl.types import ConfigurationError, InterfaceSpec, SuiteSpec
-
-SAME_RATE = 0.01
-"""Relative difference of two rates that count as one: 29.97 and 30."""
-
 
 _SAME_SHAPE = 0.03
 """Relative difference of two ratios of width and height that count as one."""
@@ -72,7 +69,7 @@ def require_rate(policy: InterfaceSpec, suite: SuiteSpec) -> None:
     Raises:
         ConfigurationError: Both rates are known, and differ by more than 1 %.
     """
-    if policy.fps and suite.fps and abs(policy.fps / suite.fps - 1) > SAME_RATE:
+    if policy.fps and suite.fps and not same_rate(policy.fps, suite.fps):
         raise ConfigurationError(
             f"the policy learnt from {policy.fps:g} actions a second, the suite takes {suite.fps:g}, so every movement "
             "would have another speed; use the suite that it was trained on, or check_fps=false to accept it"
