@@ -6,6 +6,7 @@ import torch
 from tiny_model import TinyData, TinyModel, experience
 
 from vla_cl.interfaces import Method
+from vla_cl.random_numbers import Purpose, number
 from vla_cl.train import TrainingSettings, learn, sample_rows
 from vla_cl.types import ConfigurationError
 
@@ -27,7 +28,7 @@ def test_unedited_it_is_plain_training_bit_for_bit():
         share = (step + 1) / 2 if step < 2 else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - 2) / 5))
         for group in optimizer.param_groups:
             group["lr"] = 0.1 * share
-        seed = int(np.random.SeedSequence([5, 0, step]).generate_state(1, np.uint64)[0] >> 1)
+        seed = number(5, Purpose.LOSS, 0, step, 0)
         batch = data.batch(sample_rows(20, 6, step, 5, 0))
         noise = torch.randn((6, 3), generator=torch.Generator().manual_seed(seed))
         loss = (model.module(batch["x"] + 0.01 * noise) - batch["y"]).square().mean(1).mean()

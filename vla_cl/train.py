@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vla_cl.interfaces import Data, Method, Model
+from vla_cl.random_numbers import Purpose, generator, number
 from vla_cl.types import Batch, ConfigurationError, Draw, Experience
 
 
@@ -181,7 +182,7 @@ def learn(
             rows = sample_rows(len(data), settings.batch_size, done, train_seed, experience.index)
             composed = method.compose(data.batch(rows), first_step + done)
             batch = processes.share(composed)
-            draw = Draw(seed=_seed(train_seed, experience.index, done) ^ processes.rank)
+            draw = Draw(number(train_seed, Purpose.LOSS, experience.index, done, processes.rank))
             loss = method.loss(batch, draw).mean()
             loss.backward()  # type: ignore[no-untyped-call]
             loss = processes.average(loss, parameters)
@@ -218,11 +219,7 @@ def sample_rows(total: int, count: int, step: int, train_seed: int, experience: 
 
 @lru_cache(maxsize=4)  # every step of an epoch asks for the same one
 def _permutation(total: int, epoch: int, train_seed: int, experience: int) -> NDArray[np.int64]:
-    return np.random.default_rng([train_seed, experience, epoch]).permutation(total)
-
-
-def _seed(train_seed: int, experience: int, step: int) -> int:
-    return int(np.random.SeedSequence([train_seed, experience, step]).generate_state(1, np.uint64)[0] >> 1)
+    return generator(train_seed, Purpose.ROW_ORDER, experience, epoch).permutation(total)
 
 
 def _learning_rate_share(step: int, steps: int, settings: TrainingSettings) -> float:

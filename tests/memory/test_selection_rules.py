@@ -7,6 +7,7 @@ from remembered_data import PictureData, TableData, TableModel
 from vla_cl.memory.rules.herding import herd
 from vla_cl.memory.rules.keyframes import gripper_changes, velocity_minima
 from vla_cl.memory.selection import Candidates, cut, round_robin, rule_named, rule_names
+from vla_cl.random_numbers import Purpose, generator
 from vla_cl.types import ConfigurationError
 
 EPISODES = np.repeat([0, 1, 2], [6, 4, 5])
@@ -72,7 +73,7 @@ def test_randomness_is_of_seed_and_experience():
 def test_a_reservoir_is_vitters_algorithm_r_for_every_size():
     data = table(40)
     order = ordered("reservoir", data, 40, seed=5).tolist()
-    draws = np.random.default_rng([5, 0]).integers(0, np.arange(1, 41)).tolist()
+    draws = generator(5, Purpose.SELECTION, 0).integers(0, np.arange(1, 41)).tolist()
     for size in (1, 3, 17, 40):
         reservoir = []
         for unit, place in enumerate(draws):

@@ -8,7 +8,7 @@ from tiny_distillable import TinyDistillable, assert_same, assert_sequential, ru
 from tiny_model import TinyData, TinyModel, experience
 
 from vla_cl.methods.agem import AveragedGradientEpisodicMemory
-from vla_cl.methods.gradient_vectors import memory_draw
+from vla_cl.random_numbers import Purpose, number
 from vla_cl.types import ConfigurationError, Draw
 
 
@@ -77,7 +77,7 @@ def test_as_many_remembered_samples_as_new_ones_drawn_by_seed_and_step():
     assert first.shape == (4, 3)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    assert draw == memory_draw(3, 10)
+    assert draw.seed == number(3, Purpose.PAST_LOSS, 10)
 
 
 def test_parameters_without_gradient_are_left_alone():

@@ -181,8 +181,8 @@ def test_the_models_own_fisher_approaches_the_exact_one(kind):
 
 def test_the_models_own_fisher_has_the_scale_of_a_mean_over_outputs():
     """Of d unit normal outputs, averaged: (2 / d)^2 J^T J; here d is 5, and J^T J of a weight is its input's square."""
-    model, data = RegressionModel(), TinyData(rows=4000)
-    model._module, data.y = torch.nn.Sequential(torch.nn.Linear(3, 5)), torch.zeros(4000, 5)
+    model, data = RegressionModel(), TinyData(rows=40_000)
+    model._module, data.y = torch.nn.Sequential(torch.nn.Linear(3, 5)), torch.zeros(40_000, 5)
     method = attached(model, estimator="model", samples=None, batch_size=500)
     method.end_task(experience(0), data)
     expected = (2 / 5) ** 2 * data.x.square().mean(0).expand(5, 3)

@@ -286,7 +286,7 @@ def draw_of(model, seed):
 
 
 def sampled_gradients(model, data, samples=None, batch_size=4):
-    return SampledGradients(model, data, lambda batch, draw, _: model.loss(batch, draw), samples, batch_size, [3, 1])
+    return SampledGradients(model, data, lambda batch, draw, _: model.loss(batch, draw), samples, batch_size, 3, 1)
 
 
 def check_against_loop(model, data, relative=1e-5):
@@ -412,7 +412,7 @@ def test_the_samples_are_a_function_of_the_seed():
     assert np.array_equal(ours.rows, again.rows)
     assert len(set(ours.rows)) == 6
     assert len(sampled_gradients(model, data, samples=50).rows) == 20
-    other = SampledGradients(model, data, lambda *_: torch.zeros(()), 6, 4, [3, 2])
+    other = SampledGradients(model, data, lambda *_: torch.zeros(()), 6, 4, 3, 2)
     assert not np.array_equal(ours.rows, other.rows)
 
 

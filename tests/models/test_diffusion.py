@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from vla_cl.models.diffusion import DiffusionModel
+from vla_cl.random_numbers import Purpose, number
 from vla_cl.testbeds import BEDS
 from vla_cl.types import Ability, ConfigurationError, Draw
 
@@ -23,7 +24,7 @@ def batch(bed):
 
 
 def test_a_loss_is_the_squared_error_of_the_noise(model, batch):
-    generator = torch.Generator().manual_seed(9)
+    generator = torch.Generator().manual_seed(number(9, Purpose.GIVEN_NOISE))
     noise = torch.randn(batch["image"].shape, generator=generator)
     times = torch.randint(100, (5,), generator=generator)
     kept = model.scheduler.alphas_cumprod[times][:, None, None, None]

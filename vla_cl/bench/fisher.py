@@ -32,7 +32,13 @@ def fisher(settings: RowSettings) -> Result:
     parameters = dict(model.module.named_parameters())
     keyed = Ability.KEYED_DRAWS in model.abilities
     estimate = SampledGradients(
-        model, data, lambda batch, draw, _: model.loss(batch, draw), count, batch_size=batch_size, seed=[0]
+        model,
+        data,
+        lambda batch, draw, _: model.loss(batch, draw),
+        count,
+        batch_size=batch_size,
+        train_seed=0,
+        experience=0,
     )
 
     def loop() -> dict[str, Tensor]:

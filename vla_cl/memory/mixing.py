@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from vla_cl.random_numbers import Purpose, generator
 from vla_cl.types import Batch, ConfigurationError
 
 Mixing = Literal["added", "replaced", "coin_flip"]
@@ -20,8 +21,6 @@ TOKEN_PADDING = {"input_ids": 0, "attention_mask": 0, "labels": -100}
 """What fills the shorter token sequences of a mixed batch on the right. The mask hides it, so the token is any one."""
 
 _MAXIMAL_SHARE_ADDED = 8.0
-_COIN = 0x434F494E
-"""Keeps the coin's random numbers apart from those that choose samples, which follow from (seed, step) as well."""
 
 
 class Mixture:
@@ -53,7 +52,7 @@ class Mixture:
         if not self.share:
             return 0
         if self.name == "coin_flip":
-            return total if np.random.default_rng([seed, step, _COIN]).random() < self.share else 0
+            return total if generator(seed, Purpose.REPLAY_COIN, step).random() < self.share else 0
         return max(1, round(self.share * total))
 
     def current(self, total: int, count: int) -> int:

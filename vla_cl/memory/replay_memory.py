@@ -19,6 +19,7 @@ from vla_cl.memory.remembered import Remembered, from_index
 from vla_cl.memory.selection import Candidates, Units, cut, features_of, rule_named, with_ability
 from vla_cl.memory.settings import SETTING, MemorySettings
 from vla_cl.memory.store import TrajectoryStore
+from vla_cl.random_numbers import Purpose, generator
 from vla_cl.types import Ability, Batch, ConfigurationError, Experience
 
 NOTES = "memory.notes"
@@ -181,8 +182,8 @@ class ReplayMemory:
         """
         if not len(self):
             raise ValueError("the memory is empty: nothing has been learnt before")
-        generator = np.random.default_rng([seed, step])
-        picks: NDArray[np.int64] = self._all[np.sort(generator.integers(len(self), size=count))]
+        places = np.sort(generator(seed, Purpose.REPLAY, step).integers(len(self), size=count))
+        picks: NDArray[np.int64] = self._all[places]
         return picks
 
     def fetch(self, picks: NDArray[np.int64]) -> Batch:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from vla_cl.interfaces import Data, Model
 from vla_cl.memory import rules
 from vla_cl.memory.settings import SETTING, Unit, nearest
+from vla_cl.random_numbers import Purpose, generator, number
 from vla_cl.types import Ability, ConfigurationError, Draw
 
 _ROWS_AT_ONCE = 64
@@ -102,7 +103,7 @@ class Candidates:
 
     def generator(self) -> np.random.Generator:
         """Fresh randomness, the same at every call."""
-        return np.random.default_rng([self._seed, self._experience])
+        return generator(self._seed, Purpose.SELECTION, self._experience)
 
     @cached_property
     def instructions(self) -> NDArray[np.int64]:
@@ -152,8 +153,8 @@ class Candidates:
         model = with_ability(self._model, Ability.PER_SAMPLE_LOSSES)
         found = []
         with _evaluating(model), torch.no_grad():
-            for number, part in enumerate(_parts(self.units.rows)):
-                seed = int(np.random.SeedSequence([self._seed, self._experience, number]).generate_state(1)[0])
+            for place, part in enumerate(_parts(self.units.rows)):
+                seed = number(self._seed, Purpose.SELECTION_LOSS, self._experience, place)
                 found.append(model.loss(self.data.batch(part), Draw(seed)).float().cpu().numpy())
         return self.units.means(np.concatenate(found))
 

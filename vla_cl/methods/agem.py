@@ -18,12 +18,12 @@ from vla_cl.methods.gradient_vectors import (
     add_scaled,
     dot,
     gradients_of,
-    memory_draw,
     require_finite,
     with_gradient,
 )
 from vla_cl.methods.task_counting import check_range
-from vla_cl.types import Batch, Experience, MethodCard
+from vla_cl.random_numbers import Purpose, number
+from vla_cl.types import Batch, Draw, Experience, MethodCard
 
 
 class AveragedGradientEpisodicMemory(Method):
@@ -81,7 +81,7 @@ class AveragedGradientEpisodicMemory(Method):
             return
         parameters = with_gradient(self.model.module)
         remembered = self.memory.sample(self._count, self.train_seed, self._step)
-        loss = self.model.loss(remembered, memory_draw(self.train_seed, self._step)).mean()
+        loss = self.model.loss(remembered, Draw(number(self.train_seed, Purpose.PAST_LOSS, self._step))).mean()
         reference = gradients_of(loss, parameters)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         product = dot(gradients, reference)

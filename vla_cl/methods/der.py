@@ -21,6 +21,7 @@ from vla_cl.memory.settings import SETTING
 from vla_cl.methods.er import ReplayMethod
 from vla_cl.methods.stored_outputs import StoredOutputs, stacked, token_places
 from vla_cl.methods.task_counting import check_range
+from vla_cl.random_numbers import Purpose, generator
 from vla_cl.types import METHOD_KEY, Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
 
 LabelBatch = Literal["same", "independent"]
@@ -40,9 +41,6 @@ LOSS_WEIGHT = f"{METHOD_KEY}loss_weight"
 """float32 (B,)."""
 DISTANCE_WEIGHT = f"{METHOD_KEY}distance_weight"
 """float32 (B,)."""
-
-_NOTES = 0x44455221
-"""Keeps this file's random numbers apart from the memory's, which follow from (seed, step) as well."""
 
 
 @dataclass(frozen=True)
@@ -156,10 +154,10 @@ class DarkExperienceReplay(ReplayMethod):
         count = self.remembered_count(batch, step) if self.alpha or self.beta else 0
         if not count:
             return batch
-        generator = np.random.default_rng([self.train_seed, step, _NOTES])
-        picks = generator.permutation(self.memory.pick(count, self.train_seed, step))  # any part is a fair draw
+        random = generator(self.train_seed, Purpose.REPLAY_TERMS, step)
+        picks = random.permutation(self.memory.pick(count, self.train_seed, step))  # any part is a fair draw
         mixed = self.mixture.mix(batch, self.memory.fetch(picks))
-        return {**mixed, **self._notes(len(mixed["task"]), picks, generator)}
+        return {**mixed, **self._notes(len(mixed["task"]), picks, random)}
 
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
         """The weighted sum of losses and distances, shape (B,); its mean over a whole batch is the method's loss."""

@@ -18,6 +18,7 @@ from vla_cl.interfaces import Data, Distillable
 from vla_cl.methods.per_sample_gradients_estimate import Reduction, SampledGradients
 from vla_cl.methods.quadratic_penalty import ImportancePenalty
 from vla_cl.methods.task_counting import check_range
+from vla_cl.random_numbers import Purpose, number
 from vla_cl.types import Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
 
 Mode = Literal["online", "separate"]
@@ -106,9 +107,10 @@ class ElasticWeightConsolidation(ImportancePenalty):
         """Add the Fisher of what was just learnt."""
         if self.strength == 0:
             return
-        seed = [self.train_seed, experience.index]
         values = self._loss_of_drawn_targets if self.estimator == "model" else self._loss
-        sampled = SampledGradients(self.model, data, values, self.samples, self.batch_size, seed)
+        sampled = SampledGradients(
+            self.model, data, values, self.samples, self.batch_size, self.train_seed, experience.index
+        )
         importance = sampled.mean("squared", self.fisher).mean
         if self.normalise:
             _divide_by_maximum(importance)
@@ -139,7 +141,7 @@ def drawn_targets(model: Distillable, outputs: Tensor, batch: Batch, seeds: NDAr
     Returns:
         For logits (B, ..., V): one certain token at each place; else outputs + standard normal noise.
     """
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
+    generators = [torch.Generator().manual_seed(number(seed, Purpose.DRAWN_TARGET)) for seed in seeds.tolist()]
     if model.distance(outputs, outputs + 1, batch, 1.0).max() > 1e-3:
         noise = [torch.randn(outputs.shape[1:], generator=generator) for generator in generators]
         return outputs + torch.stack(noise).to(outputs)

@@ -22,12 +22,10 @@ from torch import Tensor, nn
 from vla_cl.interfaces import Data, Method
 from vla_cl.memory.replay_memory import Selection
 from vla_cl.methods.er import make_memory
-from vla_cl.methods.gradient_vectors import GradientRows, gradients_of, memory_draw, require_finite, with_gradient
+from vla_cl.methods.gradient_vectors import GradientRows, gradients_of, require_finite, with_gradient
 from vla_cl.methods.task_counting import check_range
-from vla_cl.types import Batch, Experience, MethodCard
-
-_SEED_WORDS = 2**32
-"""Seeds are not negative; the number of another run's memory is."""
+from vla_cl.random_numbers import Purpose, generator, number
+from vla_cl.types import Batch, Draw, Experience, MethodCard
 
 
 class GradientEpisodicMemory(Method):
@@ -113,7 +111,7 @@ class GradientEpisodicMemory(Method):
             self._rows = GradientRows(len(past), parameters)
         for row, experience in enumerate(past):
             chosen = self._some(picks[picks[:, 0] == experience])
-            draw = memory_draw(self.train_seed, self._step, experience % _SEED_WORDS)
+            draw = Draw(number(self.train_seed, Purpose.PAST_LOSS, self._step, experience))
             loss = self.model.loss(self.memory.fetch(chosen), draw).mean()
             self._rows.write(row, gradients_of(loss, parameters))
         return self._rows
@@ -122,8 +120,8 @@ class GradientEpisodicMemory(Method):
         """Remembered samples of one past task for this step."""
         if self.batch_size is None or len(picks) <= self.batch_size:
             return picks
-        generator = np.random.default_rng([self.train_seed, self._step, int(picks[0, 0]) % _SEED_WORDS])
-        some: NDArray[np.int64] = picks[np.sort(generator.choice(len(picks), self.batch_size, replace=False))]
+        random = generator(self.train_seed, Purpose.PAST_ROWS, self._step, int(picks[0, 0]))
+        some: NDArray[np.int64] = picks[np.sort(random.choice(len(picks), self.batch_size, replace=False))]
         return some
 
     def end_task(self, experience: Experience, data: Data) -> None:

@@ -20,6 +20,7 @@ from vla_cl.interfaces import Data, Distillable, Generator, Method
 from vla_cl.memory.mixing import Mixing, Mixture, concatenate, select
 from vla_cl.methods.task_counting import check_range
 from vla_cl.methods.teacher import Teacher, teacher_bytes
+from vla_cl.random_numbers import Purpose, generator, number
 from vla_cl.types import METHOD_KEY, Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
 
 GENERATED = f"{METHOD_KEY}generated"
@@ -27,8 +28,6 @@ GENERATED = f"{METHOD_KEY}generated"
 SEED = f"{METHOD_KEY}seed"
 """int64 (B,): of each sample's noise and time, so that teacher and student see the same."""
 
-_TASKS, _CHUNK, _NOTES = 1, 2, 3
-"""Keep the random numbers for different purposes apart."""
 _ROWS_LOOKED_AT = 512
 
 
@@ -94,7 +93,7 @@ class GenerativeReplay(Method):
         parts = []
         starts = range(0, len(tasks), self.chunk)
         for start in tqdm(starts, desc=f"generating {len(tasks)} samples of the past", unit="chunk", disable=None):
-            seed = _seed([self.train_seed, experience.index, _CHUNK, start])
+            seed = number(self.train_seed, Purpose.GENERATED_SAMPLES, experience.index, start)
             parts.append(cast(Generator, self.model).generate(tasks[start : start + self.chunk], seed))
         self._generated = concatenate(parts)
         self._bytes = _bytes(self._generated)
@@ -105,14 +104,15 @@ class GenerativeReplay(Method):
         if generated is None:
             return batch
         count = self.mixture.count(len(batch["task"]), self.train_seed, step)
-        rows = np.random.default_rng([self.train_seed, step]).integers(len(generated["task"]), size=count)
+        random = generator(self.train_seed, Purpose.GENERATED_REPLAY, step)
+        rows = random.integers(len(generated["task"]), size=count)
         return self.mixture.mix(batch, select(generated, np.sort(rows)))
 
     def end_task(self, experience: Experience, data: Data) -> None:
         """Note how many samples the experience had, and of which tasks; what was generated is not needed any more."""
         self._generated = None
-        generator = np.random.default_rng([self.train_seed, experience.index])
-        rows = np.sort(generator.choice(len(data), size=min(_ROWS_LOOKED_AT, len(data)), replace=False))
+        random = generator(self.train_seed, Purpose.LOOKED_AT_ROWS, experience.index)
+        rows = np.sort(random.choice(len(data), size=min(_ROWS_LOOKED_AT, len(data)), replace=False))
         self._past.append({"samples": len(data), "tasks": dict(sorted(Counter(data.batch(rows)["task"]).items()))})
 
     def memory_bytes(self) -> int:
@@ -141,12 +141,12 @@ class GenerativeReplay(Method):
         """The ``task`` of each sample to generate, experience by experience in turn."""
         mean_size = sum(item["samples"] for item in self._past) / len(self._past)
         count = self.samples if self.samples is not None else max(1, round(self.samples_share * mean_size))
-        generator = np.random.default_rng([self.train_seed, experience.index, _TASKS])
+        random = generator(self.train_seed, Purpose.GENERATED_TASKS, experience.index)
         drawn = []
         for place in range(count):
             tasks: dict[str, int] = self._past[place % len(self._past)]["tasks"]
             bounds = np.cumsum(list(tasks.values()))
-            drawn.append(list(tasks)[int(np.searchsorted(bounds, generator.integers(bounds[-1]), side="right"))])
+            drawn.append(list(tasks)[int(np.searchsorted(bounds, random.integers(bounds[-1]), side="right"))])
         return drawn
 
 
@@ -214,7 +214,7 @@ class GenerativeDistillation(GenerativeReplay):
             return batch
         total = len(mixed["task"])
         count = self.mixture.count(len(batch["task"]), self.train_seed, step)
-        seeds = np.random.default_rng([self.train_seed, step, _NOTES]).integers(2**62, size=total)
+        seeds = generator(self.train_seed, Purpose.GENERATED_LOSS, step).integers(2**62, size=total)
         return {**mixed, GENERATED: torch.arange(total) >= total - count, SEED: torch.from_numpy(seeds)}
 
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
@@ -249,7 +249,3 @@ def _bytes(batch: Batch) -> int:
     """Of a batch's tensors; the row numbers tell nothing."""
     tensors = [value for key, value in batch.items() if isinstance(value, torch.Tensor) and key != "index"]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _seed(words: list[int]) -> int:
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)

@@ -14,8 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vla_cl.types import Draw
-
 SUMMED = 4096
 """Elements whose products are summed in float32, before the sums are added in float64."""
 
@@ -37,11 +35,6 @@ def gradients_of(value: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tens
         torch.zeros_like(parameter) if gradient is None else gradient.detach()
         for parameter, gradient in zip(parameters, found, strict=True)
     ]
-
-
-def memory_draw(*numbers: int) -> Draw:
-    """The randomness of a loss on remembered samples: a function of these numbers, the same in every process."""
-    return Draw(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
 
 
 @torch.no_grad()

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 from torch import nn
 
 from vla_cl.interfaces import Data
 from vla_cl.methods.parameter_patterns import Freezer
 from vla_cl.methods.task_counting import TaskCountingMethod, check_range
+from vla_cl.random_numbers import Purpose, generator
 from vla_cl.types import ConfigurationError, Experience, MethodCard
 
 Grouping = Literal["block", "module", "all"]
@@ -75,20 +75,20 @@ class HalfFineTuning(TaskCountingMethod):
     def drawn(self, experience: Experience) -> dict[str, nn.Parameter]:
         """The trainable tensors that this experience freezes, by name."""
         trainable = {name: p for name, p in self.model.module.named_parameters() if p.requires_grad}
-        generator = np.random.default_rng([self.train_seed, experience.index])
+        random = generator(self.train_seed, Purpose.FROZEN_TENSORS, experience.index)
         groups: dict[str, list[str]] = {}
         for name in trainable:
             groups.setdefault(_group(name, self.per_group), []).append(name)
         # Rounding the running total keeps the share over the whole model too, however small the groups are; the random
         # offset decides which way each one is rounded.
-        offset, before, chosen = generator.random(), 0, set[str]()
+        offset, before, chosen = random.random(), 0, set[str]()
         for names in groups.values():
             after = before + len(names)
             count = int(after * self.frozen_share + offset) - int(before * self.frozen_share + offset)
-            chosen.update(generator.choice(names, size=count, replace=False).tolist())
+            chosen.update(random.choice(names, size=count, replace=False).tolist())
             before = after
         if len(chosen) == len(trainable) and chosen:
-            chosen.discard(str(generator.choice(sorted(chosen))))
+            chosen.discard(str(random.choice(sorted(chosen))))
         return {name: parameter for name, parameter in trainable.items() if name in chosen}
 
 

@@ -74,8 +74,15 @@ class MemoryAwareSynapses(ImportancePenalty):
         """Add the importances on what was just learnt."""
         if self.strength == 0:
             return
-        seed = [self.train_seed, experience.index]
-        sampled = SampledGradients(self.model, data, self._norm_of_outputs, self.samples, self.batch_size, seed)
+        sampled = SampledGradients(
+            self.model,
+            data,
+            self._norm_of_outputs,
+            self.samples,
+            self.batch_size,
+            self.train_seed,
+            experience.index,
+        )
         importance = sampled.mean("absolute", "per_sample").mean
         self.penalty.replace(1.0, importance, dict(self.model.module.named_parameters()))
 

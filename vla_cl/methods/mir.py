@@ -18,10 +18,8 @@ from vla_cl.memory.mixing import Mixing, take
 from vla_cl.memory.replay_memory import Selection
 from vla_cl.methods.er import ReplayMethod
 from vla_cl.methods.task_counting import check_range
+from vla_cl.random_numbers import Purpose, number
 from vla_cl.types import Ability, Batch, Draw, Experience, MethodCard
-
-_VIRTUAL = 0x4D4952
-"""Keeps the virtual step's random numbers apart from the memory's, which follow from (seed, step) as well."""
 
 
 class MaximallyInterferedRetrieval(ReplayMethod):
@@ -110,8 +108,8 @@ class MaximallyInterferedRetrieval(ReplayMethod):
 
     def _loss_rise(self, current: Batch, candidates: Batch, step: int) -> Tensor:
         """How much a step on ``current`` would raise the loss of each candidate, shape (number of candidates,)."""
-        words = np.random.SeedSequence([self.train_seed, step, _VIRTUAL]).generate_state(2, np.uint64)
-        of_current, of_candidates = (Draw(int(word >> 1)) for word in words)
+        of_current = Draw(number(self.train_seed, Purpose.VIRTUAL_STEP, step))
+        of_candidates = Draw(number(self.train_seed, Purpose.VIRTUAL_COMPARISON, step))
         if not len(current["task"]):  # all of the batch is replaced: there is no step to foresee
             return torch.zeros(len(candidates["task"]))
         with self._weights_put_back() as parameters:

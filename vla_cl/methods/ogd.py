@@ -16,17 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from vla_cl.interfaces import Data, Distillable, Method
-from vla_cl.methods.gradient_vectors import GradientRows, gradients_of, memory_draw
+from vla_cl.methods.gradient_vectors import GradientRows, gradients_of
 from vla_cl.methods.quadratic_penalty import trainable
 from vla_cl.methods.stored_outputs import evaluation_mode, outputs_that_count
 from vla_cl.methods.task_counting import check_range
-from vla_cl.types import Ability, ConfigurationError, Experience, MethodCard
+from vla_cl.random_numbers import Purpose, generator, number
+from vla_cl.types import Ability, ConfigurationError, Draw, Experience, MethodCard
 
 Of = Literal["outputs", "loss"]
 OF: tuple[Of, ...] = ("outputs", "loss")
-
-_ROWS, _NOISE = 1, 2
-"""What a random number is for."""
 
 _NEW = 1e-4
 """Share of a vector's length that must be left beside the basis; less is rounding."""
@@ -103,8 +101,8 @@ class OrthogonalGradientDescent(Method):
         count = min(self.vectors_per_task, len(data))
         if not count:
             return
-        generator = np.random.default_rng([self.train_seed, experience.index, _ROWS])
-        rows = np.sort(generator.choice(len(data), size=count, replace=False))
+        random = generator(self.train_seed, Purpose.BASIS_ROWS, experience.index)
+        rows = np.sort(random.choice(len(data), size=count, replace=False))
         parameters = self._parameters()
         block = GradientRows(count, parameters)
         used = 0
@@ -118,7 +116,7 @@ class OrthogonalGradientDescent(Method):
 
     def _sample_gradient(self, data: Data, row: int, experience: int, parameters: list[nn.Parameter]) -> list[Tensor]:
         batch = data.batch(np.array([row]))
-        draw = memory_draw(self.train_seed, experience, _NOISE, row)
+        draw = Draw(number(self.train_seed, Purpose.BASIS_LOSS, experience, row))
         if self.of == "loss":
             return gradients_of(self.model.loss(batch, draw).mean(), parameters)
         assert isinstance(self.model, Distillable)  # `needs` says so

@@ -17,6 +17,7 @@ from vla_cl.interfaces import Data, Model
 from vla_cl.methods.per_sample_gradients import PerSampleGradients
 from vla_cl.methods.per_sample_gradients_layers import NotPerSampleError, Statistic
 from vla_cl.methods.quadratic_penalty import trainable
+from vla_cl.random_numbers import Purpose, generator
 from vla_cl.types import Ability, Batch, Draw
 
 Values = Callable[[Batch, Draw, NDArray[np.int64]], Tensor]
@@ -46,7 +47,7 @@ class Estimate:
 class SampledGradients:
     """Samples of an experience and what is differentiated on them.
 
-    The samples, their noise and their order are a function of ``seed`` alone.
+    The samples, their noise and their order are a function of seed and experience alone.
 
     Args:
         model: In evaluation mode meanwhile (no augmentation, no dropout), its samples independent.
@@ -54,16 +55,24 @@ class SampledGradients:
         values: What is differentiated.
         samples: How many distinct samples; None, or more than there are: all.
         batch_size: Samples of one pass.
-        seed: Numbers for `numpy.random.default_rng`.
+        train_seed: Of the run.
+        experience: Its index.
     """
 
     def __init__(
-        self, model: Model, data: Data, values: Values, samples: int | None, batch_size: int, seed: list[int]
+        self,
+        model: Model,
+        data: Data,
+        values: Values,
+        samples: int | None,
+        batch_size: int,
+        train_seed: int,
+        experience: int,
     ) -> None:
-        generator = np.random.default_rng(seed)
+        random = generator(train_seed, Purpose.IMPORTANCE, experience)
         count = len(data) if samples is None else min(samples, len(data))
-        self.rows = np.sort(generator.permutation(len(data))[:count])
-        self.seeds = generator.integers(2**62, size=count)
+        self.rows = np.sort(random.permutation(len(data))[:count])
+        self.seeds = random.integers(2**62, size=count)
         self._model, self._data, self._values = model, data, values
         self._batch_size = batch_size
         self._parameters = trainable(model.module)

@@ -14,15 +14,13 @@ from torch.nn import functional
 
 from vla_cl.interfaces import Distillable
 from vla_cl.memory.replay_memory import ReplayMemory
+from vla_cl.random_numbers import Purpose, generator, number
 from vla_cl.types import Batch, Draw
 
 _ROWS_AT_ONCE = 64
 _IGNORED = -100
 Place = Sequence[int] | NDArray[np.int64]
 """Of a stored output: experience, row, draw."""
-
-_SEEDS = 0x73746F72
-"""Keeps these seeds apart from what else follows from (train_seed, experience)."""
 
 
 @dataclass
@@ -80,15 +78,16 @@ class StoredOutputs:
         picks = picks[np.argsort(picks[:, 1])][:most]
         if not len(picks):
             return
-        generator = np.random.default_rng([train_seed, experience, _SEEDS])
-        seeds = generator.integers(2**62, size=(len(picks), self.draws))
+        random = generator(train_seed, Purpose.STORED_OUTPUTS, experience)
+        seeds = random.integers(2**62, size=(len(picks), self.draws))
         outputs: list[Tensor] = []
         losses: list[Tensor] = []
         with torch.no_grad(), evaluation_mode(model.module):
             for start in range(0, len(picks), _ROWS_AT_ONCE):
                 batch = memory.fetch(picks[start : start + _ROWS_AT_ONCE])
-                for column in seeds[start : start + _ROWS_AT_ONCE].T:
-                    found = model.forward_pass(batch, Draw(train_seed, np.ascontiguousarray(column)))
+                for place, column in enumerate(seeds[start : start + _ROWS_AT_ONCE].T):
+                    seed = number(train_seed, Purpose.STORED_OUTPUTS_BATCH, experience, start, place)
+                    found = model.forward_pass(batch, Draw(seed, np.ascontiguousarray(column)))
                     outputs.append(found.outputs.to("cpu", self._dtype))
                     losses.append(found.losses.float().cpu())
         shape = tuple(np.max([tensor.shape[1:] for tensor in outputs], axis=0).tolist())

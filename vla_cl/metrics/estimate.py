@@ -29,6 +29,8 @@ from numpy.typing import NDArray
 
 from vla_cl.metrics import definitions
 from vla_cl.metrics.matrix import SuccessMatrix
+from vla_cl.random_numbers import Purpose
+from vla_cl.random_numbers import generator as random_generator
 from vla_cl.types import ConfigurationError
 
 FloatArray = NDArray[np.float64]
@@ -256,7 +258,7 @@ def _resample(
     matrix: SuccessMatrix, measured: Measurements, reference_episodes: int | None, resamples: int
 ) -> Measurements:
     """Draws of all that was measured. Cells come first, so their draws do not depend on which curves exist."""
-    generator = np.random.default_rng(_SEED)
+    generator = random_generator(_SEED, Purpose.INTERVAL)
 
     def draw(rates: FloatArray, episodes: NDArray[np.int64] | int | None) -> FloatArray:
         if episodes is None:

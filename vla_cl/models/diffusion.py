@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vla_cl.interfaces import Distillable, ForwardPass, Generator
 from vla_cl.models.randomness import evaluating, keyed, sample_seeds, seeded
+from vla_cl.random_numbers import Purpose, number
 from vla_cl.trust.text import reason, short
 from vla_cl.types import Ability, Batch, ConfigurationError, Draw
 
@@ -119,7 +120,7 @@ class DiffusionModel(Distillable, Generator):
         images, labels = batch["image"].to(self.device), batch["label"].to(self.device)
         noise, times = (value.to(self.device) for value in self._drawn(images.shape, draw))
         noisy = self.scheduler.add_noise(images, noise, times)
-        with seeded(draw.seed, self.device):  # dropout, if the network has any
+        with seeded(number(draw.seed, Purpose.DROPOUT), self.device):  # dropout, if the network has any
             predicted: Tensor = self.unet(noisy, times, class_labels=labels).sample
         return ForwardPass((predicted - noise).square().flatten(1).mean(1), predicted)
 
@@ -179,7 +180,7 @@ class DiffusionModel(Distillable, Generator):
         """Noise and time, from the CPU's generators, so that they are the same on every device."""
         last = self.scheduler.config.num_train_timesteps
         if draw.sample_seeds is None:
-            generator = torch.Generator().manual_seed(draw.seed)
+            generator = torch.Generator().manual_seed(number(draw.seed, Purpose.GIVEN_NOISE))
             return torch.randn(shape, generator=generator), torch.randint(last, shape[:1], generator=generator)
         generators = keyed(draw.sample_seeds)
         noise = torch.stack([torch.randn(shape[1:], generator=generator) for generator in generators])

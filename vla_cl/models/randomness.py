@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from vla_cl.random_numbers import Purpose, number
+
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
@@ -29,7 +31,8 @@ def keyed(sample_seeds: NDArray[np.int64]) -> list[torch.Generator]:
 
 def sample_seeds(seed: int, count: int) -> NDArray[np.int64]:
     """Numbers for `keyed` that follow from one seed; the first ones are the same however many are asked for."""
-    return np.random.default_rng(seed).integers(2**62, size=count)
+    numbers = [number(seed, Purpose.GENERATED_SAMPLE, place) for place in range(count)]
+    return np.asarray(numbers, dtype=np.int64)
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ from vla_cl.models.policy_config import (
 from vla_cl.models.policy_types import DETERMINISTIC, EMPTY_CAMERA, QUEUED
 from vla_cl.models.randomness import evaluating, keyed, seeded
 from vla_cl.models.stored_policy import CONVENTIONS, load_policy, load_weights, require_statistics, write_note
+from vla_cl.random_numbers import Purpose, number
 from vla_cl.trust.hub import fetch_policy
 from vla_cl.trust.policies import check_policy_folder
 from vla_cl.types import METHOD_KEY, Ability, Batch, ConfigurationError, Draw, InterfaceSpec, Observation
@@ -82,7 +83,7 @@ class VlaModel(Policy, Distillable):
         fps: float | None = None,
     ) -> VlaModel:
         """A policy with fresh weights, or those of ``config.pretrained_path``, and frozen normalisation."""
-        with seeded(init_seed, torch.device(config.device)):
+        with seeded(number(init_seed, Purpose.INITIAL_WEIGHTS), torch.device(config.device)):
             policy = cls._started(config)
         policy.to(config.device)
         tensors = {key: {name: torch.as_tensor(v) for name, v in item.items()} for key, item in statistics.items()}

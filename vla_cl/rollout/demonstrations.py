@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from vla_cl.files import replacing, replacing_folder
 from vla_cl.interfaces import Environment, Expert, Suite
 from vla_cl.manifest import write_manifest
+from vla_cl.random_numbers import Purpose, generator
 from vla_cl.rollout.episode_files import IMAGE, belongs_to, read_episode, whole_trajectory
 from vla_cl.trust.reading import as_plain
 from vla_cl.types import ConfigurationError, SuiteSpec, Task, Trajectory
@@ -31,7 +32,7 @@ from vla_cl.types import ConfigurationError, SuiteSpec, Task, Trajectory
 if TYPE_CHECKING:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same recipe would give other files."""
 
 METADATA = "meta/vla_cl.json"
@@ -137,7 +138,7 @@ def _run_blind(
     environment: Environment, expert: Expert, task: Task, initial_state: int, spec: SuiteSpec, recipe: Recipe
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], bool]:
     """The expert's actions, the executed ones, both float32 (T, A), and whether they reached the goal."""
-    random = np.random.default_rng([recipe.seed, initial_state, zlib.crc32(task.id.encode())])
+    random = generator(recipe.seed, Purpose.DEMONSTRATION, initial_state, zlib.crc32(task.id.encode()))
     wanted: list[NDArray[np.float32]] = []
     executed: list[NDArray[np.float32]] = []
     last = task.max_steps

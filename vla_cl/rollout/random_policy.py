@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.interfaces import Policy
+from vla_cl.random_numbers import Purpose, generator
 from vla_cl.types import Batch, ConfigurationError, Draw, InterfaceSpec, Observation, SuiteSpec
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class RandomPolicy(Policy):
         if not observation.state.size:
             for key in sorted(observation.images):
                 content.update(np.ascontiguousarray(observation.images[key]).tobytes())
-        random = np.random.default_rng([self._seed, int.from_bytes(content.digest(), "little")])
+        random = generator(self._seed, Purpose.RANDOM_POLICY, int.from_bytes(content.digest(), "little"))
         shares = random.random((self._chunk_size, len(self._low)), np.float32)
         chunk: NDArray[np.float32] = np.clip(self._low + shares * (self._high - self._low), self._low, self._high)
         return chunk

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from vla_cl.interfaces import Model
+from vla_cl.random_numbers import Purpose, generator, number
 from vla_cl.testbeds.bed import Bed, Tensors, three_tasks
 from vla_cl.train import TrainingSettings
 from vla_cl.types import Batch, ConfigurationError
@@ -38,7 +39,7 @@ def _model(seed: int) -> Model:
     from vla_cl.models.diffusion import DiffusionModel
 
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(number(seed, Purpose.INITIAL_WEIGHTS))
         unet = UNet2DModel(
             sample_size=8,
             in_channels=1,
@@ -62,7 +63,7 @@ def _samples(classes: tuple[int, ...]) -> Batch:
         ) from error
     digits = load_digits()
     rows = np.flatnonzero(np.isin(digits.target, classes))
-    rows = np.random.default_rng(0).permutation(rows)
+    rows = generator(classes[0], Purpose.TEST_BED).permutation(rows)
     labels = digits.target[rows]
     images = torch.from_numpy(digits.images[rows].astype(np.float32) / 8 - 1)[:, None]
     return {

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from vla_cl.interfaces import Model
+from vla_cl.random_numbers import Purpose, generator, number
 from vla_cl.testbeds.bed import Bed, Tensors, three_tasks
 from vla_cl.train import TrainingSettings
 from vla_cl.types import Batch
@@ -49,7 +49,7 @@ def _model(seed: int) -> Model:
         attn_implementation="eager",
     )
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(number(seed, Purpose.INITIAL_WEIGHTS))
         model = LlamaForCausalLM(config)
     return LanguageModel(model, tokenizer, context_weight=CONTEXT_WEIGHT, max_new_tokens=2 * WORD + 2)
 
@@ -60,11 +60,11 @@ def _samples(task: int, count: int) -> Batch:
     from vla_cl.models.llm import IGNORED
 
     tokenizer = ByT5Tokenizer(extra_ids=0)
-    generator = np.random.default_rng(task)
-    table = dict(zip(LETTERS, generator.permutation(list(LETTERS)), strict=True))
+    random = generator(task, Purpose.TEST_BED)
+    table = dict(zip(LETTERS, random.permutation(list(LETTERS)), strict=True))
     ids, labels = [], []
     for _ in range(count):
-        word = "".join(generator.choice(list(LETTERS), WORD))
+        word = "".join(random.choice(list(LETTERS), WORD))
         prompt = tokenizer.encode(f"{NAMES[task]}: {word}=", add_special_tokens=False)
         answer = tokenizer.encode("".join(table[letter] for letter in word))
         ids.append([*prompt, *answer])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vla_cl.interfaces import Model
+from vla_cl.random_numbers import Purpose, number
 from vla_cl.testbeds.bed import Bed, Tensors, three_tasks
 from vla_cl.train import TrainingSettings
 from vla_cl.types import Batch, InterfaceSpec
@@ -58,7 +59,7 @@ def _model(objective: str, seed: int) -> Model:
 
 def _samples(task: int, count: int) -> Batch:
     """Dots at random places in -0.8..0.8; the action of every step is the way to go."""
-    generator = torch.Generator().manual_seed(task)
+    generator = torch.Generator().manual_seed(number(task, Purpose.TEST_BED))
     red, green = (torch.rand(count, 2, generator=generator) * 1.6 - 0.8 for _ in range(2))
     goal = (red, green, -red)[task]
     return {
