@@ -62,7 +62,7 @@ def find_candidate(location: str, settings: Settings, suite: Suite, replan_every
     folder, notes = found.folder, found.passed_over
     run = find_run(location)
     method = None if run is None else _told_method(run, settings["plugins"])
-    from vla_cl.continual import choose_device
+    from vla_cl.models.chosen import choose_device
 
     device = choose_device(settings["device"])
     files = _hashes(folder, POLICY_FILES)

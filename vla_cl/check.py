@@ -93,6 +93,7 @@ def _passed(settings: Settings, examined: Examined, evaluation: EvaluationSettin
     known = other_picture_sizes(examined.spec, found.suite.spec) if found.evaluable else skipped_rollouts(found.suite)
     notes = [*examined.notes, *([known] if known else [])]
     _check_room(examined, cache, settings)
+    _require_second_task(settings["arrangement"], method)
     policy = _policy(settings, examined, method, evaluation)
     return Checked(found, evaluation, training, method, policy, examined.reports, (*notes, *policy.notes))
 
@@ -156,6 +157,20 @@ def _policy(settings: Settings, examined: Examined, method: Method, evaluation: 
     if found.evaluable:  # how many actions it gives has been compared already
         check_interface(spec, found.suite.spec, 1, 1, evaluation.check_render_profile)
     return policy
+
+
+def _require_second_task(arrangement: str, method: Method) -> None:
+    """Refuse a method that would do nothing in silence.
+
+    Raises:
+        ConfigurationError: It begins with a second experience, and there is none.
+    """
+    if arrangement != "sequential" and not method.works_alone:
+        alone = "every task is a first one" if arrangement == "independent" else "there is one experience only"
+        raise ConfigurationError(
+            f"method {method.name!r} begins with the second experience, but with arrangement={arrangement} {alone}; "
+            "use method=sequential (the reference), or arrangement=sequential"
+        )
 
 
 def _check_room(examined: Examined, cache: Path, settings: Settings) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from vla_cl import checkpoint
@@ -29,7 +28,14 @@ from vla_cl.models.vla import VlaModel, horizon, policy_config
 from vla_cl.models.warm_start import fit_to_data
 from vla_cl.rollout.compatibility import check_interface, require_fit, require_single_frames, skipped_rollouts
 from vla_cl.rollout.engine import Engine
-from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, requests, roll_out, save_videos
+from vla_cl.rollout.evaluation import (
+    EvaluationSettings,
+    make_engine,
+    one_thread,
+    requests,
+    roll_out,
+    save_videos,
+)
 from vla_cl.rollout.table import EpisodeTable
 from vla_cl.run_folder import RunFolder, machine, versions
 from vla_cl.tracking import Tracker
@@ -59,7 +65,7 @@ class ContinualRun:
         suite: Where tasks are rolled out.
         stream: What is learnt, in order.
         sources: The data of each task id.
-        method: The continual-learning method.
+        method: The continual-learning method; not attached to a model yet.
         policy: Which policy.
         training: Steps, batch size, learning rate.
         evaluation: How tasks are rolled out.
@@ -86,6 +92,7 @@ class ContinualRun:
         self._suite = suite
         self._stream = stream
         self._sources = sources
+        self._given = method
         self._method = method
         self._policy = policy
         self._training = training
@@ -113,22 +120,15 @@ class ContinualRun:
         """
         model, progress = self._start()
         self._passed_over += tracker.continue_after(progress.step)
-        if self._evaluable:
-            require_single_frames(model.name, horizon(model.policy.config).observations)
-            check_interface(
-                model.spec,
-                self._suite.spec,
-                self._evaluation.replan_every,
-                model.chunk_size,
-                self._evaluation.check_render_profile,
-            )
+        self._require_rollouts(model)
         with make_engine(self._suite, self._evaluation) as engine:
-            if self._evaluation.untrained and progress.experiences_done == 0:
-                progress = self._evaluate(engine, model, -1, self._stream.tasks, progress)
-            untrained = {name: value.clone() for name, value in model.module.state_dict().items()}
             for experience in self._stream.experiences[progress.experiences_done :]:
-                if self._stream.independent:
-                    model.module.load_state_dict(untrained)
+                if self._stream.independent and experience.index:
+                    model = self._begin(experience)
+                    self._require_rollouts(model)
+                if self._evaluation.untrained and (self._stream.independent or experience.index == 0):
+                    untrained = experience.tasks if self._stream.independent else self._stream.tasks
+                    progress = self._evaluate(engine, model, -1, untrained, progress)
                 progress = self._learn(engine, model, experience, progress, tracker)
                 progress = self._evaluate(
                     engine, model, experience.index, self._tasks_to_evaluate(experience), progress
@@ -150,12 +150,7 @@ class ContinualRun:
         newest = checkpoint.find_newest(self._folder.checkpoints)
         if newest is None:
             progress = Progress(0, step=0, train_seconds=0.0, evaluate_seconds=0.0)
-            model = self._new_model()
-            self._method.attach(model, self._train_seed)
-            memory = memory_of(self._method)
-            for earlier, remembered in self._before_the_first(model):
-                assert memory is not None  # whose settings named it
-                memory.adopt(earlier.name, earlier.index, remembered, model)
+            model = self._begin(self._stream.experiences[0])
         else:
             found = newest.folder
             checkpoint.point_at(found)  # a kill right after the checkpoint left `last` at the one before
@@ -163,9 +158,11 @@ class ContinualRun:
             self._passed_over = progress.passed_over + newest.passed_over
             self._table = self._episodes_of(found, progress)
             model = VlaModel.load(found / "pretrained_model", self._policy.device)
+            self._method = copy.deepcopy(self._given)  # which stays as it is, for an experience that begins anew
             self._method.attach(model, self._train_seed)
             past = self._stream.experiences[: progress.experiences_done]
-            data = ((experience, self._data(experience, model)) for experience in past)
+            known = past[-1:] if self._stream.independent else past
+            data = ((self._as_learnt(experience), self._data(experience, model)) for experience in known)
             checkpoint.load_method(found, self._method, chain(self._before_the_first(model), data))
             if (memory := memory_of(self._method)) is not None:
                 memory.settle()  # a kill right after the checkpoint left copies that it does not name
@@ -174,6 +171,34 @@ class ContinualRun:
         self._folder.write_results(self._table, self._stream, done, self._evaluation.curve_episodes)
         self._write_summary(model, progress)
         return model, progress
+
+    def _require_rollouts(self, model: VlaModel) -> None:
+        """Refuse a model that cannot act in the suite, if anything is to be rolled out."""
+        if not self._evaluable:
+            return
+        require_single_frames(model.name, horizon(model.policy.config).observations)
+        check_interface(
+            model.spec,
+            self._suite.spec,
+            self._evaluation.replan_every,
+            model.chunk_size,
+            self._evaluation.check_render_profile,
+        )
+
+    def _begin(self, first: Experience) -> VlaModel:
+        """A new model and a method that has met none: what a run of this experience alone begins with."""
+        self._method = copy.deepcopy(self._given)
+        model = self._new_model(first)
+        self._method.attach(model, self._train_seed)
+        memory = memory_of(self._method)
+        for earlier, remembered in self._before_the_first(model):
+            assert memory is not None  # whose settings named it
+            memory.adopt(earlier.name, earlier.index, remembered, model)
+        return model
+
+    def _as_learnt(self, experience: Experience) -> Experience:
+        """What loop and method are told: alone, every experience is the first."""
+        return replace(experience, index=0) if self._stream.independent else experience
 
     def _episodes_of(self, found: Path, progress: Progress) -> EpisodeTable:
         """The episode table up to a checkpoint: its own copy, or, of a version that wrote none, the run's table.
@@ -207,16 +232,16 @@ class ContinualRun:
             require_fit(model.spec, data.spec, "the policy")
         return list(found)
 
-    def _new_model(self) -> VlaModel:
-        first = self._stream.experiences[0]
+    def _new_model(self, first: Experience) -> VlaModel:
+        """The warm start, or new weights; normalised by the first experience's data."""
         spec = spec_of_all(self._sources_of(first))
         if (named := self._policy.warm_start) is not None:
-            self._passed_over += self._policy.passed_over
+            self._passed_over = tuple(dict.fromkeys((*self._passed_over, *self._policy.passed_over)))
             adapt = partial(fit_to_data, fields=self._policy.fields, spec=spec, where=named)
             model = VlaModel.load(named, self._policy.device, adapt)
             require_fit(model.spec, spec, f"checkpoint {named}")
             model.complete_conventions(spec)
-            model.fps = self._rate()  # whatever it learnt before
+            model.fps = self._rate(first)  # whatever it learnt before
             if self._policy.normalisation == "checkpoint":
                 model.require_statistics()
                 return model
@@ -224,12 +249,13 @@ class ContinualRun:
             return model
         config = policy_config(self._policy.kind, self._policy.fields, spec, self._policy.device)
         frames = self._loaded[first.index] = self._frames(first, config)
-        conventions = {name: getattr(spec, name) for name in CONVENTIONS} | {"fps": self._rate()}
+        conventions = {name: getattr(spec, name) for name in CONVENTIONS} | {"fps": self._rate(first)}
         return VlaModel.new(config, frozen_statistics(frames), self._train_seed, **conventions)
 
-    def _rate(self) -> float | None:
-        """Actions per second of the whole stream; None if its datasets have several rates."""
-        return spec_of_all([source for sources in self._sources.values() for source in sources]).fps
+    def _rate(self, first: Experience) -> float | None:
+        """Actions per second of all that the model will learn; None if its datasets have several rates."""
+        learnt = (first,) if self._stream.independent else self._stream.experiences
+        return spec_of_all([source for experience in learnt for source in self._sources_of(experience)]).fps
 
     def _learn(
         self, engine: Engine, model: VlaModel, experience: Experience, progress: Progress, tracker: Tracker
@@ -242,11 +268,12 @@ class ContinualRun:
         rolled_out = progress
         if 0 in points:
             rolled_out = self._curve_point(engine, model, experience, rolled_out, 0)
+        first_step = 0 if self._stream.independent else progress.step
         began, samples = time.perf_counter(), 0
         label = f"learning {experience.name} ({experience.index + 1}/{len(self._stream)})"
         bar = tqdm(total=total, desc=label, unit="step")
         for report in learn(
-            model, self._method, experience, data, self._training, self._train_seed, first_step=progress.step
+            model, self._method, self._as_learnt(experience), data, self._training, self._train_seed, first_step
         ):
             samples += report.samples
             bar.update()
@@ -359,27 +386,3 @@ class ContinualRun:
 def curve_steps(total: int, points: int) -> set[int]:
     """Where a learning curve is measured: step 0 and ``points`` equal parts up to the end; nowhere for 0 points."""
     return {round(total * number / points) for number in range(points + 1)} if points else set()
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread: while simulators run, its other threads would only take their cores away."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def choose_device(name: str) -> str:
-    """``auto`` becomes ``cuda`` where there is one.
-
-    Raises:
-        ConfigurationError: A GPU was asked for and there is none.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigurationError(f"device={name} was asked for, but torch sees no GPU; use device=cpu or device=auto")
-    return name

@@ -242,7 +242,7 @@ def _clear(plan: _Plan) -> None:
 def _threads_for(policy: Policy) -> contextlib.AbstractContextManager[None]:
     if isinstance(policy, RandomPolicy):  # and torch need not be imported
         return contextlib.nullcontext()
-    from vla_cl.continual import one_thread
+    from vla_cl.rollout.evaluation import one_thread
 
     return one_thread()
 

@@ -283,6 +283,14 @@ class Method:
     task_id_at_test: bool = False
     """Whether the model must be told which task it is evaluated on (`select_task`)."""
 
+    @property
+    def works_alone(self) -> bool:
+        """Whether it edits how a first and only experience is learnt; most begin with the second.
+
+        One that does not is refused where no run has a second: ``arrangement=joint`` and ``independent``.
+        """
+        return False
+
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model, once, before the first task.
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vla_cl.compose import OF_WARM_START, Settings
-from vla_cl.continual import choose_device
 from vla_cl.data.agreement import same_rate
 from vla_cl.location import find_policy
-from vla_cl.models.chosen import PolicySettings
+from vla_cl.models.chosen import PolicySettings, choose_device
 from vla_cl.models.instructions import require_told_apart
 from vla_cl.models.policy_config import check_buildable, horizon, policy_config, predicted_actions, resizes
 from vla_cl.models.stored_policy import noted_conventions

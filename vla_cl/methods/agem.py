@@ -69,6 +69,11 @@ class AveragedGradientEpisodicMemory(Method):
         self._step = 0
         self._count = 0
 
+    @property
+    def works_alone(self) -> bool:
+        """With the memory of another run."""
+        return self.memory.settings.reuse is not None
+
     def compose(self, batch: Batch, step: int) -> Batch:
         """The batch, unedited; which remembered samples are looked at follows from the step."""
         self._step = step

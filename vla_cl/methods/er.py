@@ -68,6 +68,11 @@ class ReplayMethod(Method):
         if share:
             self.memory.require_pictures()
 
+    @property
+    def works_alone(self) -> bool:
+        """With the memory of another run."""
+        return self.memory.settings.reuse is not None
+
     def remembered_count(self, batch: Batch, step: int) -> int:
         """How many remembered samples this step learns from; 0 as long as there are none."""
         if not len(self.memory):

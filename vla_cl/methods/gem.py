@@ -79,6 +79,11 @@ class GradientEpisodicMemory(Method):
         self._step = 0
         self._rows: GradientRows | None = None  # kept between steps: pages of new memory are slow to come
 
+    @property
+    def works_alone(self) -> bool:
+        """With the memory of another run."""
+        return self.memory.settings.reuse is not None
+
     def compose(self, batch: Batch, step: int) -> Batch:
         """The batch, unedited; which remembered samples are looked at follows from the step."""
         self._step = step

@@ -73,6 +73,11 @@ class L2(Method):
         self._factor = 0.0
         self._has_past = False
 
+    @property
+    def works_alone(self) -> bool:
+        """The warm start pulls from the first step on."""
+        return self.to_warm_start and self.strength > 0
+
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model, and remember its weights if they are the anchor."""
         super().attach(model, train_seed)

@@ -80,6 +80,11 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
         self._layers: dict[str, Any] = {}  # name of a linear layer to PEFT's layer in its place
         self._frozen: list[nn.Parameter] = []
 
+    @property
+    def works_alone(self) -> bool:
+        """Only where the first task's share is given and not 0."""
+        return self.rank_schedule is not None and self.rank_schedule[0] > 0
+
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model.
 

@@ -75,6 +75,11 @@ class PackNet(Method):
         self._freezer = Freezer()
         self._norms: list[_BatchNorm] = []
 
+    @property
+    def works_alone(self) -> bool:
+        """The first task's weights are pruned too."""
+        return True
+
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model; nobody owns a weight yet.
 

@@ -18,3 +18,8 @@ class Sequential(Method):
         step="1",
         memory="0",
     )
+
+    @property
+    def works_alone(self) -> bool:
+        """It is what the other arrangements are references with."""
+        return True

@@ -17,6 +17,14 @@ class TaskCountingMethod(Method):
 
     tasks_learnt: int = 0
 
+    from_task: int = 2
+    """The first task that is edited, counted from 1."""
+
+    @property
+    def works_alone(self) -> bool:
+        """Where the first task is edited too."""
+        return self.from_task <= 1
+
     def end_task(self, experience: Experience, data: Data) -> None:
         """One task more has been learnt."""
         self.tasks_learnt += 1

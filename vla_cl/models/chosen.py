@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vla_cl.types import ConfigurationError
+
 
 @dataclass(frozen=True)
 class PolicySettings:
@@ -30,3 +32,18 @@ class PolicySettings:
     passed_over: tuple[str, ...] = ()
     any_size: bool = True
     notes: tuple[str, ...] = ()
+
+
+def choose_device(name: str) -> str:
+    """``auto`` becomes ``cuda`` where there is one.
+
+    Raises:
+        ConfigurationError: A GPU was asked for and there is none.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigurationError(f"device={name} was asked for, but torch sees no GPU; use device=cpu or device=auto")
+    return name

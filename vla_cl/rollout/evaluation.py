@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -144,3 +145,16 @@ def save_video(episode: Episode, folder: Path, fps: float, prefix: str = "") -> 
     name = f"{VIDEOS}/{prefix}{task}-{episode.initial_state}-{episode.outcome.value}.mp4"
     write_video(folder / name, episode.frames, fps)
     return name
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: while simulators run, its other threads would only take their cores away."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
