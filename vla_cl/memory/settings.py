@@ -35,7 +35,8 @@ class MemorySettings:
         trajectories_per_task: Instead: episodes kept of each task; needs ``unit: trajectory``.
         split: How a budget is divided between tasks: ``equal``; ``proportional`` to the length of their data;
             ``similarity``, the past tasks' part by how far their mean features are from the newest task's (InsCL, Wang
-            et al., NAACL 2024), which needs a model with features.
+            et al., NAACL 2024), all under the model that has just learnt the newest: of the past tasks, of what is
+            remembered of them. It needs a model with features.
         selection: Name of a rule, a file of `vla_cl.memory.rules`.
         selection_settings: Of that rule.
         unit: What is chosen: single frames, contiguous windows of an episode, or whole episodes.
@@ -84,6 +85,11 @@ class MemorySettings:
             )
         if self.split == "similarity" and self.budget is None:
             raise ConfigurationError(f"{SETTING}.split=similarity divides a budget; give {SETTING}.budget")
+        if self.split == "similarity" and self.encoding == "features":
+            raise ConfigurationError(
+                f"{SETTING}.split=similarity compares features of one model, {SETTING}.encoding=features keeps those of "
+                "older ones; choose another split or encoding"
+            )
         from vla_cl.memory.selection import rule_named  # a rule may be any file; importing it checks the name
 
         rule_named(self.selection, self.selection_settings)
