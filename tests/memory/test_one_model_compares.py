@@ -15,7 +15,7 @@ from vla_cl.types import ConfigurationError
 ROWS = np.asarray([[1.0, 0.0, 0.3], [0.1, 1.0, 0.0], [0.0, 0.4, 1.0]])
 """What the samples of each task look like; the fourth task is the first again."""
 LOOKS = [ROWS[0], ROWS[1], ROWS[2], ROWS[0]]
-SIZES = (100, 400, 400, 400)
+SIZES = (100, 800, 800, 800)
 
 
 class Learner(TableModel):
@@ -32,8 +32,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:method.memory. nothing of e0 is 
 
 
 def filled(until, restored_before=None):
-    """A memory of 900 samples of 10 bytes after some tasks, taken from a checkpoint before one of them."""
-    settings = {"budget": 9000, "split": "similarity"}
+    """A memory of 1700 samples of 10 bytes after some tasks, taken from a checkpoint before one of them."""
+    settings = {"budget": 17000, "split": "similarity"}
     memory, model = ReplayMemory.from_settings(settings), Learner()
     data = [TableData(np.tile(look, (size, 1))) for look, size in zip(LOOKS, SIZES, strict=True)]
     for task in range(until):
@@ -48,7 +48,7 @@ def filled(until, restored_before=None):
 
 def test_a_task_learnt_again_is_no_distance_away_from_itself():
     memory, model = filled(3)
-    assert [len(task.rows) for task in memory.tasks.values()] == [100, 400, 400]
+    assert [len(task.rows) for task in memory.tasks.values()] == [100, 800, 800]
     memory, model = filled(4)
     means = [look @ model.map.double().numpy() for look in LOOKS]
     cosines = [mean @ means[3] / np.linalg.norm(mean) / np.linalg.norm(means[3]) for mean in means[:3]]
@@ -56,8 +56,8 @@ def test_a_task_learnt_again_is_no_distance_away_from_itself():
     assert distances[0] == pytest.approx(0, abs=1e-12)
     expected = [*(distances / distances.sum() * 3 / 4), 1 / 4]
     kept = [len(task.rows) for task in memory.tasks.values()]
-    assert sum(kept) == 900
-    assert kept == pytest.approx([900 * share for share in expected], abs=1)
+    assert sum(kept) == 1700
+    assert kept == pytest.approx([1700 * share for share in expected], abs=1)
 
 
 def test_a_run_that_goes_on_from_a_checkpoint_divides_alike():
