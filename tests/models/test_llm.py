@@ -95,7 +95,9 @@ def test_dropout_takes_fixed_outputs_and_keyed_draws_away(model, batch):
         model.loss(batch, Draw(0, np.arange(5)))
 
 
-@pytest.mark.parametrize(("changes", "message"), [({"language_weight": -1}, "language_weight"), ({"top_k": 0}, "top_k")])
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"language_weight": -1}, "language_weight"), ({"top_k": 0}, "top_k")]
+)
 def test_settings_out_of_range_are_refused(model, changes, message):
     with pytest.raises(ConfigurationError, match=message):
         LanguageModel(model.model, model.tokenizer, **changes)
