@@ -248,8 +248,7 @@ class DarkExperienceReplay(ReplayMethod):
         }
 
     def _parts(self, count: int) -> tuple[int, int]:
-        """Of ``count`` remembered samples how many, from the first on, have a distance, and how many, up to the last,
-        have a loss."""
+        """How many of ``count`` remembered samples have a distance (the first ones) and a loss (the last ones)."""
         if self.label_batch == "independent" and self.alpha > 0 and self.beta > 0 and count > 1:
             return (count + 1) // 2, count // 2
         return (count if self.alpha else 0), count
