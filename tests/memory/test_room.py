@@ -1,4 +1,4 @@
-"""A limit that leaves some experience less than one unit is refused before anything is learnt, with the smallest one."""
+"""A limit that leaves some experience less than one unit is refused beforehand, and the smallest is told."""
 
 import re
 import warnings

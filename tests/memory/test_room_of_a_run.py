@@ -37,7 +37,7 @@ def test_a_budget_below_a_unit_for_each_task_is_refused(roots, tmp_path, unit, f
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_with_a_memory_is_asked(roots, tmp_path, method):
-    memory = "{budget: %d}" % (2 * FRAME)
+    memory = f"{{budget: {2 * FRAME}}}"
     assert "when all 3 experiences have been learnt" in refusal(chosen(roots, tmp_path, memory, method))
 
 

@@ -93,9 +93,7 @@ def test_ders_terms_weigh_alpha_and_beta(label_batch, mixing, share, size, alpha
     settings = {"mixing": mixing, "share": round(float(share), 6), "label_batch": label_batch}
     method = after_a_task(DarkExperienceReplay, alpha=alpha, beta=beta, **settings)
     stored = float(np.asarray(BEFORE) @ OLD[0].numpy())
-    expected = (
-        gradient(NOW, NEW) + alpha * gradient(NOW, OLD, wanted=stored) + beta * gradient(NOW, OLD)
-    )
+    expected = gradient(NOW, NEW) + alpha * gradient(NOW, OLD, wanted=stored) + beta * gradient(NOW, OLD)
     assert mean_gradient(method, size, share.denominator) == pytest.approx(expected, rel=1e-5)
 
 

@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from vla_cl.interfaces import Distillable, Generator
+from vla_cl.interfaces import Distillable, Generator, Method
 from vla_cl.models.diffusion import DiffusionModel
 from vla_cl.models.llm import LanguageModel
 from vla_cl.models.vla import VlaModel
 from vla_cl.testbeds import BEDS
 from vla_cl.train import learn
-from vla_cl.interfaces import Method
 from vla_cl.types import Draw, Observation
 
 LOAD = {

@@ -87,8 +87,8 @@ class MemorySettings:
             raise ConfigurationError(f"{SETTING}.split=similarity divides a budget; give {SETTING}.budget")
         if self.split == "similarity" and self.encoding == "features":
             raise ConfigurationError(
-                f"{SETTING}.split=similarity compares features of one model, {SETTING}.encoding=features keeps those of "
-                "older ones; choose another split or encoding"
+                f"{SETTING}.split=similarity compares features of one model, {SETTING}.encoding=features keeps those "
+                "of older ones; choose another split or encoding"
             )
         from vla_cl.memory.selection import rule_named  # a rule may be any file; importing it checks the name
 
