@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from vla_cl.data.dataset_folder import DatasetFolder
 from vla_cl.data.preflight import DatasetReport
@@ -55,7 +56,7 @@ def check_memory(
 
 
 def _size(
-    experience: Experience, sources: Sequence[Source], reports: Mapping[object, DatasetReport], spec: InterfaceSpec
+    experience: Experience, sources: Sequence[Source], reports: Mapping[Path, DatasetReport], spec: InterfaceSpec
 ) -> ExperienceSize:
     """Of recorded data; of a dataset that several tasks share nobody knows yet how much belongs to which."""
     mine = [reports[source.root] for source in sources]

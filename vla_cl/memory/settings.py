@@ -37,13 +37,14 @@ class MemorySettings:
             ``similarity``, the past tasks' part by how far their mean features are from the newest task's (InsCL, Wang
             et al., NAACL 2024), all under the model that has just learnt the newest: of the past tasks, of what is
             remembered of them. It needs a model with features.
-        selection: Name of a rule, a file of `vla_cl.memory.rules`.
+        selection: Name of a rule, a file of `vla_cl.memory.rules`. A rule that asks the model (``herding``, ``loss``) asks
+            it when it has just learnt the task, once; later models would give another order, which nobody looks at.
         selection_settings: Of that rule.
         unit: What is chosen: single frames, contiguous windows of an episode, or whole episodes.
         window: Frames of a window; an episode's last window may be shorter.
         keep: ``index`` remembers where the samples lie in their datasets, which must stay; ``copy`` writes them down.
-        encoding: Of a copy's pictures: ``raw``, ``jpeg``, ``h264``, or ``features``, the model's embeddings in place of
-            pictures, which can be read but not trained from.
+        encoding: Of a copy's pictures: ``raw``, ``jpeg``, ``h264``, or ``features``, the embeddings by the model
+            of that time in place of pictures, which can be read but not trained from.
         quality: Of JPEG, 1 to 100.
         crf: Of H.264, 0 (lossless but for the colour space) to 51.
         reuse: A LeRobotDataset written by ``vla-cl memory RUN --export``, or null: the memory that a run starts with.

@@ -259,7 +259,7 @@ class GenerativeDistillation(GenerativeReplay):
             return self.model.loss(batch, draw)
         seeds = batch[SEED].numpy()
         student = self._student.forward_pass(batch, Draw(draw.seed, seeds))
-        weights = batch[WEIGHT].to(student.losses)
+        weights: Tensor = batch[WEIGHT].to(student.losses)
         rows = np.flatnonzero(batch[GENERATED].numpy())
         if not len(rows):
             return weights * student.losses
