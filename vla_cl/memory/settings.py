@@ -37,8 +37,8 @@ class MemorySettings:
             ``similarity``, the past tasks' part by how far their mean features are from the newest task's (InsCL, Wang
             et al., NAACL 2024), all under the model that has just learnt the newest: of the past tasks, of what is
             remembered of them. It needs a model with features.
-        selection: Name of a rule, a file of `vla_cl.memory.rules`. A rule that asks the model (``herding``, ``loss``) asks
-            it when it has just learnt the task, once; later models would give another order, which nobody looks at.
+        selection: Name of a rule, a file of `vla_cl.memory.rules`. A rule that asks the model (``herding``, ``loss``)
+            asks it once, when it has just learnt the task; the order that a later model would give is not looked at.
         selection_settings: Of that rule.
         unit: What is chosen: single frames, contiguous windows of an episode, or whole episodes.
         window: Frames of a window; an episode's last window may be shorter.
