@@ -86,6 +86,7 @@ def _passed(settings: Settings, examined: Examined, evaluation: EvaluationSettin
     """
     found = examined.found
     training, method = _heavy_settings(settings)
+    _check_memory(method, examined, settings)
     output, cache = output_folder(settings), Path(settings["cache_dir"])
     for setting, folder in (("output_dir", output), ("cache_dir", cache)):
         require_writable(folder, setting)
@@ -171,6 +172,15 @@ def _require_second_task(arrangement: str, method: Method) -> None:
             f"method {method.name!r} begins with the second experience, but with arrangement={arrangement} {alone}; "
             "use method=sequential (the reference), or arrangement=sequential"
         )
+
+
+def _check_memory(method: Method, examined: Examined, settings: Settings) -> None:
+    """The method's memory must be able to keep something of every experience."""
+    from vla_cl.data.memory_sizes import check_memory
+
+    found = examined.found
+    shortest = int(settings["demonstrations"]["hold"]) + 1  # frames that are kept after a success, and the one before
+    check_memory(method, found.stream, found.recorded, examined.reports, examined.spec, shortest)
 
 
 def _check_room(examined: Examined, cache: Path, settings: Settings) -> None:

@@ -107,17 +107,24 @@ class Processes:
         """Every ``count``-th sample, from this process's own rank on.
 
         Raises:
-            ConfigurationError: The batch cannot be split evenly, so the mean of means would not be the mean.
+            ConfigurationError: There are fewer samples than processes.
         """
         if self.count == 1:
             return batch
         total = len(batch["task"])
-        if total % self.count:
+        if total < self.count:
             raise ConfigurationError(
-                f"{total} samples per step cannot be shared evenly by {self.count} processes; make training.batch_size "
-                f"(with what replay adds to it) a multiple of {self.count}"
+                f"{total} samples per step are too few for {self.count} processes; make training.batch_size at least "
+                f"{self.count}"
             )
         return {key: value[self.rank :: self.count] for key, value in batch.items()}
+
+    def weight(self, own: Batch, whole: Batch) -> float:
+        """What this process's mean counts, so that the average over processes is the mean over the whole batch.
+
+        1 where all have as many samples; replay may add one that cannot be shared.
+        """
+        return self.count * len(own["task"]) / len(whole["task"])
 
     def average(self, loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         """Average the gradients in place; the average of the losses."""
@@ -183,7 +190,7 @@ def learn(
             composed = method.compose(data.batch(rows), first_step + done)
             batch = processes.share(composed)
             draw = Draw(number(train_seed, Purpose.LOSS, experience.index, done, processes.rank))
-            loss = method.loss(batch, draw).mean()
+            loss = method.loss(batch, draw).mean() * processes.weight(batch, composed)
             loss.backward()  # type: ignore[no-untyped-call]
             loss = processes.average(loss, parameters)
             method.edit_gradients()

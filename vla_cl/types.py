@@ -121,6 +121,12 @@ class InterfaceSpec:
     fps: float | None = None
     any_size: bool = True
 
+    @property
+    def bytes_per_frame(self) -> int:
+        """Bytes of one raw frame: pictures, state and one action."""
+        pictures = sum(height * width * 3 for height, width in self.cameras.values())
+        return pictures + 4 * (self.state_size + self.action_size)
+
 
 @dataclass(frozen=True)
 class SuiteSpec(InterfaceSpec):

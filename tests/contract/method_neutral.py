@@ -13,6 +13,7 @@ NEUTRAL = {
     "agem": {"share": 0.0},
     "er": {"share": 0.0},
     "er_coin_flip": {"share": 0.0},
+    "er_libero": {"share": 0.0},
     "er_replaced": {"share": 0.0},
     "ewc": {"strength": 0.0},
     "hft": {"frozen_share": 0.0},

@@ -9,6 +9,8 @@ about gradient descent; AdamW's scaling undoes it. What a diffusion model genera
 distilled (Masip et al. 2023): generative replay and LAMOL forget more there than plain fine-tuning does, also with
 fifty denoising steps and as many pictures as there were samples.
 
+Where all samples fit into the memory, as here, ``er_libero`` is ``er``, so it is not run again.
+
 That a method forgets less at its preset is not claimed where it does not for every seed, or not by a clear margin:
 
 * on all beds: ``ewc_llmcl``, ``ewc_trace``, whose strengths belong to large models, ``ogd`` and ``ogd_loss``;

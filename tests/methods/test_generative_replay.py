@@ -122,8 +122,9 @@ def test_a_resumed_run_continues_bit_for_bit(kind):
         attached(kind).load_state_dict({}, {"memory": {}}, iter([]))
 
 
-def test_distillation_compares_with_the_model_before_the_task_under_the_same_noise():
-    method = past(attached(GenerativeDistillation, strength=3.0))
+@pytest.mark.parametrize(("weights", "of_new", "of_generated"), [("tasks", 1 / 3, 2 / 3), ("equal", 1, 1)])
+def test_distillation_compares_with_the_model_before_the_task_under_the_same_noise(weights, of_new, of_generated):
+    method = past(attached(GenerativeDistillation, strength=3.0, weights=weights))
     teacher = copy.deepcopy(method.model)
     batch = method.compose(current(), 2)
     assert batch[GENERATED].tolist() == [False] * 4 + [True] * 4
@@ -136,8 +137,9 @@ def test_distillation_compares_with_the_model_before_the_task_under_the_same_noi
         one = {key: value[row : row + 1] for key, value in batch.items()}
         draw = Draw(0, batch[SEED][row : row + 1].numpy())
         ours, theirs = method.model.forward_pass(one, draw), teacher.forward_pass(one, draw)
-        expected = 3.0 * (ours.outputs - theirs.outputs).square().mean() if row >= 4 else ours.losses[0]
-        assert torch.allclose(losses[row], expected, rtol=1e-9)
+        distance = (ours.outputs - theirs.outputs).square().mean()
+        expected = of_generated * 3.0 * distance if row >= 4 else of_new * ours.losses[0]
+        assert torch.allclose(losses[row], 2 * expected, rtol=1e-6)  # each term is the mean over half of the batch
     for rank in range(2):
         part = {key: value[rank::2] for key, value in batch.items()}
         assert torch.allclose(method.loss(part, Draw(5)), losses[rank::2], rtol=1e-9)
@@ -169,6 +171,7 @@ def test_a_model_that_generates_nothing_is_refused(kind):
         (GenerativeReplay, {"chunk": 0}, "method.chunk must be at least 1"),
         (GenerativeReplay, {"mixing": "coin_flip"}, "one of added, replaced"),
         (GenerativeDistillation, {"strength": -1.0}, "method.strength must be at least 0"),
+        (GenerativeDistillation, {"weights": "half"}, "method.weights must be one of tasks, equal; got 'half'"),
         (GenerativeDistillation, {"temperature": 0.0}, "method.temperature must be above 0"),
     ],
 )

@@ -83,8 +83,7 @@ class Frames(Data):
     @property
     def bytes_per_sample(self) -> int:
         """Bytes of one raw frame: pictures, state and one action."""
-        pictures = sum(height * width * 3 for height, width in self.spec.cameras.values())
-        return pictures + 4 * (self.spec.state_size + self.spec.action_size)
+        return self.spec.bytes_per_frame
 
     @property
     def states(self) -> NDArray[np.float32]:

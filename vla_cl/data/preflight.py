@@ -27,6 +27,7 @@ class DatasetReport:
         root: Its folder.
         frames: Number of frames.
         episodes: Number of episodes.
+        longest: Frames of the longest episode.
         fps: Frames per second.
         spec: Cameras (chosen and renamed), state and action sizes.
         tasks: Number of instructions that have frames.
@@ -39,6 +40,7 @@ class DatasetReport:
     root: Path
     frames: int
     episodes: int
+    longest: int
     fps: float
     spec: InterfaceSpec
     tasks: int
@@ -89,6 +91,7 @@ def described(
         root=folder.root,
         frames=frames,
         episodes=len(folder.episodes),
+        longest=int(folder.episodes["length"].max()),
         fps=folder.fps,
         spec=spec,
         tasks=len(set(folder.instructions.values())),

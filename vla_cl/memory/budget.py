@@ -41,10 +41,12 @@ def similarity_weights(means: Sequence[NDArray[np.float64] | None]) -> list[floa
     The distance is the cosine distance of mean features, where InsCL (Wang et al., NAACL 2024) takes the Wasserstein
     distance between distributions of instruction embeddings under the cosine cost; for a task of one instruction they
     are the same. What differs most from the newest task is forgotten first, so it is remembered most. InsCL draws from
-    data that all stay; here a past task that is just like the newest one is forgotten for good.
+    data that all stay; here a past task that is just like the newest one is forgotten for good. InsCL's embeddings come
+    from an encoder that never changes; here they must all come from one state of the model.
 
     Args:
-        means: Mean features of each task, (D,); the last is the newest. None: nothing is left of that task.
+        means: Mean features of each task, (D,), under one model; the last is the newest. None: nothing is left of that
+            task.
     """
     *earlier, newest = means
     if newest is None or not earlier:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vla_cl.random_numbers import Purpose, generator
-from vla_cl.types import Batch, ConfigurationError
+from vla_cl.types import METHOD_KEY, Batch, ConfigurationError
 
 Mixing = Literal["added", "replaced", "coin_flip"]
 MIXINGS: tuple[Mixing, ...] = ("added", "replaced", "coin_flip")
@@ -20,11 +22,19 @@ MIXINGS: tuple[Mixing, ...] = ("added", "replaced", "coin_flip")
 TOKEN_PADDING = {"input_ids": 0, "attention_mask": 0, "labels": -100}
 """What fills the shorter token sequences of a mixed batch on the right. The mask hides it, so the token is any one."""
 
+SIZE_WEIGHT = f"{METHOD_KEY}size_weight"
+"""float32 (B,): see `Mixture.size_weight`; missing where it is 1."""
+
 _MAXIMAL_SHARE_ADDED = 8.0
+_FINEST = 100_000
+"""A share is read as the nearest fraction with at most this denominator, so that 0.666667 of 3 samples are 2."""
 
 
 class Mixture:
     """How many remembered samples a step has, and where they go.
+
+    The number differs from step to step where the share of a batch is no whole number, by at most one, so that on
+    average over the steps it is the share to the last sample: one half of a batch of one is every second step.
 
     Args:
         name: ``added``: they come on top of the batch, at the cost of as many samples more; ``replaced``: they take the
@@ -44,24 +54,71 @@ class Mixture:
         limit = _MAXIMAL_SHARE_ADDED if name == "added" else 1.0
         if not 0 <= share <= limit:
             raise ConfigurationError(f"method.share must be at least 0 and at most {limit} with {name!r}; got {share}")
+        if 0 < share < 1 / _FINEST:
+            raise ConfigurationError(f"method.share must be 0 or at least {1 / _FINEST:g}; got {share}")
         self.name = name
         self.share = share
+        self._fraction = Fraction(share).limit_denominator(_FINEST)
 
     def count(self, total: int, seed: int, step: int) -> int:
-        """How many remembered samples a step with ``total`` current ones gets; a pure function of the arguments."""
+        """How many remembered samples a step with ``total`` current ones gets; a pure function of the arguments.
+
+        But for ``coin_flip``: floor((step + 1) x) - floor(step x) with x = share * total, in whole numbers.
+        """
         if not self.share:
             return 0
         if self.name == "coin_flip":
             return total if generator(seed, Purpose.REPLAY_COIN, step).random() < self.share else 0
-        return max(1, round(self.share * total))
+        wanted = self._fraction * total
+        return math.floor((step + 1) * wanted) - math.floor(step * wanted)
+
+    def most(self, total: int) -> int:
+        """The largest `count` of any step."""
+        return total if self.name == "coin_flip" else math.ceil(self._fraction * total)
+
+    def mean(self, total: int, of: Callable[[int], float] = float) -> float:
+        """Mean over the steps of something that depends on `count`; by default of `count` itself.
+
+        What weighs its samples by this instead of by their number in a step has the same weight on average, whatever
+        the size of the batch; where the share is a whole number of samples the two are the same.
+        """
+        if self.name == "coin_flip":
+            return (1 - self.share) * of(0) + self.share * of(total)
+        wanted = self._fraction * total
+        least = math.floor(wanted)
+        more = float(wanted - least)
+        return of(least) if not more else (1 - more) * of(least) + more * of(least + 1)
+
+    def size_weight(self, total: int, count: int) -> float:
+        """A step's number of samples over the mean number; 1 unless samples are added by turns.
+
+        The mean loss of a step times this is the sum of its losses over a constant. So every sample weighs the same,
+        that of a step with one sample more too, and on average over the steps the loss is that of the union.
+        """
+        return (total + count) / (total + self.mean(total)) if self.name == "added" else 1.0
 
     def current(self, total: int, count: int) -> int:
         """How many of ``total`` current samples stay in a step with ``count`` remembered ones."""
         return total if self.name == "added" else total - count
 
-    def mix(self, current: Batch, remembered: Batch) -> Batch:
-        """Current samples first, remembered ones behind them."""
+    def mix(self, current: Batch, remembered: Batch | None) -> Batch:
+        """Current samples first, remembered ones behind them; None: this step has none."""
+        if remembered is None:
+            return current
         return added(current, remembered) if self.name == "added" else replaced(current, remembered)
+
+    def union(self, current: Batch, remembered: Batch | None) -> Batch:
+        """`mix`, with a note for `union_losses` where this step has another size than the mean of the steps."""
+        total, mixed = len(current["task"]), self.mix(current, remembered)
+        count = 0 if remembered is None else len(remembered["task"])
+        if (weight := self.size_weight(total, count)) == 1:
+            return mixed
+        return {**mixed, SIZE_WEIGHT: torch.full((len(mixed["task"]),), weight)}
+
+
+def union_losses(losses: Tensor, batch: Batch) -> Tensor:
+    """Losses of a batch that `Mixture.union` gave, shape (B,), whose mean over the steps is that of the union."""
+    return losses * batch[SIZE_WEIGHT].to(losses) if SIZE_WEIGHT in batch else losses
 
 
 def concatenate(batches: Sequence[Batch]) -> Batch:

@@ -29,7 +29,8 @@ class Remembered:
         data: Where the samples come from; None while a copy has not been opened.
         bytes_per_sample: Of a raw sample.
         frames_in_total: Samples that the experience had.
-        mean: Mean feature of the experience, (D,), where a memory needs it.
+        mean: Mean feature, (D,), under the model of the newest experience, while a memory that needs it remembers that;
+            it is neither kept nor counted, for later models have other features.
         rows: Rows of the data, unit by unit, the worthiest first, shape (N,).
         lengths: Rows of each unit, shape (U,).
         episodes: Episode of each unit, shape (U,).
@@ -52,19 +53,14 @@ class Remembered:
     beside: int = 0
 
     @classmethod
-    def nothing_yet(cls, experience: Experience, data: Data, mean: NDArray[np.float64] | None) -> Self:
+    def nothing_yet(cls, experience: Experience, data: Data) -> Self:
         """Before any unit has been chosen."""
-        return cls(experience.name, experience.index, data, data.bytes_per_sample, len(data), mean)
-
-    @property
-    def fixed_bytes(self) -> int:
-        """Bytes of the mean feature."""
-        return 0 if self.mean is None else self.mean.nbytes
+        return cls(experience.name, experience.index, data, data.bytes_per_sample, len(data))
 
     @property
     def bytes(self) -> int:
-        """Bytes of the units, of what is kept beside their samples, and of the mean feature."""
-        return self.fixed_bytes + int(self._sizes_with_beside.sum())
+        """Bytes of the units and of what is kept beside their samples."""
+        return int(self._sizes_with_beside.sum())
 
     @property
     def _sizes_with_beside(self) -> NDArray[np.int64]:
@@ -96,12 +92,10 @@ class Remembered:
         return replace(self, data=CopiedData(store, self.files, self.episodes.tolist(), self.bytes_per_sample))
 
     def shrunk_to(self, share: int) -> Self:
-        """The worthiest units that take at most ``share`` bytes; of nothing not even the mean feature stays."""
+        """The worthiest units that take at most ``share`` bytes."""
         if self.bytes <= share:
             return self
-        room = share - self.fixed_bytes
-        kept = self.first(int(np.searchsorted(np.cumsum(self._sizes_with_beside), room, side="right")))
-        return kept if len(kept.sizes) else replace(kept, mean=None)
+        return self.first(int(np.searchsorted(np.cumsum(self._sizes_with_beside), share, side="right")))
 
     def first(self, count: int) -> Self:
         """The worthiest ``count`` units."""
@@ -129,8 +123,6 @@ class Remembered:
             "lengths": 1 if (self.lengths == 1).all() else self.lengths.tolist(),
             "episodes": self.episodes.tolist(),
         }
-        if self.mean is not None:
-            notes["mean"] = self.mean.tolist()
         if self.beside:
             notes["beside"] = self.beside
         if self.files:
@@ -155,7 +147,6 @@ def from_index(
         data,
         bytes_per_sample=size,
         frames_in_total=int(notes.get("frames_in_total", 0 if data is None else len(data))),
-        mean=np.asarray(notes["mean"], dtype=np.float64) if "mean" in notes else None,
         rows=rows_,
         lengths=lengths,
         episodes=np.asarray(notes["episodes"], dtype=np.int64),

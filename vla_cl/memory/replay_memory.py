@@ -16,11 +16,11 @@ from vla_cl.memory.budget import divide, similarity_weights
 from vla_cl.memory.copying import packed
 from vla_cl.memory.mixing import concatenate, select
 from vla_cl.memory.remembered import Remembered, from_index
-from vla_cl.memory.selection import Candidates, Units, cut, features_of, rule_named, with_ability
+from vla_cl.memory.selection import Candidates, Samples, Units, cut, mean_feature, rule_named
 from vla_cl.memory.settings import SETTING, MemorySettings
 from vla_cl.memory.store import TrajectoryStore
 from vla_cl.random_numbers import Purpose, generator
-from vla_cl.types import Ability, Batch, ConfigurationError, Experience
+from vla_cl.types import Batch, ConfigurationError, Experience
 
 NOTES = "memory.notes"
 """Key of `ReplayMemory.index` beside the experiences' names: what else a memory must know of them."""
@@ -31,8 +31,6 @@ SELECTIONS: tuple[Selection, ...] = ("first", "uniform")
 
 COPIES = "memory"
 """Where copies lie in a run's folder."""
-
-_FEATURE_ROWS = 512
 
 
 class ReplayMemory:
@@ -110,9 +108,12 @@ class ReplayMemory:
         if self._store is None and self.settings.keep == "copy":
             raise ConfigurationError(f"{SETTING}.keep=copy needs a folder for the copies; this caller gives none")
         self._remove_dropped()
-        mean = self._mean_feature(data, model)
-        newest = Remembered.nothing_yet(experience, data, mean)
-        others = {name: kept for name, kept in self._tasks.items() if name != experience.name}
+        newest = self._with_mean(Remembered.nothing_yet(experience, data), data, np.arange(len(data)), model)
+        others = {
+            name: self._with_mean(kept, kept, np.sort(kept.rows), model)
+            for name, kept in self._tasks.items()
+            if name != experience.name
+        }
         units = cut(data, self.settings.unit, self.settings.window)
         most = self._share_of_newest(others, newest, units)
         candidates = Candidates(data, units, self._units_within(units, data, most), seed, experience.index, model)
@@ -151,7 +152,8 @@ class ReplayMemory:
                 shrinks like the rest.
             model: For a split by similarity.
         """
-        nothing = Remembered.nothing_yet(Experience(experience, name, ()), data, self._mean_feature(data, model))
+        nothing = Remembered.nothing_yet(Experience(experience, name, ()), data)
+        nothing = self._with_mean(nothing, data, np.arange(len(data)), model)
         units = cut(data, self.settings.unit, self.settings.window)
         kept = nothing.with_units(units, np.arange(len(units)))
         self._tasks = {name: kept, **self._tasks}
@@ -224,8 +226,7 @@ class ReplayMemory:
         """Bytes of what is remembered.
 
         Of an index, each frame once, as raw pictures, state and action; of copies, their files and the journal's lines.
-        Mean features of the tasks (8 bytes a number) and what the method keeps beside the samples (`charge`) come on
-        top. A budget holds all of it.
+        What the method keeps beside the samples (`charge`) comes on top. A budget holds all of it.
         """
         return sum(task.bytes for task in self._tasks.values())
 
@@ -280,12 +281,13 @@ class ReplayMemory:
         self._store.verify(kept.files)
         return kept.opened(self._store)
 
-    def _mean_feature(self, data: Data, model: Model | None) -> NDArray[np.float64] | None:
+    def _with_mean(
+        self, task: Remembered, samples: Samples, rows: NDArray[np.int64], model: Model | None
+    ) -> Remembered:
+        """With the mean feature where the split asks for it: of all tasks under the same model, the present one."""
         if self.settings.split != "similarity":
-            return None
-        model = with_ability(model, Ability.FEATURES)
-        rows = np.unique(np.linspace(0, len(data) - 1, min(_FEATURE_ROWS, len(data))).round().astype(np.int64))
-        return np.asarray(features_of(model, data, rows).astype(np.float64).mean(0))
+            return task
+        return replace(task, mean=mean_feature(model, samples, rows))
 
     def _share_of_newest(self, others: Mapping[str, Remembered], newest: Remembered, units: Units) -> int:
         """The most that the newest experience may take: bytes of a budget, else frames or trajectories."""
@@ -293,7 +295,7 @@ class ReplayMemory:
         if limit is not None:
             return limit
         # Of a copy nobody knows the size yet; all the budget is its bound, and what it leaves goes to the others.
-        raw = newest.fixed_bytes + int(units.lengths.sum()) * newest.bytes_per_sample
+        raw = int(units.lengths.sum()) * newest.bytes_per_sample
         most = raw if self.settings.keep == "index" else self.settings.budget_bytes or 0
         return self._shares([*others.values(), newest], [*(task.bytes for task in others.values()), most])[-1]
 
@@ -327,7 +329,7 @@ class ReplayMemory:
             if self.settings.trajectories_per_task is not None:
                 sizes = np.ones_like(sizes)
             elif by_bytes:
-                sizes, room = sizes * newest.bytes_per_sample, most - newest.fixed_bytes
+                sizes = sizes * newest.bytes_per_sample
             order = order[: int(np.searchsorted(np.cumsum(sizes), room, side="right"))]
         kept = newest.with_units(units, order)
         return kept if store is None else self._copied(store, kept, most if by_bytes else None, model)
@@ -335,7 +337,7 @@ class ReplayMemory:
     def _copied(self, store: TrajectoryStore, kept: Remembered, most: int | None, model: Model | None) -> Remembered:
         """The units written down in the order of worth, until one does not fit; that one is not written."""
         assert kept.data is not None
-        files, used, start = [], kept.fixed_bytes, 0
+        files, used, start = [], 0, 0
         for length in kept.lengths.tolist():
             rows = kept.rows[start : start + length]
             content = packed(kept.data, rows, self.settings, model)
@@ -365,6 +367,8 @@ class ReplayMemory:
             f"{SETTING}: nothing of {', '.join(lost)} is remembered, for a {self.settings.unit} takes more than its "
             f"share of {self.settings.budget or self.settings.samples_per_task}; raise it or choose a smaller unit"
         )
+        if self.settings.split == "similarity":
+            message += f" (with {SETTING}.split=similarity a past task that is like the newest one has no share)"
         if not len(self):
             raise ConfigurationError(message)
         warnings.warn(message, stacklevel=3)

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,9 +23,10 @@ from vla_cl.interfaces import Data, Model
 from vla_cl.memory import rules
 from vla_cl.memory.settings import SETTING, Unit, nearest
 from vla_cl.random_numbers import Purpose, generator, number
-from vla_cl.types import Ability, ConfigurationError, Draw
+from vla_cl.types import Ability, Batch, ConfigurationError, Draw
 
 _ROWS_AT_ONCE = 64
+_ROWS_OF_A_MEAN = 512
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,27 @@ def rule_named(name: str, settings: Mapping[str, Any]) -> Rule:
     return kind(**settings)
 
 
-def features_of(model: Model, data: Data, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+class Samples(Protocol):
+    """Whatever gives samples by row: data, or what is remembered of them."""
+
+    def batch(self, rows: NDArray[np.int64], /) -> Batch:
+        """The samples of these rows, in this order."""
+
+
+def mean_feature(model: Model | None, samples: Samples, rows: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """Mean of the model's features, shape (D,), over at most 512 of the rows, evenly spaced; None for no rows.
+
+    Raises:
+        ConfigurationError: There is no model, or it has no features.
+    """
+    if not len(rows):
+        return None
+    places = np.unique(np.linspace(0, len(rows) - 1, min(_ROWS_OF_A_MEAN, len(rows))).round().astype(np.int64))
+    found = features_of(with_ability(model, Ability.FEATURES), samples, rows[places])
+    return np.asarray(found.astype(np.float64).mean(0))
+
+
+def features_of(model: Model, data: Samples, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """The model's features of some rows, in evaluation mode, shape (len(rows), D)."""
     with _evaluating(model), torch.no_grad():
         found = [model.features(data.batch(part)).float().cpu().numpy() for part in _parts(rows)]

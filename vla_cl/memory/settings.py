@@ -35,14 +35,16 @@ class MemorySettings:
         trajectories_per_task: Instead: episodes kept of each task; needs ``unit: trajectory``.
         split: How a budget is divided between tasks: ``equal``; ``proportional`` to the length of their data;
             ``similarity``, the past tasks' part by how far their mean features are from the newest task's (InsCL, Wang
-            et al., NAACL 2024), which needs a model with features.
-        selection: Name of a rule, a file of `vla_cl.memory.rules`.
+            et al., NAACL 2024), all under the model that has just learnt the newest: of the past tasks, of what is
+            remembered of them. It needs a model with features.
+        selection: Name of a rule, a file of `vla_cl.memory.rules`. A rule that asks the model (``herding``, ``loss``)
+            asks it once, when it has just learnt the task; the order that a later model would give is not looked at.
         selection_settings: Of that rule.
         unit: What is chosen: single frames, contiguous windows of an episode, or whole episodes.
         window: Frames of a window; an episode's last window may be shorter.
         keep: ``index`` remembers where the samples lie in their datasets, which must stay; ``copy`` writes them down.
-        encoding: Of a copy's pictures: ``raw``, ``jpeg``, ``h264``, or ``features``, the model's embeddings in place of
-            pictures, which can be read but not trained from.
+        encoding: Of a copy's pictures: ``raw``, ``jpeg``, ``h264``, or ``features``, the embeddings by the model
+            of that time in place of pictures, which can be read but not trained from.
         quality: Of JPEG, 1 to 100.
         crf: Of H.264, 0 (lossless but for the colour space) to 51.
         reuse: A LeRobotDataset written by ``vla-cl memory RUN --export``, or null: the memory that a run starts with.
@@ -84,6 +86,11 @@ class MemorySettings:
             )
         if self.split == "similarity" and self.budget is None:
             raise ConfigurationError(f"{SETTING}.split=similarity divides a budget; give {SETTING}.budget")
+        if self.split == "similarity" and self.encoding == "features":
+            raise ConfigurationError(
+                f"{SETTING}.split=similarity compares features of one model, {SETTING}.encoding=features keeps those "
+                "of older ones; choose another split or encoding"
+            )
         from vla_cl.memory.selection import rule_named  # a rule may be any file; importing it checks the name
 
         rule_named(self.selection, self.selection_settings)

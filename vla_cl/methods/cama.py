@@ -34,7 +34,11 @@ class ConfidenceAwareMovingAverage(DarkExperienceReplay):
 
     * tokens: the probability of the right token, mean over those that are learnt from; chance is 1 / vocabulary;
     * anything else: exp(-loss / loss when the output was stored), with no chance to take away: 1 for a sample without
-      error, 0.37 for one that is known as well as then, towards 0 for a forgotten one, which keeps its old output.
+      error, 0.37 for one that is known as well as then, towards 0 for a forgotten one, which keeps its old output. That
+      loss is of the model of that time on purpose: it is what "as well as then" means.
+
+    The paper's code takes confidences from new samples too, and moves the outputs of all replayed samples; here only
+    the samples that were compared count and move.
 
     Args:
         alpha: Weight of the distance from stored outputs (the paper's code: 0.5).

@@ -66,7 +66,8 @@ class DarkExperienceReplay(ReplayMethod):
     """Loss on new samples + alpha x distance from stored outputs [+ beta x loss on remembered samples, DER++].
 
     Each term is the mean over its own samples, as in the paper, so alpha and beta do not depend on how many remembered
-    samples a step has. One forward pass of the mixed batch gives all of them.
+    samples a step has; where that number differs from step to step, on average over the steps. One forward pass of the
+    mixed batch gives all of them.
 
     Differences from the paper: outputs are stored when their task ends, not while its samples stream by, so they are
     the finished task's; they are computed in evaluation mode; and by default both terms of DER++ look at the same
@@ -151,13 +152,13 @@ class DarkExperienceReplay(ReplayMethod):
 
     def compose(self, batch: Batch, step: int) -> Batch:
         """Mix remembered samples in, with a note on each sample of what `loss` shall do with it."""
-        count = self.remembered_count(batch, step) if self.alpha or self.beta else 0
-        if not count:
+        if not self.replays or not (self.alpha or self.beta):
             return batch
+        count = self.remembered_count(batch, step)
         random = generator(self.train_seed, Purpose.REPLAY_TERMS, step)
         picks = random.permutation(self.memory.pick(count, self.train_seed, step))  # any part is a fair draw
-        mixed = self.mixture.mix(batch, self.memory.fetch(picks))
-        return {**mixed, **self._notes(len(mixed["task"]), picks, random)}
+        mixed = self.mixture.mix(batch, self.memory.fetch(picks) if count else None)
+        return {**mixed, **self._notes(len(batch["task"]), len(mixed["task"]), picks, random)}
 
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
         """The weighted sum of losses and distances, shape (B,); its mean over a whole batch is the method's loss."""
@@ -214,21 +215,28 @@ class DarkExperienceReplay(ReplayMethod):
     def _student(self) -> Distillable:
         return cast(Distillable, self.model)
 
-    def _notes(self, total: int, picks: NDArray[np.int64], generator: np.random.Generator) -> Batch:
-        """What `loss` shall know of each sample of a mixed batch, whose last samples are ``picks``."""
-        new = total - len(picks)
-        apart = self.label_batch == "independent" and self.alpha > 0 and self.beta > 0 and len(picks) > 1
-        compared = (len(picks) + 1) // 2 if apart else len(picks) if self.alpha else 0
-        labelled = slice(new + compared, total) if apart else slice(new, total)
+    def _notes(self, handed: int, total: int, picks: NDArray[np.int64], generator: np.random.Generator) -> Batch:
+        """What `loss` shall know of each sample of a mixed batch, whose last samples are ``picks``.
+
+        A term's weight is shared by the number of samples that it has on average over the steps: so the mean of the
+        steps is the equation, also where small batches have no new or no remembered sample in some of them.
+        """
+        new, (compared, labelled) = total - len(picks), self._parts(len(picks))
         draws = generator.integers(self.stored.draws, size=(compared, 1))
         places = np.full((total, 3), -1)
         places[new : new + compared] = np.hstack([picks[:compared], draws])
         seeds = generator.integers(2**62, size=total)
         seeds[new : new + compared] = [self.stored.seed(place) for place in places[new : new + compared]]
+        mean_new = self.mixture.mean(handed, lambda count: self.mixture.current(handed, count))
+        mean_compared = self.mixture.mean(handed, lambda count: self._parts(count)[0])
+        mean_labelled = self.mixture.mean(handed, lambda count: self._parts(count)[1])
         losses, distances = np.zeros(total, np.float32), np.zeros(total, np.float32)
-        losses[:new] = total / max(1, new)
-        losses[labelled] = self.beta * total / (labelled.stop - labelled.start)
-        distances[new : new + compared] = self.alpha * total / max(1, compared)
+        if new:
+            losses[:new] = total / mean_new
+        if compared:
+            distances[new : new + compared] = self.alpha * total / mean_compared
+        if labelled:
+            losses[total - labelled :] = self.beta * total / mean_labelled
         return {
             STORED: [self.stored.output(place) if place[0] >= 0 else None for place in places],
             SEED: torch.from_numpy(seeds),
@@ -236,6 +244,12 @@ class DarkExperienceReplay(ReplayMethod):
             LOSS_WEIGHT: torch.from_numpy(losses),
             DISTANCE_WEIGHT: torch.from_numpy(distances),
         }
+
+    def _parts(self, count: int) -> tuple[int, int]:
+        """How many of ``count`` remembered samples have a distance (the first ones) and a loss (the last ones)."""
+        if self.label_batch == "independent" and self.alpha > 0 and self.beta > 0 and count > 1:
+            return (count + 1) // 2, count // 2
+        return (count if self.alpha else 0), count
 
     def _replayed(self, batch: Batch, student: ForwardPass) -> Replayed | None:
         """The samples of a batch that have a stored output; None if no sample has."""

@@ -12,9 +12,9 @@ from typing import Any, cast
 from torch import Tensor
 
 from vla_cl.interfaces import Data, Method
-from vla_cl.memory.mixing import MIXINGS, Mixing, Mixture
+from vla_cl.memory.mixing import MIXINGS, Mixing, Mixture, union_losses
 from vla_cl.memory.replay_memory import SELECTIONS, ReplayMemory, Selection
-from vla_cl.types import Batch, ConfigurationError, Experience, MethodCard
+from vla_cl.types import Batch, ConfigurationError, Draw, Experience, MethodCard
 
 
 def make_memory(samples_per_task: int, selection: Selection, memory: Mapping[str, Any] | None = None) -> ReplayMemory:
@@ -73,9 +73,14 @@ class ReplayMethod(Method):
         """With the memory of another run."""
         return self.memory.settings.reuse is not None
 
+    @property
+    def replays(self) -> bool:
+        """Whether there is something to replay."""
+        return len(self.memory) > 0 and self.mixture.share > 0
+
     def remembered_count(self, batch: Batch, step: int) -> int:
         """How many remembered samples this step learns from; 0 as long as there are none."""
-        if not len(self.memory):
+        if not self.replays:
             return 0
         return self.mixture.count(len(batch["task"]), self.train_seed, step)
 
@@ -148,7 +153,11 @@ class ExperienceReplay(ReplayMethod):
 
     def compose(self, batch: Batch, step: int) -> Batch:
         """Mix remembered samples in, once there are any."""
-        count = self.remembered_count(batch, step)
-        if not count:
+        if not self.replays:
             return batch
-        return self.mixture.mix(batch, self.memory.sample(count, self.train_seed, step))
+        count = self.remembered_count(batch, step)
+        return self.mixture.union(batch, self.memory.sample(count, self.train_seed, step) if count else None)
+
+    def loss(self, batch: Batch, draw: Draw) -> Tensor:
+        """One value per sample, shape (B,); on average over the steps their mean is that of the union."""
+        return union_losses(self.model.loss(batch, draw), batch)

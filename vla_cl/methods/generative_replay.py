@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vla_cl.interfaces import Data, Distillable, Generator, Method
-from vla_cl.memory.mixing import Mixing, Mixture, concatenate, select
+from vla_cl.memory.mixing import Mixing, Mixture, concatenate, select, union_losses
 from vla_cl.methods.task_counting import check_range
 from vla_cl.methods.teacher import Teacher, teacher_bytes
 from vla_cl.random_numbers import Purpose, generator, number
@@ -27,6 +27,12 @@ GENERATED = f"{METHOD_KEY}generated"
 """bool (B,): whether a sample was made up."""
 SEED = f"{METHOD_KEY}seed"
 """int64 (B,): of each sample's noise and time, so that teacher and student see the same."""
+
+WEIGHT = f"{METHOD_KEY}weight"
+"""float32 (B,): what a sample's loss or distance is multiplied by."""
+
+Weights = Literal["tasks", "equal"]
+WEIGHTS: tuple[Weights, ...] = ("tasks", "equal")
 
 _ROWS_LOOKED_AT = 512
 
@@ -43,7 +49,8 @@ class GenerativeReplay(Method):
             paper counts the new task's samples, which are not known before it begins.
         samples: Instead, how many; null: by ``samples_share``.
         mixing: ``replaced``: generated samples take the place of current ones; ``added``: they come on top.
-        share: Generated samples per sample of the batch that the loop hands over; 0 is sequential fine-tuning.
+        share: Generated samples per sample of the batch that the loop hands over; 0 is sequential fine-tuning. The
+            ratio r of Shin et al. is 1 - share if they replace, 1 / (1 + share) if they are added.
         chunk: Samples generated at once.
 
     Raises:
@@ -54,8 +61,8 @@ class GenerativeReplay(Method):
     card = MethodCard(
         title="Generative replay, LAMOL",
         family="replay",
-        equation=r"\mathbb{E}_{x \sim D_t \cup \hat M}\left[\ell(\theta; x)\right], \quad "
-        r"\hat M \sim p_{\theta_{t-1}}",
+        equation=r"r\, \mathbb{E}_{D_t}\left[\ell(\theta; x)\right] + (1 - r)\, "
+        r"\mathbb{E}_{\hat x \sim p_{\theta_{t-1}}}\left[\ell(\theta; \hat x)\right]",
         source="Shin et al., NeurIPS 2017, arXiv 1705.08690; Sun et al., ICLR 2020, arXiv 1909.03329",
         step="1 if replaced, 1 + share if added; before a task, generating its samples",
         memory="the generated samples, while a task is learnt",
@@ -100,13 +107,13 @@ class GenerativeReplay(Method):
 
     def compose(self, batch: Batch, step: int) -> Batch:
         """Mix generated samples in, from the second task on."""
-        generated = self._generated
-        if generated is None:
+        if self._generated is None:
             return batch
-        count = self.mixture.count(len(batch["task"]), self.train_seed, step)
-        random = generator(self.train_seed, Purpose.GENERATED_REPLAY, step)
-        rows = random.integers(len(generated["task"]), size=count)
-        return self.mixture.mix(batch, select(generated, np.sort(rows)))
+        return self.mixture.union(batch, self._picked(self._generated, len(batch["task"]), step))
+
+    def loss(self, batch: Batch, draw: Draw) -> Tensor:
+        """One value per sample, shape (B,); on average over the steps their mean is that of the union."""
+        return union_losses(self.model.loss(batch, draw), batch)
 
     def end_task(self, experience: Experience, data: Data) -> None:
         """Note how many samples the experience had, and of which tasks; what was generated is not needed any more."""
@@ -137,6 +144,13 @@ class GenerativeReplay(Method):
         self._past = [{**item, "tasks": dict(item["tasks"])} for item in cast(list[dict[str, Any]], extra["past"])]
         self._bytes = cast(int, extra["bytes"])
 
+    def _picked(self, generated: Batch, total: int, step: int) -> Batch | None:
+        """The generated samples of a step with ``total`` current ones; None if it has none."""
+        count = self.mixture.count(total, self.train_seed, step)
+        random = generator(self.train_seed, Purpose.GENERATED_REPLAY, step)
+        rows = random.integers(len(generated["task"]), size=count)
+        return select(generated, np.sort(rows)) if count else None
+
     def _tasks_to_generate(self, experience: Experience) -> list[str]:
         """The ``task`` of each sample to generate, experience by experience in turn."""
         mean_size = sum(item["samples"] for item in self._past) / len(self._past)
@@ -162,8 +176,10 @@ class GenerativeDistillation(GenerativeReplay):
         mixing: As in `GenerativeReplay`.
         share: As in `GenerativeReplay`.
         chunk: As in `GenerativeReplay`.
-        strength: Weight of the distance, against 1 for the loss on a current sample. 0 learns nothing from generated
-            samples, though with ``replaced`` they take the place of current ones.
+        strength: Weight of the distance (lambda). 0 learns nothing from generated samples, though with ``replaced``
+            they take the place of current ones.
+        weights: Of the two terms, each the mean over its own samples. ``tasks``: with k tasks behind, 1 / (k + 1) for
+            the new data and k / (k + 1) for the generated, as the authors' code has it; ``equal``: 1 for both.
         temperature: Of the distance, for models of tokens.
 
     Raises:
@@ -175,7 +191,8 @@ class GenerativeDistillation(GenerativeReplay):
         title="Generative distillation",
         family="replay",
         equation=(
-            r"\mathbb{E}_{D_t}\left[\ell(\theta; x)\right] + \lambda\, \mathbb{E}_{\hat x \sim p_{\theta_{t-1}}}"
+            r"\frac{1}{t}\, \mathbb{E}_{D_t}\left[\ell(\theta; x)\right] + \frac{t - 1}{t}\, \lambda\, "
+            r"\mathbb{E}_{\hat x \sim p_{\theta_{t-1}}}"
             r"\left[D\left(f_\theta(\hat x), f_{\theta_{t-1}}(\hat x)\right)\right]"
         ),
         source="Masip et al. 2023, arXiv 2311.14028",
@@ -193,13 +210,17 @@ class GenerativeDistillation(GenerativeReplay):
         chunk: int = 256,
         strength: float = 1.0,
         temperature: float = 2.0,
+        weights: Weights = "tasks",
     ) -> None:
         super().__init__(samples_share, samples, mixing, share, chunk)
         check_range("strength", strength, 0, float("inf"))
         if not 0 < temperature < float("inf"):
             raise ConfigurationError(f"method.temperature must be above 0; got {temperature}")
+        if weights not in WEIGHTS:
+            raise ConfigurationError(f"method.weights must be one of {', '.join(WEIGHTS)}; got {weights!r}")
         self.strength = strength
         self.temperature = temperature
+        self.weights = weights
         self._teacher: Teacher | None = None
 
     def begin_task(self, experience: Experience) -> None:
@@ -208,14 +229,29 @@ class GenerativeDistillation(GenerativeReplay):
         self._teacher = Teacher(self._student) if self._generated is not None else None
 
     def compose(self, batch: Batch, step: int) -> Batch:
-        """Mix generated samples in, and note which they are and the noise of each sample."""
-        mixed = super().compose(batch, step)
-        if mixed is batch:
+        """Mix generated samples in, and note which they are, what each weighs, and the noise of each sample."""
+        if self._generated is None:
             return batch
+        handed = len(batch["task"])
+        picked = self._picked(self._generated, handed, step)
+        mixed = self.mixture.mix(batch, picked)
         total = len(mixed["task"])
-        count = self.mixture.count(len(batch["task"]), self.train_seed, step)
+        generated = torch.arange(total) >= total - (0 if picked is None else len(picked["task"]))
         seeds = generator(self.train_seed, Purpose.GENERATED_LOSS, step).integers(2**62, size=total)
-        return {**mixed, GENERATED: torch.arange(total) >= total - count, SEED: torch.from_numpy(seeds)}
+        weights = self._weights(handed, total, generated)
+        return {**mixed, GENERATED: generated, WEIGHT: weights, SEED: torch.from_numpy(seeds)}
+
+    def _weights(self, handed: int, total: int, generated: Tensor) -> Tensor:
+        """Of each sample, so that the mean over a batch is the weighted sum of both terms, on average over the steps.
+
+        Each term is shared by the number of samples that it has on average.
+        """
+        past = len(self._past)
+        of_new, of_generated = (1 / (past + 1), past / (past + 1)) if self.weights == "tasks" else (1.0, 1.0)
+        mean_new = self.mixture.mean(handed, lambda count: self.mixture.current(handed, count))
+        weights = torch.full((total,), total * of_new / mean_new if mean_new else 0.0)
+        weights[generated] = self.strength * total * of_generated / self.mixture.mean(handed)
+        return weights
 
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
         """The loss of current samples, the weighted distance of generated ones, shape (B,)."""
@@ -223,13 +259,14 @@ class GenerativeDistillation(GenerativeReplay):
             return self.model.loss(batch, draw)
         seeds = batch[SEED].numpy()
         student = self._student.forward_pass(batch, Draw(draw.seed, seeds))
+        weights: Tensor = batch[WEIGHT].to(student.losses)
         rows = np.flatnonzero(batch[GENERATED].numpy())
         if not len(rows):
-            return student.losses
+            return weights * student.losses
         part, chosen = select(batch, rows), torch.from_numpy(rows).to(student.outputs.device)
         teacher = self._teacher.outputs(part, Draw(draw.seed, seeds[rows]))
         distances = self._student.distance(student.outputs[chosen], teacher, part, self.temperature)
-        return student.losses.index_copy(0, chosen, (self.strength * distances).to(student.losses))
+        return weights * student.losses.index_copy(0, chosen, distances.to(student.losses))
 
     def end_task(self, experience: Experience, data: Data) -> None:
         """Note the experience's size and tasks; the teacher has done its work."""

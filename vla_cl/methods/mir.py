@@ -5,6 +5,7 @@ Aljundi et al., "Online continual learning with maximally interfered retrieval",
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vla_cl.memory.mixing import Mixing, take
+from vla_cl.memory.mixing import Mixing, take, union_losses
 from vla_cl.memory.replay_memory import Selection
 from vla_cl.methods.er import ReplayMethod
 from vla_cl.methods.task_counting import check_range
@@ -85,19 +86,27 @@ class MaximallyInterferedRetrieval(ReplayMethod):
 
     def compose(self, batch: Batch, step: int) -> Batch:
         """Mix the chosen samples in, once anything is remembered."""
+        if not self.replays:
+            return batch
         count = self.remembered_count(batch, step)
         if not count:
-            return batch
-        if self._chosen is None or len(self._chosen) != count or step - self._chosen_at >= self.refresh_every:
-            self._chosen, self._chosen_at = self.choose(batch, count, step), step
-        return self.mixture.mix(batch, self.memory.fetch(self._chosen))
+            return self.mixture.union(batch, None)
+        if self._chosen is None or len(self._chosen) < count or step - self._chosen_at >= self.refresh_every:
+            # a choice that serves several steps must be enough for the one that learns from most
+            wanted = count if self.refresh_every == 1 else self.mixture.most(len(batch["task"]))
+            self._chosen, self._chosen_at = self.choose(batch, wanted, step), step
+        return self.mixture.union(batch, self.memory.fetch(self._chosen[:count]))
+
+    def loss(self, batch: Batch, draw: Draw) -> Tensor:
+        """One value per sample, shape (B,); on average over the steps their mean is that of the union."""
+        return union_losses(self.model.loss(batch, draw), batch)
 
     def choose(self, batch: Batch, count: int, step: int) -> NDArray[np.int64]:
         """The ``count`` most interfered ones of the candidates, the worst first, as `ReplayMemory.pick` names them.
 
         A candidate that was drawn twice counts once, unless too few would be left. Of equal ones the earlier is taken.
         """
-        candidates = self.memory.pick(max(count, round(count * self.candidates)), self.train_seed, step)
+        candidates = self.memory.pick(math.ceil(round(count * self.candidates, 6)), self.train_seed, step)
         different = np.unique(candidates, axis=0)
         candidates = different if len(different) >= count else candidates
         current = take(batch, self.mixture.current(len(batch["task"]), count))

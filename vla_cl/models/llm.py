@@ -6,6 +6,7 @@ token is not learnt from (padding and, as a rule, the prompt), ``task`` and ``in
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch.nn import functional
 
 from vla_cl.interfaces import Distillable, ForwardPass, Generator
 from vla_cl.models.randomness import evaluating, keyed, sample_seeds, seeded
+from vla_cl.trust.reading import read_json_object
 from vla_cl.trust.text import reason, short
 from vla_cl.types import Ability, Batch, ConfigurationError, Draw
 
@@ -29,8 +31,9 @@ class LanguageModel(Distillable, Generator):
     Args:
         model: A transformers causal language model.
         tokenizer: Its tokenizer, with an end-of-sequence and a padding token.
-        context_weight: Weight of the loss on the prompt's tokens, beside the mean loss on what is learnt from; LAMOL
-            (Sun et al. 2020, arXiv 1909.03329) has 0.25, so that the model can make up whole samples.
+        language_weight: Weight of the mean loss on all tokens, the prompt's too, beside the mean loss on what is learnt
+            from; LAMOL (Sun et al. 2020, arXiv 1909.03329) has 0.25, so that the model can make up whole
+            samples.
         separator: Stands between the task's name and the prompt; what a sample of a task begins with is
             ``<task><separator>``.
         max_new_tokens: Length at which a generated sample is cut.
@@ -44,20 +47,20 @@ class LanguageModel(Distillable, Generator):
         self,
         model: Any,  # noqa: ANN401 - transformers' models are untyped
         tokenizer: Any,  # noqa: ANN401
-        context_weight: float = 0.0,
+        language_weight: float = 0.0,
         separator: str = ": ",
         max_new_tokens: int = 32,
         top_k: int = 20,
     ) -> None:
-        if context_weight < 0:
-            raise ConfigurationError(f"context_weight must be at least 0; got {context_weight}")
+        if language_weight < 0:
+            raise ConfigurationError(f"language_weight must be at least 0; got {language_weight}")
         if max_new_tokens < 1 or top_k < 1:
             raise ConfigurationError(f"max_new_tokens and top_k must be at least 1; got {max_new_tokens} and {top_k}")
         if tokenizer.eos_token_id is None or tokenizer.pad_token_id is None:
             raise ConfigurationError("the tokenizer needs an end-of-sequence token and a padding token")
         self.model = model
         self.tokenizer = tokenizer
-        self.context_weight = context_weight
+        self.language_weight = language_weight
         self.separator = separator
         self.max_new_tokens = max_new_tokens
         self.top_k = top_k
@@ -113,7 +116,10 @@ class LanguageModel(Distillable, Generator):
         return frozenset(found)
 
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
-        """Mean cross-entropy of the tokens that are learnt from, shape (B,), in nats."""
+        """Mean cross-entropy of the tokens that are learnt from, shape (B,), in nats.
+
+        With ``language_weight`` that of all tokens comes on top.
+        """
         return self.forward_pass(batch, draw).losses
 
     def forward_pass(self, batch: Batch, draw: Draw) -> ForwardPass:
@@ -131,9 +137,8 @@ class LanguageModel(Distillable, Generator):
         places = logits[:, :-1].float().transpose(1, 2)
         nats = functional.cross_entropy(places, ids[:, 1:], reduction="none")
         losses = _mean(nats, labels[:, 1:] != IGNORED)
-        if self.context_weight:
-            context = (labels[:, 1:] == IGNORED) & (mask[:, 1:] > 0)
-            losses = losses + self.context_weight * _mean(nats, context)
+        if self.language_weight:
+            losses = losses + self.language_weight * _mean(nats, mask[:, 1:] > 0)
         return ForwardPass(losses, logits)
 
     def distance(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float = 2.0) -> Tensor:
@@ -176,9 +181,17 @@ class LanguageModel(Distillable, Generator):
         return {"input_ids": ids, "attention_mask": mask, "labels": labels, "task": list(tasks), "index": index}
 
     def save(self, folder: Path) -> None:
-        """What transformers loads again: weights, configuration and tokenizer."""
+        """What transformers loads again: weights, configuration and tokenizer.
+
+        The configuration says which implementation of attention was used, which transformers leaves out when it saves
+        but heeds when it loads: another one rounds differently.
+        """
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+        path = Path(folder) / "config.json"
+        written = read_json_object(path, "the configuration of a language model", "save the model again")
+        config = {**written, "attn_implementation": self.model.config._attn_implementation}
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def _continue(self, start: Sequence[int], generator: torch.Generator) -> list[int]:
         """One sample, end token included; alone, so that it depends on no other sample's length."""

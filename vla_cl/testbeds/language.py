@@ -12,7 +12,7 @@ from vla_cl.types import Batch
 
 NAMES = ("code one", "code two", "code six")
 LETTERS, WORD = "abcdefgh", 3
-CONTEXT_WEIGHT = 0.25
+LANGUAGE_WEIGHT = 0.25
 _ROWS, _HELD_OUT = 256, 64
 
 
@@ -51,7 +51,7 @@ def _model(seed: int) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(number(seed, Purpose.INITIAL_WEIGHTS))
         model = LlamaForCausalLM(config)
-    return LanguageModel(model, tokenizer, context_weight=CONTEXT_WEIGHT, max_new_tokens=2 * WORD + 2)
+    return LanguageModel(model, tokenizer, language_weight=LANGUAGE_WEIGHT, max_new_tokens=2 * WORD + 2)
 
 
 def _samples(task: int, count: int) -> Batch:

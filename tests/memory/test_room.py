@@ -1,0 +1,71 @@
+"""A limit that leaves some experience less than one unit is refused beforehand, and the smallest is told."""
+
+import re
+import warnings
+
+import numpy as np
+import pytest
+from tiny_model import TinyData, experience
+
+from vla_cl.memory.replay_memory import ReplayMemory
+from vla_cl.memory.room import ExperienceSize, require_units
+from vla_cl.memory.settings import MemorySettings
+from vla_cl.types import ConfigurationError
+
+
+def sizes(frames, longest=5, names="e{}"):
+    return [ExperienceSize(names.format(number), count, longest, 20) for number, count in enumerate(frames)]
+
+
+def smallest(settings, of):
+    """What the message says would do."""
+    with pytest.raises(ConfigurationError, match="leaves") as caught:
+        require_units(MemorySettings(**settings), of)
+    return int(re.search(r"give (\d+) bytes", str(caught.value))[1])
+
+
+@pytest.mark.parametrize("split", ["equal", "proportional", "similarity"])
+@pytest.mark.parametrize("unit", ["frame", "window", "trajectory"])
+def test_nine_units_for_ten_tasks_are_too_few_and_ten_are_enough(split, unit):
+    length = {"frame": 1, "window": 3, "trajectory": 5}[unit]
+    settings = {"unit": unit, "window": 3, "split": split}
+    of = sizes([30] * 10)
+    assert smallest({"budget": 9 * length * 20, **settings}, of) == 10 * length * 20
+    assert smallest({"budget": 10 * length * 20 - 1, **settings}, of) == 10 * length * 20
+    require_units(MemorySettings(budget=10 * length * 20, **settings), of)
+
+
+@pytest.mark.parametrize("frames", [(20, 40, 10), (5, 5, 200), (30, 30, 30)])
+@pytest.mark.parametrize("unit", ["frame", "window", "trajectory"])
+@pytest.mark.parametrize("split", ["equal", "proportional"])
+def test_with_the_smallest_that_is_said_every_task_keeps_something(frames, unit, split):
+    settings = {"unit": unit, "window": 4, "split": split}
+    memory = ReplayMemory.from_settings({"budget": smallest({"budget": 20, **settings}, sizes(frames)), **settings})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for index, count in enumerate(frames):
+            memory.remember(experience(index), TinyData(rows=count, seed=index), seed=7)
+    assert np.unique(memory.everything()[:, 0]).tolist() == list(range(len(frames)))
+
+
+def test_limits_in_frames_must_hold_a_unit():
+    for settings in ({"unit": "window", "window": 4}, {"unit": "trajectory"}):
+        needed = 4 if settings["unit"] == "window" else 5
+        with pytest.raises(ConfigurationError, match=f"of e0, which has {needed} frames; give at least {needed}"):
+            require_units(MemorySettings(samples_per_task=needed - 1, **settings), sizes([20, 20]))
+        require_units(MemorySettings(samples_per_task=needed, **settings), sizes([20, 20]))
+    require_units(MemorySettings(samples_per_task=4, unit="window", window=9), sizes([20], longest=4))
+    require_units(MemorySettings(samples_per_task=1000), sizes([20]))  # more than there are
+    require_units(MemorySettings(trajectories_per_task=1, unit="trajectory"), sizes([20]))
+
+
+def test_what_a_short_task_leaves_counts_for_the_others():
+    of = [ExperienceSize("long", 10, 10, 20), ExperienceSize("short", 2, 2, 20)]
+    require_units(MemorySettings(budget=240, unit="trajectory"), of)
+
+
+def test_sizes_that_are_not_known_are_not_guessed():
+    of = sizes([None] * 3)
+    require_units(MemorySettings(budget=20, split="proportional"), of)
+    require_units(MemorySettings(budget=20, keep="copy"), of)  # how large copies get shows when they are written
+    assert smallest({"budget": 20}, of) == 60

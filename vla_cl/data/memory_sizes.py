@@ -1,0 +1,66 @@
+"""How large the experiences of a stream are, as far as that is known before they are learnt, for a method's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vla_cl.data.dataset_folder import DatasetFolder
+from vla_cl.data.preflight import DatasetReport
+from vla_cl.data.reused_memory import REUSED, memory_of
+from vla_cl.data.source import Source
+from vla_cl.interfaces import Method
+from vla_cl.memory.room import ExperienceSize, require_units
+from vla_cl.memory.settings import reused_folder
+from vla_cl.types import Experience, InterfaceSpec, Stream
+
+
+def check_memory(
+    method: Method,
+    stream: Stream,
+    recorded: Mapping[str, Sequence[Source]] | None,
+    reports: Sequence[DatasetReport],
+    spec: InterfaceSpec,
+    shortest_demonstration: int,
+) -> None:
+    """Refuse a memory that could keep nothing of some experience of a stream.
+
+    Args:
+        method: With or without a memory.
+        stream: What is learnt.
+        recorded: The data of each task; None: demonstrations are collected.
+        reports: On the datasets of ``recorded``.
+        spec: What a sample is.
+        shortest_demonstration: The fewest frames of a demonstration that is collected.
+
+    Raises:
+        ConfigurationError: The memory's limit is too small.
+    """
+    memory = memory_of(method)
+    if memory is None or stream.independent:
+        return
+    found = {report.root: report for report in reports}
+    sizes = [
+        ExperienceSize(experience.name, None, shortest_demonstration, spec.bytes_per_frame)
+        if recorded is None
+        else _size(experience, [source for task in experience.tasks for source in recorded[task.id]], found, spec)
+        for experience in stream
+    ]
+    folder = reused_folder(memory.settings)
+    if folder is not None and memory.settings.budget is not None:  # a limit for each task does not concern it
+        reused = DatasetFolder(folder)
+        lengths = reused.episodes["length"]
+        size = ExperienceSize(REUSED.name, int(lengths.sum()), int(lengths.max()), reused.spec.bytes_per_frame)
+        sizes.insert(0, size)
+    require_units(memory.settings, sizes)
+
+
+def _size(
+    experience: Experience, sources: Sequence[Source], reports: Mapping[Path, DatasetReport], spec: InterfaceSpec
+) -> ExperienceSize:
+    """Of recorded data; of a dataset that several tasks share nobody knows yet how much belongs to which."""
+    mine = [reports[source.root] for source in sources]
+    shared = any(report.tasks > 1 and source.recorded_instruction for source, report in zip(sources, mine, strict=True))
+    frames = None if shared else sum(report.frames for report in mine)
+    longest = 1 if shared else max(report.longest for report in mine)
+    return ExperienceSize(experience.name, frames, longest, spec.bytes_per_frame)

@@ -1,0 +1,78 @@
+"""Whether a memory can keep something of every experience of a stream; asked before anything is learnt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vla_cl.memory.budget import divide
+from vla_cl.memory.settings import SETTING, MemorySettings
+from vla_cl.types import ConfigurationError
+
+
+@dataclass(frozen=True)
+class ExperienceSize:
+    """What is known of an experience's data before they are there.
+
+    Attributes:
+        name: Of the experience.
+        frames: Its number of frames; None if that is not known.
+        longest: Frames of its longest episode, or the fewest that it can have.
+        bytes_per_sample: Of a raw sample.
+    """
+
+    name: str
+    frames: int | None
+    longest: int
+    bytes_per_sample: int
+
+
+def require_units(settings: MemorySettings, sizes: Sequence[ExperienceSize]) -> None:
+    """Refuse a limit that leaves an experience less than a unit of it when all have been learnt.
+
+    Which unit a rule puts first is not known before, so the longest must fit. How large copies get is not known before
+    they are written, so of them only limits in frames are looked at. What a method keeps beside the samples comes on
+    top of what is asked for here.
+
+    Args:
+        settings: Of the memory.
+        sizes: Of all experiences that it will hold, in order.
+
+    Raises:
+        ConfigurationError: The limit is too small; the message names the experience and the smallest limit.
+    """
+    lengths = [_frames_of_unit(settings, size) for size in sizes]
+    if settings.samples_per_task is not None:
+        for size, length in zip(sizes, lengths, strict=True):
+            if length > settings.samples_per_task:
+                raise ConfigurationError(
+                    f"{SETTING}.samples_per_task={settings.samples_per_task} has no room for a {settings.unit} of "
+                    f"{size.name}, which has {length} frames; give at least {max(lengths)}, or a smaller unit"
+                )
+    if settings.budget_bytes is not None and settings.keep == "index":
+        _require_shares(settings, settings.budget_bytes, sizes, lengths)
+
+
+def _require_shares(
+    settings: MemorySettings, budget: int, sizes: Sequence[ExperienceSize], lengths: Sequence[int]
+) -> None:
+    proportional = settings.split == "proportional"
+    if proportional and any(size.frames is None for size in sizes):
+        return
+    weights = [float(size.frames or 0) if proportional else 1.0 for size in sizes]
+    units = [length * size.bytes_per_sample for length, size in zip(lengths, sizes, strict=True)]
+    room = [budget if size.frames is None else size.frames * size.bytes_per_sample for size in sizes]
+    for size, unit, share in zip(sizes, units, divide(budget, weights, room), strict=True):
+        if share < unit:
+            enough = max(unit * sum(weights) / weight for unit, weight in zip(units, weights, strict=True))
+            raise ConfigurationError(
+                f"{SETTING}.budget={settings.budget} leaves {share} bytes for {size.name} when all {len(sizes)} "
+                f"experiences have been learnt, but one {settings.unit} of it takes {unit}; give {math.ceil(enough)} "
+                "bytes, or a smaller unit"
+            )
+
+
+def _frames_of_unit(settings: MemorySettings, size: ExperienceSize) -> int:
+    """Of the longest unit that is cut from the data."""
+    return {"frame": 1, "window": min(settings.window, size.longest), "trajectory": size.longest}[settings.unit]
