@@ -9,7 +9,9 @@ from vla_cl.models.roles import RolePatterns, in_order
 from vla_cl.types import ConfigurationError, Roles
 
 
-def _decoder(prefix: str, first: tuple[str, ...], parts: tuple[str, ...], norm: str) -> tuple[str | tuple[str, ...], ...]:
+def _decoder(
+    prefix: str, first: tuple[str, ...], parts: tuple[str, ...], norm: str
+) -> tuple[str | tuple[str, ...], ...]:
     """Embeddings, layers, the last normalisation, the output."""
     numbered = tuple(f"{prefix}.#.{part}.*" for part in parts)
     return (*first, numbered, norm, "model.decoder.project_out.*", "lm_head.*", "embed_out.*")
@@ -32,7 +34,10 @@ LANGUAGE_ORDER: Mapping[str, tuple[str | tuple[str, ...], ...]] = {
     ),
     "gemma3_text": _GEMMA3,
     "gpt2": _decoder(
-        "transformer.h", ("transformer.wte.*", "transformer.wpe.*"), ("ln_1", "attn", "ln_2", "mlp"), "transformer.ln_f.*"
+        "transformer.h",
+        ("transformer.wte.*", "transformer.wpe.*"),
+        ("ln_1", "attn", "ln_2", "mlp"),
+        "transformer.ln_f.*",
     ),
     "gpt_neox": _decoder(
         "gpt_neox.layers",
@@ -71,8 +76,8 @@ UNET = RolePatterns(
 def language_roles(model: Any, owner: str) -> Roles | None:  # noqa: ANN401 - transformers' models are untyped
     """The roles of a causal language model; None for an architecture that `LANGUAGE_ORDER` does not know.
 
-    The output layer is what transformers' ``get_output_embeddings`` gives; tied to the input's embeddings, its weight has
-    their name.
+    The output layer is what transformers' ``get_output_embeddings`` gives; tied to the input's embeddings, its weight
+    has their name.
 
     Raises:
         ConfigurationError: It has parameters that its architecture usually has not, or no output layer.

@@ -13,8 +13,14 @@ from collections.abc import Mapping
 from vla_cl.models.roles import LAST, RolePatterns
 
 _SIGLIP = (
-    "layer_norm1", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "layer_norm2", "mlp",
-)  # fmt: skip
+    "layer_norm1",
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.out_proj",
+    "layer_norm2",
+    "mlp",
+)
 _DECODER = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
 
 
@@ -33,7 +39,7 @@ def _together(tower: str, expert: str) -> tuple[str, ...]:
 def _without_followers(tower: str) -> tuple[str, ...]:
     """What of a tower comes behind the last keys and values that the expert reads."""
     behind = ("self_attn.q_proj", "self_attn.o_proj", "post_attention_layernorm", "mlp")
-    return tuple(f"{tower}.layers.{LAST}.{part}.*" for part in behind) + (f"{tower}.norm.*",)
+    return (*(f"{tower}.layers.{LAST}.{part}.*" for part in behind), f"{tower}.norm.*")
 
 
 def _clip_vision(prefix: str) -> tuple[str, ...]:
@@ -149,7 +155,6 @@ POLICY_ROLES: Mapping[str, RolePatterns] = {
             "vqbet.policy.lm_head.*",
             "vqbet.action_head.map_to_cbet_preds_offset.*",
             "vqbet.action_head.map_to_cbet_preds_*",
-            "vqbet.action_head.vqvae_model.vq_layer.*",
             "vqbet.action_head.vqvae_model.decoder.*",
             "vqbet.action_head.vqvae_model.encoder.*",
         ),

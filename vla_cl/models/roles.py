@@ -73,12 +73,13 @@ def in_order(names: Sequence[str], stages: Iterable[str | tuple[str, ...]], owne
 
 
 def _places(stage: int, group: str | tuple[str, ...]) -> list[tuple[int, int, float, re.Pattern[str]]]:
-    """Of each pattern of a stage: the stage, its place there, what stands for the numbers it lacks, and what it matches."""
+    """Of each pattern of a stage: the stage, its place there, what stands for numbers it lacks, what it matches."""
     group = (group,) if isinstance(group, str) else group
     most = max(pattern.count("#") for pattern in group)
     first = next(place for place, pattern in enumerate(group) if pattern.count("#") == most)
     return [
-        (stage, place, -math.inf if place < first else math.inf, _compiled(pattern)) for place, pattern in enumerate(group)
+        (stage, place, -math.inf if place < first else math.inf, _compiled(pattern))
+        for place, pattern in enumerate(group)
     ]
 
 

@@ -217,10 +217,7 @@ def training_batch(policy, seed=0, rows=ROWS):
     config = policy.config
     steps = len(config.action_delta_indices)
     window = (1,) if config.type in ("diffusion", "vqbet", "multi_task_dit") else ()
-    batch = {
-        name: torch.rand(rows, *window, 3, SIDE, SIDE, generator=generator)
-        for name in config.image_features
-    }
+    batch = {name: torch.rand(rows, *window, 3, SIDE, SIDE, generator=generator) for name in config.image_features}
     batch["observation.state"] = torch.randn(rows, *window, STATE, generator=generator)
     batch["action"] = torch.randn(rows, steps, ACTION, generator=generator)
     batch["action_is_pad"] = torch.zeros(rows, steps, dtype=torch.bool)
