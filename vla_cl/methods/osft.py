@@ -112,12 +112,17 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
                 )
         if self.output != "split":
             self._outputs = roles_of(model, self.name, "set method.output=split").outputs
-        largest = max((min(layer.weight.shape) for layer in self._targets().values()), default=0)
+        sides = [min(layer.weight.shape) for layer in self._targets().values()]
         for task, share in enumerate(self._shares(), start=1):
-            if share and not int(share * largest):
+            if share and not sides:
                 raise ConfigurationError(
-                    f"method 'osft' would freeze nothing in task {task}: {share:g} of the {largest} directions of the "
-                    f"largest linear layer of {model.name} that learns and may be split is less than one; train or "
+                    f"method 'osft' would freeze nothing: no linear layer of {model.name} is trained and may be split; "
+                    "train more of it, or name other layers in method.target"
+                )
+            if share and not int(share * max(sides)):
+                raise ConfigurationError(
+                    f"method 'osft' would freeze nothing in task {task}: {share:g} of the {max(sides)} directions of the "
+                    f"largest linear layer of {model.name} that is trained and may be split is less than one; train or "
                     "target larger layers, or set method.effective_rank higher"
                 )
 
