@@ -59,7 +59,7 @@ def test_a_model_of_which_nothing_is_trained(bed, name):
     if method.needs - model.abilities:
         pytest.skip(f"{name} is refused on {bed.name}")
     model.module.requires_grad_(False)
-    with pytest.raises(ConfigurationError, match="nothing of .* is trained: each of its parameters is frozen") as found:
+    with pytest.raises(ConfigurationError, match=r"nothing of .* is trained: each of its param") as found:
         method.attach(model, 0)
     assert len(str(found.value)) <= 300
 

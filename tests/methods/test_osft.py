@@ -205,9 +205,9 @@ def test_the_output_layer_is_split_frozen_or_trained(train_rest):
 def test_where_it_would_freeze_nothing_it_refuses():
     with pytest.raises(ConfigurationError, match="freeze nothing: no linear layer of TinyModel is"):
         OrthogonalSubspaceFineTuning(effective_rank=0.5).attach(TinyModel(), 0)  # the module itself: no parent
-    with pytest.raises(ConfigurationError, match="freeze nothing in task 2: 0.1 of the 8 directions"):
+    with pytest.raises(ConfigurationError, match=r"freeze nothing in task 2: 0.1 of the 8 directions"):
         OrthogonalSubspaceFineTuning(tasks=10).attach(WideModel(), 0)
-    with pytest.raises(ConfigurationError, match="freeze nothing in task 3: 0.1 of the 8 directions"):
+    with pytest.raises(ConfigurationError, match=r"freeze nothing in task 3: 0.1 of the 8 directions"):
         OrthogonalSubspaceFineTuning(rank_schedule=[0, 0.5, 0.1]).attach(WideModel(), 0)
     model = WideModel()
     for layer in (0, 3, 5, 6):

@@ -24,7 +24,8 @@ VARIANTS = [
     ("act", {"pre_norm": True}),
     ("diffusion", {"use_separate_rgb_encoder_per_camera": True}),
     ("vqbet", {"sequentially_select": True}),
-    ("multi_task_dit", {"use_separate_rgb_encoder_per_camera": True, "use_rope": False, "use_positional_encoding": True}),
+    ("multi_task_dit", {"use_separate_rgb_encoder_per_camera": True, "use_rope": False,
+                        "use_positional_encoding": True}),
     ("smolvla", {"self_attn_every_n_layers": -1, "attention_mode": "self_attn"}),
 ]  # fmt: skip
 

@@ -73,8 +73,8 @@ class LayerFreezing(TaskCountingMethod):
             raise ConfigurationError(
                 f"method.{setting} freezes nothing of {model.name}: "
                 + (
-                    "there is no tensor that is trained, acts and does not give the output, or the first is too large a "
-                    "share of what is; raise it, train more of the model, or give patterns in method.frozen"
+                    "no tensor is trained, acts and does not give the output, or the first of them is too large "
+                    "a share; raise it, train more of the model, or give patterns in method.frozen"
                     if self.frozen is None
                     else "what it names is not trained anyway; name parameters that are"
                 )

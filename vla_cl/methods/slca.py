@@ -64,7 +64,7 @@ class SlowLearner(TaskCountingMethod):
         if asked and not self._slow().keys() & trained(model.module).keys():
             raise ConfigurationError(
                 f"method 'slca' would slow down nothing: what of {model.name} is trained "
-                f"{'are the layers that give its output' if self.slow is None else 'matches no pattern of method.slow'};"
+                f"{'gives its output' if self.slow is None else 'matches no pattern of method.slow'};"
                 " train more of it, or give other patterns in method.slow"
             )
 

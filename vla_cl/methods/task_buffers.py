@@ -77,8 +77,8 @@ class TaskBuffers:
         for key, value in state.items():
             number, _, name = key.removeprefix(_BUFFER).partition(".")
             kept[_number(number, tasks)][name] = value.clone()
-        for number, name in absent:
-            kept[_number(str(number), tasks)][str(name)] = None
+        for before, missing in absent:
+            kept[_number(str(before), tasks)][str(missing)] = None
         if stray := sorted({name for left in kept for name in left} - kept[0].keys()):
             raise ValueError(f"the checkpoint holds buffers without their beginnings: {stray[:5]}")
         self._kept = kept

@@ -82,8 +82,8 @@ class WeightMerging(TaskCountingMethod):
         asked = self.mode == "average" or min([self.share, *self.shares.values()]) < 1
         if asked and not self._mergeable(self.from_task):
             raise ConfigurationError(
-                f"method 'weight_merging' would merge nothing: no parameter of {model.name} that is trained has a share "
-                "below 1; lower method.share, or name parameters that are trained in method.shares"
+                f"method 'weight_merging' would merge nothing: no parameter of {model.name} that is trained has a "
+                "share below 1; lower method.share, or name parameters that are trained in method.shares"
             )
 
     def begin_task(self, experience: Experience) -> None:

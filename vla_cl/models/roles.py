@@ -89,7 +89,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 def _matching(patterns: Iterable[str], names: Sequence[str]) -> list[str]:
     """The names that match a pattern."""
-    found = []
+    found: list[str] = []
     for pattern in patterns:
         whole = _compiled(pattern.replace(LAST, "#"))
         matches = {name: match.groups() for name in names if (match := whole.match(name))}
