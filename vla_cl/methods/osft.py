@@ -122,7 +122,7 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
             if share and not int(share * max(sides)):
                 raise ConfigurationError(
                     f"method 'osft' would freeze nothing in task {task}: {share:g} of the {max(sides)} directions of "
-                    f"the largest linear layer of {model.name} that is trained and may be split is less than one; train "
+                    f"the largest linear layer of {model.name} that is trained and may be split is below one; train "
                     "or target larger layers, or set method.effective_rank higher"
                 )
 
