@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from vla_cl.interfaces import Data, Model
-from vla_cl.types import Experience, InterfaceSpec, Task
+from vla_cl.types import Experience, InterfaceSpec, Roles, Task
 
 
 class TinyModel(Model):
@@ -22,6 +22,9 @@ class TinyModel(Model):
     @property
     def device(self):
         return torch.device("cpu")
+
+    def roles(self):
+        return Roles(("weight", "bias"), frozenset({"weight", "bias"}))
 
     def loss(self, batch, draw):
         noise = torch.randn(batch["x"].shape, generator=torch.Generator().manual_seed(draw.seed))

@@ -24,6 +24,7 @@ from vla_cl.types import (
     InterfaceSpec,
     MethodCard,
     Observation,
+    Roles,
     Split,
     SuiteSpec,
     Task,
@@ -160,6 +161,14 @@ class Model(ABC):
         """What messages call it."""
         return type(self).__name__
 
+    def roles(self) -> Roles | None:
+        """What its parameters are for; None if it does not tell.
+
+        Raises:
+            ConfigurationError: It tells of its kind, but this one has parameters that it does not know.
+        """
+        return None
+
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """Optimizer groups of what is trainable; a group may set its own ``lr``."""
         return [{"params": [p for p in self.module.parameters() if p.requires_grad], "lr": learning_rate}]
@@ -294,13 +303,20 @@ class Method:
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model, once, before the first task.
 
+        A method that would change nothing on this model refuses it here.
+
         Raises:
-            ConfigurationError: The model lacks what the method needs.
+            ConfigurationError: The model lacks what the method needs, or nothing of it is trained.
         """
         if missing := sorted(self.needs - model.abilities):
             raise ConfigurationError(
                 f"method {self.name!r} needs a model with {' and '.join(missing)}, which {model.name} has not (it has "
                 f"{', '.join(sorted(model.abilities)) or 'none'}); docs/methods.md lists what works with it"
+            )
+        if not any(parameter.requires_grad for parameter in model.module.parameters()):
+            raise ConfigurationError(
+                f"nothing of {model.name} is trained: each of its parameters is frozen; unfreeze some, for example by "
+                "the policy's own settings"
             )
         self.model = model
         self.train_seed = train_seed

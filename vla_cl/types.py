@@ -258,6 +258,23 @@ class Ability(StrEnum):
 
 
 @dataclass(frozen=True)
+class Roles:
+    """What the parameters of a model are for, by their names in ``module.named_parameters()``.
+
+    Attributes:
+        forward: Every parameter, in the order in which the forward pass first uses it: the nearer to the input, the
+            earlier.
+        outputs: Those of the layers that give the final output. A weight that serves as input embedding too is one.
+        idle: Those that have no influence on what the trained model does when it acts, such as an encoder of what it
+            shall learn.
+    """
+
+    forward: tuple[str, ...]
+    outputs: frozenset[str]
+    idle: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class MethodCard:
     """What docs/methods.md says of a method.
 

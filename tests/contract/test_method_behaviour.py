@@ -40,7 +40,6 @@ from torch.optim import SGD
 
 from vla_cl.compose import build
 from vla_cl.interfaces import Method
-from vla_cl.methods.parameter_patterns import last_layer
 from vla_cl.testbeds import BEDS
 
 pytestmark = pytest.mark.slow
@@ -247,7 +246,7 @@ def _run(bed, method, seed, rate_of_descent):
 
 
 def weights(model):
-    output = last_layer(model.module)
+    output = model.roles().outputs
     parameters = model.module.named_parameters()
     return torch.cat([parameter.detach().flatten() for name, parameter in parameters if name not in output])
 

@@ -107,6 +107,28 @@ def test_what_is_drawn_follows_from_the_seed_and_the_experience():
     assert np.random.get_state()[1].tolist() == global_state[1]
 
 
+def test_a_single_tensor_is_refused():
+    model = TinyDistillable()
+    for name, parameter in model.module.named_parameters():
+        parameter.requires_grad_(name == "head.weight")
+    with pytest.raises(
+        ConfigurationError, match="'hft' would freeze nothing: a single tensor of TinyDistillable is trained"
+    ):
+        attached(model)
+    attached(model, frozen_share=0.0)
+
+
+def test_half_of_three_matrices_is_one_or_two_in_turn_as_in_the_paper():
+    model = TinyModel()
+    blocks = [nn.ModuleDict({name: nn.Linear(2, 2, bias=False) for name in ("gate", "up", "down")}) for _ in range(8)]
+    model._module = nn.Module()
+    model._module.layers = nn.ModuleList([nn.ModuleDict({"mlp": block}) for block in blocks])
+    for task in range(10):
+        drawn = attached(model).drawn(experience(task))
+        counts = [sum(name.startswith(f"layers.{layer}.") for name in drawn) for layer in range(8)]
+        assert sorted(counts) == [1] * 4 + [2] * 4
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
 def test_other_shares_hold_too_and_something_is_always_trained(share):
     for model in (Layers(), TinyModel()):

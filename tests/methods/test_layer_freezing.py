@@ -4,7 +4,7 @@ from tiny_distillable import TinyDistillable, assert_continues_after_resume, ass
 from tiny_model import TinyModel
 
 from vla_cl.methods.layer_freezing import LayerFreezing
-from vla_cl.types import ConfigurationError
+from vla_cl.types import ConfigurationError, Roles
 
 ENCODERS = {"vision.weight", "vision.bias", "state.weight", "state.bias"}
 
@@ -39,18 +39,70 @@ def test_from_task_says_when():
         assert frozen == [task + 1 >= start for task in range(4)]
 
 
-def test_without_patterns_the_first_share_of_the_parameters_is_frozen():
-    # In order: scale 9 (never trained), vision 8 + 4, state 3 + 3, head 14 + 2: 43 in all.
+def test_without_patterns_the_first_share_of_what_is_trained_is_frozen_to_within_half_a_tensor():
+    # In order: vision 8 + 4, state 3 + 3, head 14 + 2: 34 are trained; scale's 9 never are.
     for share, expected in (
-        (0.2, set()),
-        (0.4, {"vision.weight"}),
-        (0.5, {"vision.weight", "vision.bias"}),
-        (0.63, ENCODERS),
+        (0.12, {"vision.weight"}),  # 4.1: 8 is as near as 0
+        (0.29, {"vision.weight"}),  # 9.9
+        (0.31, {"vision.weight", "vision.bias"}),  # 10.5
+        (0.5, ENCODERS),  # 17
+        (0.99, ENCODERS),  # the output layer is trained
     ):
         model, method = TinyDistillable(), LayerFreezing(first_share=share)
         method.attach(model, 5)
         run(model, method, [0], attach=False)
-        assert (ENCODERS | {"head.weight", "head.bias"}) - moved(model, method, 1) == expected
+        assert (ENCODERS | {"head.weight", "head.bias"}) - moved(model, method, 1) == expected, share
+
+
+class Reordered(TinyDistillable):
+    """Says that the state is used before the picture, and the bias of that layer not at all when acting."""
+
+    def roles(self):
+        forward = (
+            "state.weight",
+            "state.bias",
+            "vision.weight",
+            "vision.bias",
+            "scale.weight",
+            "head.weight",
+            "head.bias",
+        )
+        return Roles(forward, frozenset({"head.weight", "head.bias"}), frozenset({"state.bias"}))
+
+
+def test_the_model_tells_the_order_and_what_acts():
+    # state's weight 3, vision 8 + 4, head 14 + 2: 31 are trained and act.
+    for share, expected in ((0.1, {"state.weight"}), (0.5, {"state.weight", "vision.weight", "vision.bias"})):
+        model, method = Reordered(), LayerFreezing(first_share=share)
+        method.attach(model, 5)
+        run(model, method, [0], attach=False)
+        assert (ENCODERS | {"head.weight", "head.bias"}) - moved(model, method, 1) == expected, share
+
+
+class Silent(TinyDistillable):
+    def roles(self):
+        return None
+
+
+def test_a_model_that_does_not_tell_wants_patterns():
+    with pytest.raises(
+        ConfigurationError, match=r"Silent does not tell which .* give method\.frozen, patterns of names"
+    ):
+        LayerFreezing().attach(Silent(), 0)
+    LayerFreezing(frozen=["vision.*"]).attach(Silent(), 0)
+    assert_sequential(Silent, LayerFreezing(first_share=0.0))
+
+
+def test_where_nothing_would_be_frozen_it_refuses():
+    with pytest.raises(ConfigurationError, match=r"method\.first_share freezes nothing of TinyDistillable"):
+        LayerFreezing(first_share=0.1).attach(TinyDistillable(), 0)
+    with pytest.raises(ConfigurationError, match=r"method\.frozen freezes nothing .*is not trained anyway"):
+        LayerFreezing(frozen=["scale.*"]).attach(TinyDistillable(), 0)
+    model = TinyDistillable()
+    for name, parameter in model.module.named_parameters():
+        parameter.requires_grad_(name.startswith("head."))
+    with pytest.raises(ConfigurationError, match=r"method\.first_share freezes nothing of TinyDistillable"):
+        LayerFreezing().attach(model, 0)
 
 
 def test_the_trained_part_learns_as_if_the_rest_were_constant():

@@ -17,7 +17,7 @@ from torch import nn
 
 from vla_cl.methods.osft import OrthogonalSubspaceFineTuning
 from vla_cl.train import TrainingSettings, learn
-from vla_cl.types import ConfigurationError, Draw
+from vla_cl.types import ConfigurationError, Draw, Roles
 
 WIDE = TrainingSettings(steps=12, batch_size=6, learning_rate=3e-2, weight_decay=0.1)
 
@@ -179,8 +179,53 @@ def test_torchs_fast_path_does_not_pass_the_split_layers_by():
 
 def test_sequential_where_nothing_is_frozen():
     assert_sequential(TinyDistillable, OrthogonalSubspaceFineTuning(effective_rank=0.0))
-    assert_sequential(TinyDistillable, OrthogonalSubspaceFineTuning(), tasks=[0])
-    assert_sequential(TinyModel, OrthogonalSubspaceFineTuning(effective_rank=0.5))  # the module itself: no parent
+    assert_sequential(TinyDistillable, OrthogonalSubspaceFineTuning(tasks=2), tasks=[0])
+
+
+class TellingModel(WideModel):
+    def roles(self):
+        return Roles(tuple(name for name, _ in self.module.named_parameters()), frozenset({"6.weight", "6.bias"}))
+
+
+@pytest.mark.parametrize("train_rest", [False, True])
+def test_the_output_layer_is_split_frozen_or_trained(train_rest):
+    moved = {}
+    for output in ("split", "frozen", "trained"):
+        model = TellingModel()
+        method = OrthogonalSubspaceFineTuning(effective_rank=0.5, output=output, train_rest=train_rest)
+        before, after = learn_two(method, model)
+        assert drift(before, after, "3.weight", 0.5)[1] < 1e-5
+        assert all(parameter.requires_grad for parameter in model.module.parameters())
+        moved[output] = [not torch.equal(before[f"6.{name}"], after[f"6.{name}"]) for name in ("weight", "bias")]
+        if output != "frozen":
+            assert (drift(before, after, "6.weight", 0.5)[1] < 1e-5) is (output == "split")
+    assert moved == {"split": [True, train_rest], "frozen": [False, False], "trained": [True, True]}
+
+
+def test_where_it_would_freeze_nothing_it_refuses():
+    with pytest.raises(ConfigurationError, match="freeze nothing: no linear layer of TinyModel is"):
+        OrthogonalSubspaceFineTuning(effective_rank=0.5).attach(TinyModel(), 0)  # the module itself: no parent
+    with pytest.raises(ConfigurationError, match=r"freeze nothing in task 2: 0.1 of the 8 directions"):
+        OrthogonalSubspaceFineTuning(tasks=10).attach(WideModel(), 0)
+    with pytest.raises(ConfigurationError, match=r"freeze nothing in task 3: 0.1 of the 8 directions"):
+        OrthogonalSubspaceFineTuning(rank_schedule=[0, 0.5, 0.1]).attach(WideModel(), 0)
+    model = WideModel()
+    for layer in (0, 3, 5, 6):
+        model.module[layer].weight.requires_grad_(False)
+    with pytest.raises(ConfigurationError, match="freeze nothing: no linear layer of WideModel is"):
+        OrthogonalSubspaceFineTuning(effective_rank=0.5).attach(model, 0)
+
+
+def test_weights_that_are_computed_are_not_split():
+    for normalised in (nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm):
+        model = WideModel()
+        normalised(model.module[3])
+        method = OrthogonalSubspaceFineTuning(effective_rank=0.5)
+        run(model, method, [0], WIDE)
+        method.begin_task(experience(1))
+        names = {name.partition(".")[0] for name, _ in model.module.named_parameters() if "osf" in name}
+        assert names == {"0", "5", "6"}
+        method.end_task(experience(1), TinyData())
 
 
 def test_it_continues_after_a_resume():
@@ -212,6 +257,7 @@ def test_a_deep_copy_between_tasks_is_plain():
         ({"rank_schedule": [0.1, -0.1]}, "method.rank_schedule: shares must be at least 0 and below 1; got -0.1"),
         ({"rank_schedule": []}, "method.rank_schedule must hold at least one share"),
         ({"rank_schedule": [0.1], "effective_rank": 0.1}, "exclude each other"),
+        ({"output": "merged"}, "method.output must be one of split, frozen, trained; got 'merged'"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, message):

@@ -8,14 +8,13 @@ from tiny_distillable import (
     run,
     weights,
 )
-from tiny_model import TinyData, TinyModel, experience
-from torch import nn
+from tiny_model import TinyData, experience
 from torch.optim.lr_scheduler import LambdaLR
 
-from vla_cl.methods.parameter_patterns import last_layer, matching
+from vla_cl.methods.parameter_patterns import matching
 from vla_cl.methods.slca import SlowLearner
 from vla_cl.train import TrainingSettings, learn, sample_rows
-from vla_cl.types import ConfigurationError, Draw
+from vla_cl.types import ConfigurationError, Draw, Roles
 
 
 def test_slow_share_one_is_sequential():
@@ -98,18 +97,47 @@ def test_a_share_of_zero_keeps_the_slow_part_bit_for_bit():
     run(model, method, [1], attach=False)
     after = weights(model)
     moved = [name for name in before if not torch.equal(before[name], after[name])]
-    assert moved == ["head.weight", "head.bias"]  # without patterns, all but the last layer is slow
-    assert list(last_layer(model.module)) == ["head.weight", "head.bias"]
+    assert moved == ["head.weight", "head.bias"]  # without patterns, all but the output layer is slow
 
 
-def test_a_last_layer_that_is_tied_to_the_first_is_the_last():
-    module = nn.Module()
-    module.embedding, module.norm = nn.Embedding(5, 4), nn.LayerNorm(4)
-    module.head = nn.Linear(4, 5, bias=False)
-    module.head.weight = module.embedding.weight
-    assert list(last_layer(module)) == ["embedding.weight"]
-    module.head.bias = nn.Parameter(torch.zeros(5))
-    assert list(last_layer(module)) == ["embedding.weight", "head.bias"]
+class OutputFirst(TinyDistillable):
+    """Says that its output comes from the layer that is registered in the middle."""
+
+    def roles(self):
+        return Roles(
+            tuple(name for name, _ in self.module.named_parameters()), frozenset({"state.weight", "state.bias"})
+        )
+
+
+def test_the_model_tells_which_layer_gives_the_output():
+    model, method = OutputFirst(), SlowLearner(slow_share=0.0)
+    run(model, method, [0])
+    before = weights(model)
+    run(model, method, [1], attach=False)
+    assert [n for n, w in weights(model).items() if not torch.equal(before[n], w)] == ["state.weight", "state.bias"]
+
+
+class Silent(TinyDistillable):
+    def roles(self):
+        return None
+
+
+def test_a_model_that_does_not_tell_wants_patterns():
+    with pytest.raises(ConfigurationError, match=r"Silent does not tell which .* give method\.slow, patterns of names"):
+        SlowLearner().attach(Silent(), 0)
+    SlowLearner(slow=["vision.*"]).attach(Silent(), 0)
+    SlowLearner(slow_share=1.0).attach(Silent(), 0)
+
+
+def test_where_nothing_would_be_slow_it_refuses():
+    model = TinyDistillable()
+    for name, parameter in model.module.named_parameters():
+        parameter.requires_grad_(name.startswith("head."))
+    with pytest.raises(ConfigurationError, match=r"slow down nothing: .* gives its output"):
+        SlowLearner().attach(model, 0)
+    with pytest.raises(ConfigurationError, match=r"slow down nothing: .* matches no pattern of method\.slow"):
+        SlowLearner(slow=["vision.*"]).attach(model, 0)
+    SlowLearner(slow=["head.weight"]).attach(model, 0)
 
 
 def test_the_reported_rate_is_the_fast_one():
@@ -124,7 +152,7 @@ def test_it_continues_after_a_resume():
 
 def test_it_keeps_nothing():
     method = SlowLearner()
-    run(TinyModel(), method, [0, 1])
+    run(TinyDistillable(), method, [0, 1])
     assert method.memory_bytes() == 0
 
 

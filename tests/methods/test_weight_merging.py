@@ -115,6 +115,17 @@ def test_an_unknown_pattern_is_refused_with_the_nearest():
         WeightMerging(shares={"vison.*": 0.5}).attach(TinyDistillable(), 0)
 
 
+def test_where_it_would_merge_nothing_it_refuses():
+    with pytest.raises(
+        ConfigurationError, match="'weight_merging' would merge nothing: no parameter of TinyDistillable"
+    ):
+        WeightMerging(share=1.0, shares={"scale.*": 0.5}).attach(TinyDistillable(), 0)  # which is frozen
+    with pytest.raises(ConfigurationError, match="would merge nothing"):
+        WeightMerging(share=0.5, shares={"*": 1.0}).attach(TinyDistillable(), 0)
+    for options in ({"share": 1.0}, {"share": 1.0, "shares": {"head.*": 0.5}}, {"mode": "average", "share": 1.0}):
+        WeightMerging(**options).attach(TinyDistillable(), 0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

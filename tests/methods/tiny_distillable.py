@@ -10,9 +10,12 @@ from torch import nn
 from vla_cl.interfaces import Distillable, ForwardPass, Method
 from vla_cl.models.randomness import seeded
 from vla_cl.train import TrainingSettings, learn
-from vla_cl.types import Ability
+from vla_cl.types import Ability, Roles
 
 SETTINGS = TrainingSettings(steps=8, batch_size=6, learning_rate=1e-2, weight_decay=0.1)
+
+
+OUTPUT = ("head.weight", "head.bias")
 
 
 class TwoEyes(nn.Module):
@@ -50,6 +53,10 @@ class TinyDistillable(Distillable):
     def abilities(self):
         found = {Ability.PER_SAMPLE_LOSSES, Ability.OUTPUTS, Ability.MODALITIES}
         return frozenset(found | {Ability.FIXED_OUTPUTS} if self.fixed else found)
+
+    def roles(self):
+        layers = ("scale.weight", "vision.weight", "vision.bias", "state.weight", "state.bias", *OUTPUT)
+        return Roles(layers, frozenset(OUTPUT))
 
     def forward_pass(self, batch, draw):
         self.passes += 1

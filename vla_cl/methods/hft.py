@@ -9,8 +9,8 @@ from typing import Literal
 
 from torch import nn
 
-from vla_cl.interfaces import Data
-from vla_cl.methods.parameter_patterns import Freezer
+from vla_cl.interfaces import Data, Model
+from vla_cl.methods.parameter_patterns import Freezer, trained
 from vla_cl.methods.task_counting import TaskCountingMethod, check_range
 from vla_cl.random_numbers import Purpose, generator
 from vla_cl.types import ConfigurationError, Experience, MethodCard
@@ -23,12 +23,17 @@ class HalfFineTuning(TaskCountingMethod):
     """A random share of the parameter tensors is frozen, drawn anew for each task.
 
     What is drawn follows from the training seed and the experience alone. A frozen tensor stays bit for bit, weight
-    decay included. At least one tensor is trained.
+    decay included; buffers (running statistics, codebooks) are left to the model. At least one tensor is trained.
+
+    The paper freezes two of the four projections of each attention layer, one or two of the three matrices of each
+    feed-forward layer (so that it is half over all layers) and one of two normalisations. ``block`` is that for any
+    network: the tensors of siblings, with what rounding leaves over carried from one block to the next. Embeddings and
+    output layer are drawn as all others are. Tensors are counted, not parameters.
 
     Args:
         frozen_share: Share of the tensors that is frozen; 0 is sequential fine-tuning.
         per_group: Where the share is kept, to within one tensor: ``block``: among siblings, such as the projections of
-            one attention layer (the paper's choice, by category); ``module``: in each top-level module; ``all``: over
+            one attention layer (as in the paper); ``module``: in each top-level module; ``all``: over
             the whole model only.
         from_task: First task with frozen tensors; 1 where the run starts from a pretrained model.
 
@@ -60,6 +65,18 @@ class HalfFineTuning(TaskCountingMethod):
         self.from_task = from_task
         self._freezer = Freezer()
 
+    def attach(self, model: Model, train_seed: int) -> None:
+        """Meet the model.
+
+        Raises:
+            ConfigurationError: It has a single tensor that learns, of which no part can be frozen.
+        """
+        super().attach(model, train_seed)
+        if self.frozen_share and len(trained(model.module)) < 2:
+            raise ConfigurationError(
+                f"method 'hft' would freeze nothing: a single tensor of {model.name} is trained; train more of it"
+            )
+
     def begin_task(self, experience: Experience) -> None:
         """Draw the half that stays as it is."""
         if self.tasks_learnt + 1 < self.from_task:
@@ -74,7 +91,7 @@ class HalfFineTuning(TaskCountingMethod):
 
     def drawn(self, experience: Experience) -> dict[str, nn.Parameter]:
         """The trainable tensors that this experience freezes, by name."""
-        trainable = {name: p for name, p in self.model.module.named_parameters() if p.requires_grad}
+        trainable = trained(self.model.module)
         random = generator(self.train_seed, Purpose.FROZEN_TENSORS, experience.index)
         groups: dict[str, list[str]] = {}
         for name in trainable:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from vla_cl.interfaces import Data, Model
-from vla_cl.methods.parameter_patterns import Freezer, checked_patterns, matching
+from vla_cl.methods.parameter_patterns import Freezer, checked_patterns, matching, roles_of, trained
 from vla_cl.methods.task_counting import TaskCountingMethod, check_range
 from vla_cl.types import ConfigurationError, Experience, MethodCard
 
@@ -19,13 +19,17 @@ from vla_cl.types import ConfigurationError, Experience, MethodCard
 class LayerFreezing(TaskCountingMethod):
     """Parameters that only the first tasks train.
 
-    A frozen parameter stays bit for bit, weight decay included; buffers are left to the model. Steps get cheaper by the
-    backward pass through what is frozen, if it lies in front of all that is trained.
+    A frozen parameter stays bit for bit, weight decay included; buffers (running statistics, codebooks) are left to the
+    model, in frozen layers too. Steps get cheaper by the backward pass through what is frozen, if it lies in front of
+    all that is trained.
 
     Args:
         frozen: Patterns of the names of the frozen parameters; None: as ``first_share`` says.
-        first_share: Without ``frozen``: tensors in the order in which the model registers them, which begins at the
-            input in most models, up to this share of its parameters. 0 is sequential fine-tuning.
+        first_share: Without ``frozen``: this share of the parameters that are trained and take part in acting, counted
+            in the order in which the forward pass uses them, which the model tells (`vla_cl.interfaces.Model.roles`).
+            Whole tensors are frozen, so the share is met to within half of the tensor at the border: NanoVLA's first
+            trunk layer holds four fifths of it, so 0.5 freezes its encoders, which are a ninth. Layers that give the
+            output are never frozen. 0 is sequential fine-tuning.
         from_task: First task that finds them frozen; 1: they are never trained.
 
     Raises:
@@ -54,13 +58,27 @@ class LayerFreezing(TaskCountingMethod):
         """Meet the model.
 
         Raises:
-            ConfigurationError: A pattern matches no parameter, or nothing would be left to train.
+            ConfigurationError: A pattern matches no parameter, the model does not tell the order of its layers, nothing
+                would be frozen that is trained, or nothing would be left to train.
         """
         super().attach(model, train_seed)
-        chosen = {id(parameter) for parameter in self._chosen().values()}
-        if all(id(parameter) in chosen for parameter in model.module.parameters() if parameter.requires_grad):
-            setting = "first_share" if self.frozen is None else "frozen"
+        setting = "first_share" if self.frozen is None else "frozen"
+        if self.first_share == 0 if self.frozen is None else not self.frozen:
+            return  # nothing was asked for
+        learning = trained(model.module).keys()
+        chosen = self._chosen().keys() & learning
+        if chosen == learning or (self.frozen is None and self.first_share == 1):
             raise ConfigurationError(f"method.{setting} freezes every parameter of {model.name}; leave some to train")
+        if not chosen:
+            raise ConfigurationError(
+                f"method.{setting} freezes nothing of {model.name}: "
+                + (
+                    "no tensor is trained, acts and does not give the output, or the first of them is too large "
+                    "a share; raise it, train more of the model, or give patterns in method.frozen"
+                    if self.frozen is None
+                    else "what it names is not trained anyway; name parameters that are"
+                )
+            )
 
     def begin_task(self, experience: Experience) -> None:
         """Freeze, if it is time."""
@@ -76,11 +94,17 @@ class LayerFreezing(TaskCountingMethod):
         module = self.model.module
         if self.frozen is not None:
             return matching(module, self.frozen, "frozen")
-        limit = self.first_share * sum(parameter.numel() for parameter in module.parameters())
+        if not self.first_share:
+            return {}
+        roles = roles_of(self.model, self.name, "give method.frozen, patterns of names of parameters")
+        acting = {name: p for name, p in trained(module).items() if name not in roles.idle}
+        limit = self.first_share * sum(parameter.numel() for parameter in acting.values())
         chosen, size = {}, 0
-        for name, parameter in module.named_parameters():
-            size += parameter.numel()
-            if size > limit:
+        for name in roles.forward:
+            if name not in acting or name in roles.outputs:
+                continue
+            if size + acting[name].numel() / 2 > limit:  # without it the share is nearer to what was asked for
                 break
-            chosen[name] = parameter
+            size += acting[name].numel()
+            chosen[name] = acting[name]
         return chosen

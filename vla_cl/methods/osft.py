@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from vla_cl.interfaces import Data, Model
+from vla_cl.methods.parameter_patterns import roles_of
 from vla_cl.methods.task_counting import TaskCountingMethod, check_range
 from vla_cl.types import ConfigurationError, Experience, MethodCard
 
+Output = Literal["split", "frozen", "trained"]
+OUTPUTS: tuple[Output, ...] = ("split", "frozen", "trained")
 _ADAPTER = "default"
 
 
@@ -25,7 +28,13 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
     """PEFT's OSF layers while a task is learnt, plain weights between tasks.
 
     The first task is learnt plainly; so is a layer of which no direction is to be frozen yet. Linear layers inside
-    `torch.nn.MultiheadAttention` are not split, since their weights are read past their `forward`.
+    `torch.nn.MultiheadAttention` are not split, since their weights are read past their `forward`; nor is one whose
+    weight is shared (a tied output layer) or computed (spectral normalisation). Buffers are left to the model.
+
+    The paper and PEFT split the projections of attention and feed-forward layers of language models; PEFT leaves the
+    output layer out, which its ``all-linear`` finds in transformers' language models only, and freezes it. Here every
+    linear layer is split unless ``target`` or ``output`` says otherwise, since a policy whose output layer stands still
+    after the first task learns little.
 
     Args:
         tasks: T, how many tasks will come; at task t the share (t - 1) / T is frozen.
@@ -33,6 +42,9 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
             (PEFT's own default is 0.5); 0 is sequential fine-tuning.
         rank_schedule: The shares to freeze instead, one per task from the first on; the last holds for all that follow.
         target: Patterns of the names of the linear layers to split; null: all.
+        output: What becomes of the layers that give the output, which the model tells
+            (`vla_cl.interfaces.Model.roles`): ``split`` as all others (nobody asks the model), ``frozen`` after the
+            first task, or ``trained`` freely.
         train_rest: Whether everything else (biases, normalisation, embeddings, convolutions) learns in later tasks;
             PEFT freezes it.
         exact: Whether U_l and V_l themselves are projected after each step. PEFT projects their gradients alone, which
@@ -59,6 +71,7 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
         effective_rank: float | None = None,
         rank_schedule: Sequence[float] | None = None,
         target: Sequence[str] | None = None,
+        output: Output = "split",
         train_rest: bool = False,
         exact: bool = True,
     ) -> None:
@@ -71,14 +84,18 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
                 raise ConfigurationError(f"method.{setting}: shares must be at least 0 and below 1; got {share}")
         if rank_schedule is not None and not rank_schedule:
             raise ConfigurationError("method.rank_schedule must hold at least one share; got an empty list")
+        if output not in OUTPUTS:
+            raise ConfigurationError(f"method.output must be one of {', '.join(OUTPUTS)}; got {output!r}")
         self.tasks = tasks
         self.effective_rank = effective_rank
         self.rank_schedule = None if rank_schedule is None else tuple(rank_schedule)
         self.target = None if target is None else tuple(target)
+        self.output = output
         self.train_rest = train_rest
         self.exact = exact
         self._layers: dict[str, Any] = {}  # name of a linear layer to PEFT's layer in its place
         self._frozen: list[nn.Parameter] = []
+        self._outputs: frozenset[str] = frozenset()
 
     @property
     def works_alone(self) -> bool:
@@ -89,7 +106,7 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
         """Meet the model.
 
         Raises:
-            ConfigurationError: A pattern matches no linear layer.
+            ConfigurationError: A pattern matches no linear layer, or some task would freeze no direction of any.
         """
         super().attach(model, train_seed)
         names = _linear_layers(model.module)
@@ -97,6 +114,21 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise ConfigurationError(
                     f"method.target: no linear layer matches {pattern!r}; they are {', '.join(names) or 'none'}"
+                )
+        if self.output != "split":
+            self._outputs = roles_of(model, self.name, "set method.output=split").outputs
+        sides = [min(layer.weight.shape) for layer in self._targets().values()]
+        for task, share in enumerate(self._shares(), start=1):
+            if share and not sides:
+                raise ConfigurationError(
+                    f"method 'osft' would freeze nothing: no linear layer of {model.name} is trained and may be split; "
+                    "train more of it, or name other layers in method.target"
+                )
+            if share and not int(share * max(sides)):
+                raise ConfigurationError(
+                    f"method 'osft' would freeze nothing in task {task}: {share:g} of the {max(sides)} directions of "
+                    f"the largest linear layer of {model.name} that is trained and may be split is below one; train "
+                    "or target larger layers, or set method.effective_rank higher"
                 )
 
     def frozen_share(self, task: int) -> float:
@@ -120,7 +152,7 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
     def begin_task(self, experience: Experience) -> None:
         """Split the weights."""
         share = self.frozen_share(self.tasks_learnt + 1)
-        layers = {name: layer for name, layer in _linear_layers(self.model.module).items() if self._is_target(name)}
+        layers = self._targets()
         ranks = {name: int(share * min(layer.weight.shape)) for name, layer in layers.items()}
         if not any(ranks.values()):
             return
@@ -128,6 +160,8 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
 
         learning = [parameter for parameter in self.model.module.parameters() if parameter.requires_grad]
         plain = {id(layer.weight) for name, layer in layers.items() if not ranks[name]}
+        if self.output == "trained":
+            plain |= {id(p) for name, p in self.model.module.named_parameters() if name in self._outputs}
         for name, layer in layers.items():
             if ranks[name]:
                 split = Linear(layer, _ADAPTER, config=OSFConfig(), effective_rank=ranks[name])
@@ -136,6 +170,8 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
                 self.model.module.set_submodule(name, split)
                 self._layers[name] = split
         weights = {id(split.get_base_layer().weight) for split in self._layers.values()}
+        if self.output == "frozen":
+            weights |= {id(p) for name, p in self.model.module.named_parameters() if name in self._outputs}
         self._frozen = [p for p in learning if id(p) in weights or not (self.train_rest or id(p) in plain)]
         for parameter in self._frozen:
             parameter.requires_grad_(False)
@@ -158,12 +194,26 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
         self._layers, self._frozen = {}, []
         super().end_task(experience, data)
 
-    def _is_target(self, name: str) -> bool:
-        return self.target is None or any(fnmatchcase(name, pattern) for pattern in self.target)
+    def _shares(self) -> list[float]:
+        """Of the tasks that were announced, or of the first ones if those behind are like the last of them."""
+        if self.rank_schedule is not None:
+            return list(self.rank_schedule)
+        return [
+            self.frozen_share(task) for task in range(1, (2 if self.effective_rank is not None else self.tasks) + 1)
+        ]
+
+    def _targets(self) -> dict[str, nn.Linear]:
+        """Name to layer, of those that may be split."""
+        return {
+            name: layer
+            for name, layer in _linear_layers(self.model.module).items()
+            if f"{name}.weight" not in self._outputs
+            and (self.target is None or any(fnmatchcase(name, pattern) for pattern in self.target))
+        }
 
 
 def _linear_layers(module: nn.Module) -> dict[str, nn.Linear]:
-    """Name to linear layer, for those whose weight learns and is used by their own `forward` alone."""
+    """Name to linear layer, for those whose weight learns, is their own and is used by their own `forward` alone."""
     inside = {id(part) for m in module.modules() if isinstance(m, nn.MultiheadAttention) for part in m.modules()}
     uses: dict[int, int] = {}
     for part in module.modules():
@@ -173,7 +223,9 @@ def _linear_layers(module: nn.Module) -> dict[str, nn.Linear]:
         name: part
         for name, part in module.named_modules()
         if name and isinstance(part, nn.Linear) and id(part) not in inside
-        if part.weight.requires_grad and uses[id(part.weight)] == 1
+        if "weight" in part._parameters  # else it is computed from other parameters
+        and part.weight.requires_grad
+        and uses[id(part.weight)] == 1
     }
 
 

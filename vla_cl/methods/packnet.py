@@ -15,10 +15,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.optim import AdamW, Optimizer
 
 from vla_cl.interfaces import Data, Method, Model
 from vla_cl.methods.parameter_patterns import Freezer
+from vla_cl.methods.task_buffers import TaskBuffers
 from vla_cl.types import Batch, ConfigurationError, Experience, MethodCard, Task
 
 TRAIN_REST = ("first_task", "never")
@@ -31,7 +35,11 @@ class PackNet(Method):
     """Weights owned by tasks.
 
     What is not the weight of a linear layer or a convolution (biases, normalisation, embeddings) is the same for all
-    tasks, so it learns in the first one or never. Running statistics of batch normalisation stand still with it.
+    tasks, so it learns in the first one or never. Running statistics of batch normalisation stand still with it. All
+    other buffers (running statistics of other normalisations, codebooks, singular vectors of spectral normalisation,
+    averages, counters) are kept as each task left them and put in with its weights, so that what a task was served with
+    is the same to the bit for ever. State in Python attributes of a network cannot be seen and is not kept. Under
+    spectral normalisation the weights behind the normalised ones are pruned.
 
     Args:
         prune_share: Share of a tensor's unowned weights that a task gives back, rounded down (LIBERO: 0.75). With p,
@@ -54,7 +62,8 @@ class PackNet(Method):
         r"\theta_k = \theta \odot [1 \le \mathrm{owner} \le k]",
         source="Mallya and Lazebnik, CVPR 2018, arXiv 1711.05769",
         step="1, and a mask of 1 byte per weight read twice",
-        memory="1 byte per weight of linear layers and convolutions, for any number of tasks",
+        memory="1 byte per weight of linear layers and convolutions, for any number of tasks; the buffers that tasks "
+        "changed",
     )
 
     def __init__(self, prune_share: float = 0.75, retrain_share: float = 0.3, train_rest: str = "first_task") -> None:
@@ -84,12 +93,13 @@ class PackNet(Method):
         """Meet the model; nobody owns a weight yet.
 
         Raises:
-            ConfigurationError: It has no weights that could be owned.
+            ConfigurationError: It has no weights that could be owned, or some that are computed from other parameters.
         """
         super().attach(model, train_seed)
         self._weights = _prunable(model.module)
         if not self._weights:
             raise ConfigurationError("method 'packnet' needs a model with linear layers or convolutions that learn")
+        self._buffers = TaskBuffers(model.module)
         self.owners = {name: torch.zeros_like(p, dtype=torch.uint8) for name, p in self._weights.items()}
 
     def begin_task(self, experience: Experience) -> None:
@@ -144,6 +154,7 @@ class PackNet(Method):
     def end_task(self, experience: Experience, data: Data) -> None:
         """From now on these weights are this experience's."""
         self.learnt.append([task.id for task in experience.tasks])
+        self._buffers.note()
         self._now = None
         self._masks = {}
         self._freezer.thaw()
@@ -151,7 +162,9 @@ class PackNet(Method):
 
     @torch.no_grad()
     def select_task(self, task: Task | None) -> None:
-        """Set the weights to zero that were not there when a task was learnt, or put all back, bit for bit.
+        """Serve a task: set the weights to zero that were not there when it was learnt, put its buffers in.
+
+        None puts all back, bit for bit.
 
         A task that was learnt several times is served as it was learnt last; one that is being learnt, or was never
         learnt, with all weights.
@@ -159,6 +172,7 @@ class PackNet(Method):
         for name, weights in self._aside.items():
             self._weights[name].copy_(weights)
         self._aside = {}
+        self._buffers.put_back()
         if task is None or task.id in (self._now or ()):
             return
         found = [number for number, ids in enumerate(self.learnt, start=1) if task.id in ids]
@@ -168,6 +182,7 @@ class PackNet(Method):
             others = (self.owners[name] == FREE) | (self.owners[name] > found[-1])
             self._aside[name] = parameter.detach().clone()
             parameter.masked_fill_(others, 0)
+        self._buffers.serve(found[-1])
 
     def _train(self, owner: int) -> None:
         """From now on the weights of this owner learn."""
@@ -196,28 +211,33 @@ class PackNet(Method):
         self._train(number)
 
     def memory_bytes(self) -> int:
-        """The owners: 1 byte per weight of linear layers and convolutions."""
-        return sum(owner.numel() for owner in self.owners.values())
+        """The owners, 1 byte per weight of linear layers and convolutions, and the buffers that tasks changed."""
+        return sum(owner.numel() for owner in self.owners.values()) + self._buffers.bytes
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The owner of each weight, ``owner.<parameter>``: 0 for nobody, else the number of the experience from 1."""
-        return {_OWNER + name: owner for name, owner in self.owners.items()}
+        """The owner of each weight, ``owner.<parameter>``: 0 for nobody, else the number of the experience from 1.
+
+        And the buffers that tasks changed, ``buffer.<experience>.<name>``, 0 being before them.
+        """
+        return {_OWNER + name: owner for name, owner in self.owners.items()} | self._buffers.state_dict()
 
     def extra_state(self) -> dict[str, object]:
-        """Which tasks each experience had."""
-        return {"learnt": [list(ids) for ids in self.learnt]}
+        """Which tasks each experience had, and which buffers came into being later."""
+        absent = self._buffers.absent()
+        return {"learnt": [list(ids) for ids in self.learnt]} | ({"absent": absent} if absent else {})
 
     def load_state_dict(
         self, state: Mapping[str, Tensor], extra: Mapping[str, object], past: Iterator[tuple[Experience, Data]]
     ) -> None:
-        """Continue with the same owners.
+        """Continue with the same owners and buffers.
 
         Raises:
             ValueError: The checkpoint is another method's, or of another model.
         """
         expected = {_OWNER + name: owner.shape for name, owner in self.owners.items()}
-        found = {name: tensor.shape for name, tensor in state.items()}
-        if found != expected or extra.keys() != {"learnt"}:
+        buffers = {name: tensor for name, tensor in state.items() if name.startswith("buffer.")}
+        found = {name: tensor.shape for name, tensor in state.items() if name not in buffers}
+        if found != expected or extra.keys() - {"absent"} != {"learnt"}:
             differing = sorted(name for name in expected.keys() | found if expected.get(name) != found.get(name))
             raise ValueError(
                 "PackNet keeps the owner of each weight and the tasks learnt, but the checkpoint holds "
@@ -226,6 +246,7 @@ class PackNet(Method):
         for name, owner in self.owners.items():
             owner.copy_(state[_OWNER + name])
         self.learnt = [list(ids) for ids in cast(list[list[str]], extra["learnt"])]
+        self._buffers.load(buffers, cast(list[list[object]], extra.get("absent", [])), len(self.learnt))
         self._masks = {}
 
 
@@ -271,12 +292,40 @@ class _OwnedAdamW(AdamW):
 
 
 def _prunable(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Name to weight, of the linear layers (those inside attention too) and convolutions that learn."""
+    """Name to weight, of the linear layers (those inside attention too) and convolutions that learn.
+
+    Raises:
+        ConfigurationError: A weight is computed from others in a way that zeros do not pass through.
+    """
     weights: set[int] = set()
-    for part in module.modules():
+    for name, part in module.named_modules():
         if isinstance(part, nn.Linear | nn.modules.conv._ConvNd):
-            weights.add(id(part.weight))
+            weights.add(id(_weight_behind(name, part)))
         elif isinstance(part, nn.MultiheadAttention):
-            joined = (part.in_proj_weight, part.q_proj_weight, part.k_proj_weight, part.v_proj_weight)
-            weights |= {id(weight) for weight in joined if weight is not None}
+            joined = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+            if parametrize.is_parametrized(part):
+                raise _not_prunable(name)
+            weights |= {id(weight) for key in joined if (weight := part._parameters[key]) is not None}
     return {name: p for name, p in module.named_parameters() if id(p) in weights and p.requires_grad}
+
+
+def _weight_behind(name: str, part: nn.Module) -> Tensor | None:
+    """The parameter that a layer's weight is, or that spectral normalisation divides by a number to get it."""
+    if (weight := part._parameters.get("weight")) is not None:
+        return weight
+    if parametrize.is_parametrized(part, "weight"):
+        steps = cast(nn.ModuleDict, part.parametrizations)["weight"]
+        if all(isinstance(step, _SpectralNorm) for step in cast(nn.ModuleList, steps)):
+            return cast(Tensor, steps.original)
+    elif any(isinstance(hook, SpectralNorm) for hook in part._forward_pre_hooks.values()):
+        return part._parameters["weight_orig"]
+    if any(parameter.requires_grad for parameter in part.parameters()):
+        raise _not_prunable(name)
+    return None
+
+
+def _not_prunable(name: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"method 'packnet' cannot prune {name!r}, whose weight is computed from other parameters; of such layers it "
+        "knows those with spectral normalisation: remove the parametrisation, or freeze the layer"
+    )

@@ -1,4 +1,4 @@
-"""Naming parameters of a model by patterns, and keeping some of them from being trained for a while."""
+"""Naming parameters of a model by patterns or by role, and keeping some of them from being trained for a while."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from vla_cl.types import ConfigurationError
+from vla_cl.interfaces import Model
+from vla_cl.types import ConfigurationError, Roles
 
 
 def matching(module: nn.Module, patterns: Sequence[str], setting: str) -> dict[str, nn.Parameter]:
@@ -48,17 +49,29 @@ def checked_patterns(setting: str, given: object) -> list[str] | None:
     return list(given)
 
 
-def last_layer(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Weight and bias of the module that was registered last among those with parameters: what gives the output.
+def roles_of(model: Model, method: str, instead: str) -> Roles:
+    """What the parameters of a model are for.
 
-    A weight that it shares with another module, such as an embedding, comes under the name that it has there.
+    Args:
+        model: Which tells it, or not.
+        method: The name of the method that goes by it.
+        instead: What to do where it does not.
+
+    Raises:
+        ConfigurationError: It does not tell.
     """
-    everything = list(module.named_parameters(remove_duplicate=False))
-    if not everything:
-        return {}
-    owner = everything[-1][0].rpartition(".")[0]
-    last = {id(parameter) for name, parameter in everything if name.rpartition(".")[0] == owner}
-    return {name: parameter for name, parameter in module.named_parameters() if id(parameter) in last}
+    roles = model.roles()
+    if roles is None:
+        raise ConfigurationError(
+            f"{model.name} does not tell which of its layers come first and which give its output, by which method "
+            f"{method!r} goes; {instead}"
+        )
+    return roles
+
+
+def trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that learn, by name."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
 class Freezer:

@@ -10,20 +10,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
 from torch.optim import Optimizer
 
 from vla_cl.interfaces import Model
-from vla_cl.methods.parameter_patterns import checked_patterns, last_layer, matching
+from vla_cl.methods.parameter_patterns import checked_patterns, matching, roles_of, trained
 from vla_cl.methods.task_counting import TaskCountingMethod, check_range
-from vla_cl.types import MethodCard
+from vla_cl.types import ConfigurationError, MethodCard
 
 
 class SlowLearner(TaskCountingMethod):
     """A share of the learning rate for some parameters; the schedule multiplies each rate alike.
 
+    Buffers, such as running statistics, are left to the model: they follow each task at its own pace.
+
     Args:
-        slow: Patterns of the names of the slow parameters; None: all but the layer registered last, which in most
-            models gives the output.
+        slow: Patterns of the names of the slow parameters; None: all but the layers that give the output, which the
+            model tells (`vla_cl.interfaces.Model.roles`); one that is tied to the input's embeddings is fast too.
         slow_share: Their rate as a share of the full one (the paper's rates are 0.01 apart, for SGD); 1 is sequential
             fine-tuning, 0 keeps them as they are, since AdamW's decay is scaled by the rate too.
         from_task: First task with slow parameters; 1 where the run starts from a pretrained model.
@@ -53,10 +56,17 @@ class SlowLearner(TaskCountingMethod):
         """Meet the model.
 
         Raises:
-            ConfigurationError: A pattern matches no parameter.
+            ConfigurationError: A pattern matches no parameter, the model does not tell which layers give its output,
+                or nothing that is trained would be slow.
         """
         super().attach(model, train_seed)
-        matching(model.module, self.slow or [], "slow")
+        asked = self.slow_share < 1 and self.slow != []
+        if asked and not self._slow().keys() & trained(model.module).keys():
+            raise ConfigurationError(
+                f"method 'slca' would slow down nothing: what of {model.name} is trained "
+                f"{'gives its output' if self.slow is None else 'matches no pattern of method.slow'};"
+                " train more of it, or give other patterns in method.slow"
+            )
 
     def make_optimizer(self, groups: list[dict[str, Any]], learning_rate: float, weight_decay: float) -> Optimizer:
         """AdamW; each group is split into a fast part and a slow one with a rate of its own."""
@@ -64,13 +74,16 @@ class SlowLearner(TaskCountingMethod):
             groups = self._split(groups, learning_rate)
         return super().make_optimizer(groups, learning_rate, weight_decay)
 
-    def _split(self, groups: list[dict[str, Any]], learning_rate: float) -> list[dict[str, Any]]:
+    def _slow(self) -> dict[str, nn.Parameter]:
+        """The slow parameters, by name."""
         module = self.model.module
-        if self.slow is None:
-            fast = {id(parameter) for parameter in last_layer(module).values()}
-            slow = {id(parameter) for parameter in module.parameters()} - fast
-        else:
-            slow = {id(parameter) for parameter in matching(module, self.slow, "slow").values()}
+        if self.slow is not None:
+            return matching(module, self.slow, "slow")
+        outputs = roles_of(self.model, self.name, "give method.slow, patterns of names of parameters").outputs
+        return {name: parameter for name, parameter in module.named_parameters() if name not in outputs}
+
+    def _split(self, groups: list[dict[str, Any]], learning_rate: float) -> list[dict[str, Any]]:
+        slow = {id(parameter) for parameter in self._slow().values()}
         # Fast parts first: the rate that reports show is the first group's.
         parts = [
             {

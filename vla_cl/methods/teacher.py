@@ -16,7 +16,8 @@ class Teacher:
     """A frozen copy of a model.
 
     At a task border a teacher equals the model itself, so it is made when a task begins and never stored. Parameters of
-    the student that nobody trains are shared with it, not copied.
+    the student that nobody trains are shared with it, not copied. Its buffers stand still: what a forward pass in
+    training mode does to them (running statistics, codebooks) is undone, so that it answers as it was copied.
 
     Args:
         student: What is copied, with its present weights.
@@ -39,13 +40,18 @@ class Teacher:
         """As the student's, without gradient; with the same draw under the same augmentation and noise.
 
         The copy is put into the student's present mode first: what training mode changes (augmentation, dropout) it
-        changes for both.
+        changes for both. Batch normalisation in training mode goes by the statistics of the batch, for both.
         """
         module, training = self._model.module, self._student.module.training
         if module.training != training:
             module.train(training)
+        before = {name: buffer.clone() for name, buffer in module.named_buffers()} if training else {}
         with torch.no_grad():
-            return self._model.forward_pass(batch, draw)
+            answer = self._model.forward_pass(batch, draw)
+            for name, buffer in module.named_buffers():
+                if name in before:
+                    buffer.copy_(before[name])
+        return answer
 
     def outputs(self, batch: Batch, draw: Draw) -> Tensor:
         """What distillation compares, shape (B, ...)."""

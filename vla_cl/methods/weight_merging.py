@@ -27,8 +27,9 @@ MODES: tuple[Mode, ...] = ("interpolate", "average")
 class WeightMerging(TaskCountingMethod):
     """Interpolation between old and new weights at the end of each task.
 
-    Only trainable floating-point parameters are merged. Buffers (running statistics of normalisation layers, counters)
-    stay as the last task left them. A step costs what a plain one costs; during a task a copy of the old weights is
+    Only trainable floating-point parameters are merged. Buffers (running statistics of normalisation layers, codebooks,
+    counters) stay as the last task left them, whatever the weights become: a model with batch normalisation is merged
+    without statistics of its own. A step costs what a plain one costs; during a task a copy of the old weights is
     kept.
 
     Args:
@@ -74,10 +75,16 @@ class WeightMerging(TaskCountingMethod):
         """Meet the model.
 
         Raises:
-            ConfigurationError: A pattern of ``shares`` matches no parameter.
+            ConfigurationError: A pattern of ``shares`` matches no parameter, or nothing that learns would be merged.
         """
         super().attach(model, train_seed)
         matching(model.module, list(self.shares), "shares")
+        asked = self.mode == "average" or min([self.share, *self.shares.values()]) < 1
+        if asked and not self._mergeable(self.from_task):
+            raise ConfigurationError(
+                f"method 'weight_merging' would merge nothing: no parameter of {model.name} that is trained has a "
+                "share below 1; lower method.share, or name parameters that are trained in method.shares"
+            )
 
     def begin_task(self, experience: Experience) -> None:
         """Copy the weights that will be merged."""
@@ -85,7 +92,7 @@ class WeightMerging(TaskCountingMethod):
 
     def end_task(self, experience: Experience, data: Data) -> None:
         """Merge, in place."""
-        shares = {name: self._share(name) for name in self._before}
+        shares = {name: self._share(name, self.tasks_learnt + 1) for name in self._before}
         parameters = dict(self.model.module.named_parameters())
         with torch.no_grad():
             for name, before in self._before.items():
@@ -100,16 +107,20 @@ class WeightMerging(TaskCountingMethod):
 
     def _merged(self) -> dict[str, Tensor]:
         """What the task that is being learnt, or comes next, will merge: nothing where the share is 1."""
-        if self.tasks_learnt + 1 < self.from_task:
+        return self._mergeable(self.tasks_learnt + 1)
+
+    def _mergeable(self, task: int) -> dict[str, Tensor]:
+        """What the ``task``-th task merges, the first being 1."""
+        if task < self.from_task:
             return {}
         return {
             name: parameter
             for name, parameter in self.model.module.named_parameters()
-            if parameter.requires_grad and parameter.is_floating_point() and self._share(name) < 1
+            if parameter.requires_grad and parameter.is_floating_point() and self._share(name, task) < 1
         }
 
-    def _share(self, name: str) -> float:
+    def _share(self, name: str, task: int) -> float:
         if self.mode == "average":
-            return 1 / (self.tasks_learnt + 3 - self.from_task)
+            return 1 / (task + 2 - self.from_task)
         matches = (share for pattern, share in self.shares.items() if fnmatchcase(name, pattern))
         return next(matches, self.share)

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from vla_cl.interfaces import Distillable, ForwardPass, Generator
+from vla_cl.models.family_roles import UNET
 from vla_cl.models.randomness import evaluating, keyed, sample_seeds, seeded
 from vla_cl.random_numbers import Purpose, number
 from vla_cl.trust.text import reason, short
-from vla_cl.types import Ability, Batch, ConfigurationError, Draw
+from vla_cl.types import Ability, Batch, ConfigurationError, Draw, Roles
 
 
 class DiffusionModel(Distillable, Generator):
@@ -104,6 +105,10 @@ class DiffusionModel(Distillable, Generator):
         if any(isinstance(part, nn.Dropout) and part.p > 0 for part in self.module.modules()):
             lacking |= {Ability.KEYED_DRAWS}
         return frozenset(Ability) - lacking
+
+    def roles(self) -> Roles:
+        """Those of a UNet, from `vla_cl.models.family_roles`; all of it acts."""
+        return UNET.told_of(self.module, self.name)
 
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
         """Mean squared error of the predicted noise at a random time, shape (B,)."""

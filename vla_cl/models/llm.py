@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vla_cl.interfaces import Distillable, ForwardPass, Generator
+from vla_cl.models.family_roles import language_roles
 from vla_cl.models.randomness import evaluating, keyed, sample_seeds, seeded
 from vla_cl.trust.reading import read_json_object
 from vla_cl.trust.text import reason, short
-from vla_cl.types import Ability, Batch, ConfigurationError, Draw
+from vla_cl.types import Ability, Batch, ConfigurationError, Draw, Roles
 
 IGNORED = -100
 """The label of a token that is not learnt from."""
@@ -114,6 +115,10 @@ class LanguageModel(Distillable, Generator):
         ):
             found |= {Ability.FIXED_OUTPUTS, Ability.KEYED_DRAWS}
         return frozenset(found)
+
+    def roles(self) -> Roles | None:
+        """Those of its architecture, from `vla_cl.models.family_roles`; all of it acts."""
+        return language_roles(self.model, self.name)
 
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
         """Mean cross-entropy of the tokens that are learnt from, shape (B,), in nats.

@@ -27,13 +27,14 @@ from vla_cl.models.policy_config import (
     register_own_policies,
     resizes,
 )
+from vla_cl.models.policy_roles import POLICY_ROLES
 from vla_cl.models.policy_types import DETERMINISTIC, EMPTY_CAMERA, QUEUED
 from vla_cl.models.randomness import evaluating, keyed, seeded
 from vla_cl.models.stored_policy import CONVENTIONS, load_policy, load_weights, require_statistics, write_note
 from vla_cl.random_numbers import Purpose, number
 from vla_cl.trust.hub import fetch_policy
 from vla_cl.trust.policies import check_policy_folder
-from vla_cl.types import METHOD_KEY, Ability, Batch, ConfigurationError, Draw, InterfaceSpec, Observation
+from vla_cl.types import METHOD_KEY, Ability, Batch, ConfigurationError, Draw, InterfaceSpec, Observation, Roles
 
 __all__ = ["CONVENTIONS", "VlaModel", "horizon", "policy_config"]
 
@@ -203,6 +204,11 @@ class VlaModel(Policy, Distillable):
     def name(self) -> str:
         """LeRobot's name of the policy."""
         return f"policy {self.policy.config.type!r}"
+
+    def roles(self) -> Roles | None:
+        """Those of its type, from `vla_cl.models.policy_roles`."""
+        patterns = POLICY_ROLES.get(self.policy.config.type)
+        return None if patterns is None else patterns.told_of(self.module, self.name)
 
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
         """One value per sample, shape (B,); for policies that only give the mean, that, repeated."""

@@ -1,0 +1,89 @@
+"""A method that would change nothing on a model refuses it before anything is learnt, in one sentence."""
+
+import pytest
+import torch
+from method_neutral import NEUTRAL, method_settings
+
+from vla_cl.compose import build
+from vla_cl.interfaces import Method
+from vla_cl.testbeds import BEDS
+from vla_cl.train import learn
+from vla_cl.types import ConfigurationError
+
+SETTINGS = method_settings()
+METHODS = [name for name in SETTINGS if name != "sequential"]
+REFUSED = {  # on a model of which only the output layer is trained
+    "policy_regression": {"slca", "layer_freezing", "osft"},  # a tenth of eight directions is less than one
+    "language": {"slca", "layer_freezing", "hft"},  # a single tensor
+    "diffusion": {"slca", "layer_freezing", "osft", "osft_peft"},  # a convolution
+}
+ONLY_ON_CONFLICT = {"agem", "gem"}
+"""They change a step only where it would harm what was learnt, which these few steps need not."""
+
+
+def made(name, **changes):
+    return build({**SETTINGS[name], **changes}, Method)
+
+
+def learnt(bed, model, method):
+    for experience in bed.stream.experiences[:2]:
+        for _ in learn(model, method, experience, bed.data[experience.index], bed.tiny, 0, experience.index * 6):
+            pass
+    return torch.cat([parameter.detach().flatten() for parameter in model.module.parameters()])
+
+
+def only_the_output_layer(bed):
+    model = bed.make_model(0)
+    outputs = model.roles().outputs
+    for name, parameter in model.module.named_parameters():
+        parameter.requires_grad_(name in outputs)
+    return model
+
+
+@pytest.fixture(scope="module", params=["policy_regression", "language", "diffusion"])
+def bed(request):
+    return BEDS[request.param]()
+
+
+@pytest.fixture(scope="module")
+def plain(bed):
+    """The weights after plain fine-tuning of the output layer."""
+    model, method = only_the_output_layer(bed), Method()
+    method.attach(model, 0)
+    return learnt(bed, model, method)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_model_of_which_nothing_is_trained(bed, name):
+    model, method = bed.make_model(0), made(name)
+    if method.needs - model.abilities:
+        pytest.skip(f"{name} is refused on {bed.name}")
+    model.module.requires_grad_(False)
+    with pytest.raises(ConfigurationError, match=r"nothing of .* is trained: each of its param") as found:
+        method.attach(model, 0)
+    assert len(str(found.value)) <= 300
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_frozen_backbone(bed, plain, name):
+    """What is not refused learns other weights than plain fine-tuning does."""
+    model, method = only_the_output_layer(bed), made(name)
+    if method.needs - model.abilities:
+        pytest.skip(f"{name} is refused on {bed.name}")
+    if name in REFUSED[bed.name]:
+        with pytest.raises(ConfigurationError, match=r"nothing") as found:
+            method.attach(model, 0)
+        assert len(str(found.value)) <= 400
+        assert "\n" not in str(found.value)
+        return
+    method.attach(model, 0)
+    assert name in ONLY_ON_CONFLICT or not torch.equal(learnt(bed, model, method), plain)
+
+
+@pytest.mark.parametrize("name", NEUTRAL)
+def test_who_asks_for_nothing_gets_it(bed, plain, name):
+    model, method = only_the_output_layer(bed), made(name, **NEUTRAL[name])
+    if method.needs - model.abilities:
+        pytest.skip(f"{name} is refused on {bed.name}")
+    method.attach(model, 0)
+    assert torch.equal(learnt(bed, model, method), plain)
