@@ -63,6 +63,9 @@ class ElasticWeightConsolidation(ImportancePenalty):
         source="Kirkpatrick et al. 2017, arXiv 1612.00796; online: Schwarz et al. 2018, arXiv 1805.06370",
         step="1 + a pass of 20 bytes per parameter",
         memory="8 bytes per trainable parameter, for any number of tasks",
+        follows=(
+            "the penalty and both ways to join tasks. Each preset says whose Fisher it takes, and where that differs."
+        ),
     )
     needs = frozenset({Ability.PER_SAMPLE_LOSSES})  # of the default settings
 

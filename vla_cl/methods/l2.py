@@ -50,6 +50,10 @@ class L2(Method):
         source="Kirkpatrick et al. 2017, arXiv 1612.00796 (L2); Li et al. 2018, arXiv 1802.01483 (L2-SP)",
         step="1 + a pass of 16 bytes per parameter",
         memory="4 bytes per trainable parameter",
+        follows=(
+            "the penalty; anchors, factor and reduction are settings. L2-SP's own weaker pull of new layers to "
+            "zero is left to weight decay."
+        ),
     )
 
     def __init__(

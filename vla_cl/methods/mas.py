@@ -49,6 +49,9 @@ class MemoryAwareSynapses(ImportancePenalty):
         source="Aljundi et al. 2018, arXiv 1711.09601",
         step="1 + a pass of 20 bytes per parameter",
         memory="8 bytes per trainable parameter, for any number of tasks",
+        follows=(
+            "the importances and their sum over tasks. Not followed: the paper's batches and its average over heads."
+        ),
     )
     needs = frozenset({Ability.OUTPUTS})
 

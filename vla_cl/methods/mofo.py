@@ -51,6 +51,7 @@ class MomentumFilteredOptimizer(TaskCountingMethod):
         source="Chen et al. 2024, arXiv 2407.20999",
         step="1 + a selection in each tensor (about one more optimizer step)",
         memory="0",
+        follows="the authors' optimizer. Ours: the first task is learnt plainly.",
     )
 
     def __init__(self, alpha: float = 0.15, decay: Decay = "all", vectors: bool = False, from_task: int = 2) -> None:
