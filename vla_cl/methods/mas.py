@@ -20,7 +20,8 @@ from vla_cl.methods.stored_outputs import outputs_that_count
 from vla_cl.methods.task_counting import check_range
 from vla_cl.types import Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
 
-Norm = Literal["l2", "l2_squared"]
+Norm = Literal["l2", "l2_squared", "l2_rows"]
+NORMS: tuple[Norm, ...] = ("l2", "l2_squared", "l2_rows")
 
 
 class MemoryAwareSynapses(ImportancePenalty):
@@ -29,8 +30,10 @@ class MemoryAwareSynapses(ImportancePenalty):
     Args:
         strength: Of the penalty; 0 is sequential fine-tuning.
         half: Whether the penalty is strength / 2 * sum_i ...
-        norm: Of a sample's outputs, all of them together: ``l2`` or ``l2_squared`` (the paper's). Of tokens those that
-            are learnt from, as in a distance of outputs.
+        norm: Of a sample's outputs: ``l2_squared``, of all of them together (the paper's); ``l2``, its root;
+            ``l2_rows``, the sum of the norms of its rows along the last dimension (CLoG's): a row of a picture, a time
+            step of actions, the logits of one token. Of tokens those count that are learnt from, as in a distance of
+            outputs.
         samples: Of a task, to estimate its importances on; None for all.
         batch_size: Samples of one pass; the result does not depend on it.
 
@@ -64,12 +67,12 @@ class MemoryAwareSynapses(ImportancePenalty):
         batch_size: int = 64,
     ) -> None:
         super().__init__(strength, half)
-        if norm not in ("l2", "l2_squared"):
-            raise ConfigurationError(f"method.norm must be one of l2, l2_squared; got {norm!r}")
+        if norm not in NORMS:
+            raise ConfigurationError(f"method.norm must be one of {', '.join(NORMS)}; got {norm!r}")
         if samples is not None:
             check_range("samples", samples, 1, 1e9)
         check_range("batch_size", batch_size, 1, 1e6)
-        self.norm = norm
+        self.norm: Norm = norm
         self.samples = samples
         self.batch_size = batch_size
 
@@ -84,8 +87,9 @@ class MemoryAwareSynapses(ImportancePenalty):
 
     def _norm_of_outputs(self, batch: Batch, draw: Draw, seeds: NDArray[np.int64]) -> Tensor:
         assert isinstance(self.model, Distillable)
-        outputs = outputs_that_count(self.model.outputs(batch, draw), batch).flatten(1)
+        outputs = outputs_that_count(self.model.outputs(batch, draw), batch)
         if self.norm == "l2_squared":
-            return outputs.square().sum(1)
-        norms: Tensor = torch.linalg.vector_norm(outputs, dim=1)
-        return norms
+            return outputs.flatten(1).square().sum(1)
+        rows = outputs.flatten(1, -2) if self.norm == "l2_rows" and outputs.ndim > 2 else outputs.flatten(1)[:, None]
+        norms: Tensor = torch.linalg.vector_norm(rows, dim=-1)  # its gradient is zero where a row is
+        return norms.sum(1)
