@@ -1,7 +1,8 @@
 """Memory-aware synapses (MAS): weights that the outputs depend on move less; no targets are needed.
 
 Aljundi et al. 2018, arXiv 1711.09601: importance_i = mean over samples of |d g / d theta_i|, where g is the squared
-norm of the outputs (or the norm); importances of tasks add up, around the last weights.
+norm of the outputs (or the norm, or the sum over rows r of their norms); importances of tasks add up, around the last
+weights.
 """
 
 from __future__ import annotations
@@ -47,13 +48,14 @@ class MemoryAwareSynapses(ImportancePenalty):
         family="regularisation",
         equation=(
             r"\ell_t(\theta) + \tfrac{\lambda}{2} \sum_i \Omega_i (\theta_i - \theta^*_i)^2, \quad "
-            r"\Omega \leftarrow \Omega + \tfrac{1}{N} \sum_n \left|\nabla_\theta \|f_\theta(x_n)\|_2\right|"
+            r"\Omega \leftarrow \Omega + \tfrac{1}{N} \sum_n \left|\nabla_\theta \sum_r \|f_\theta(x_n)_r\|_2\right|"
         ),
         source="Aljundi et al. 2018, arXiv 1711.09601",
         step="1 + a pass of 20 bytes per parameter",
         memory="8 bytes per trainable parameter, for any number of tasks",
         follows=(
-            "the importances and their sum over tasks. Not followed: the paper's batches and its average over heads."
+            "importances of single samples in evaluation mode, averaged over a task, added over tasks. The preset "
+            "takes norm, factor and strength of CLoG, not the paper's."
         ),
     )
     needs = frozenset({Ability.OUTPUTS})
@@ -62,7 +64,7 @@ class MemoryAwareSynapses(ImportancePenalty):
         self,
         strength: float = 5.0,
         half: bool = True,
-        norm: Norm = "l2",
+        norm: Norm = "l2_rows",
         samples: int | None = 1024,
         batch_size: int = 64,
     ) -> None:

@@ -136,10 +136,9 @@ class SampledGradients:
             share = self._value(part).sum() / count
             gradients = torch.autograd.grad(share, [*self._parameters.values()], allow_unused=True)
             for (name, parameter), gradient in zip(self._parameters.items(), gradients, strict=True):
-                if gradient is None:
-                    continue
-                added = gradient.to(torch.promote_types(parameter.dtype, torch.float32))
-                total[name] = total[name] + added if name in total else added
+                if gradient is not None:
+                    added = gradient.to(torch.promote_types(parameter.dtype, torch.float32))
+                    total[name] = total[name] + added if name in total else added
         return total
 
     def _value(self, rows: slice) -> Tensor:
