@@ -208,7 +208,7 @@ def test_acts_encoder_of_actions_matters_to_its_training_loss_alone(measured_in,
 def test_a_policys_layers_with_statistics_or_dropout_answer_as_at_test_time():
     model = nano_vla()
     model.policy.extra = nn.ModuleList(
-        [nn.BatchNorm2d(3), nn.InstanceNorm1d(3, track_running_stats=True), nn.Dropout(0.1), nn.LSTM(3, 3, dropout=0.1),
+        [nn.BatchNorm2d(3), nn.InstanceNorm1d(3, track_running_stats=True), nn.Dropout(0.1), nn.LSTM(3, 3),
          nn.MultiheadAttention(4, 2, dropout=0.1), nn.Linear(3, 3)]
     )  # fmt: skip
     model.module.eval()
