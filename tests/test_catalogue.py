@@ -26,6 +26,25 @@ def test_the_page_is_what_the_code_says():
     assert (written if begin < 0 else written[:begin] + written[end:]) == fresh
 
 
+@pytest.fixture(scope="module")
+def page():
+    return catalogue.text()
+
+
+@pytest.mark.parametrize("entry", catalogue.entries(), ids=lambda entry: entry.name)
+def test_each_method_and_each_preset_says_what_it_follows(entry, page):
+    """The method in its card, the preset in the comment that its yaml begins with; the page shows both."""
+    card = entry.kind.card
+    written = (PAGE.parents[1] / "conf" / "method" / f"{entry.name}.yaml").read_text()
+    comment = " ".join(line[1:].strip() for line in written.split("\nname:")[0].splitlines())
+    assert len(card.follows.split()) > 4
+    assert len(comment.split()) > 4
+    lines = page.splitlines()
+    assert f"- what we follow: {card.follows}" in lines
+    assert any(line.startswith(f"- `method={entry.name}`: {comment} Settings: ") for line in lines)
+    assert "\n" not in card.follows
+
+
 def test_measured_figures_are_put_into_a_table(tmp_path):
     row = {
         "machine": {"cpu": "a processor"},

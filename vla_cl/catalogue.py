@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vla_cl.compose import build, choices, compose
+from vla_cl.compose import build, choices, compose, leading_comment
 from vla_cl.interfaces import Method
 from vla_cl.trust.reading import read_json_object
 from vla_cl.trust.text import short, told_as
@@ -40,11 +40,19 @@ machine), the ratio of both, and what is kept of the past.
 
 @dataclass(frozen=True)
 class Entry:
-    """A yaml of ``conf/method``: its name, its settings, and the method that they make."""
+    """A yaml of ``conf/method``.
+
+    Attributes:
+        name: Of the preset.
+        settings: What it sets.
+        method: What the settings make.
+        comment: How the yaml begins: whose numbers these are, what of the source is followed and what is not.
+    """
 
     name: str
     settings: Mapping[str, Any]
     method: Method
+    comment: str
 
     @property
     def kind(self) -> type[Method]:
@@ -57,7 +65,7 @@ def entries() -> list[Entry]:
     found = []
     for name in choices("method"):
         settings = compose([f"method={name}"])["method"]
-        found.append(Entry(name, settings, build(settings, Method)))
+        found.append(Entry(name, settings, build(settings, Method), leading_comment("method", name)))
     return sorted(
         found, key=lambda entry: (_family(entry.kind), entry.kind.__name__, entry.name.count("_"), entry.name)
     )
@@ -158,6 +166,7 @@ def _section(kind: type[Method], presets: Sequence[Entry]) -> Iterator[str]:
     yield f"$$ {card.equation} $$\n"
     yield f"{_summary(kind)}\n"
     yield f"- source: {card.source}"
+    yield f"- what we follow: {card.follows}"
     yield f"- a step, in theory: {card.step}"
     yield f"- kept of the past, in theory: {card.memory}"
     if needs := presets[0].method.needs:
@@ -166,8 +175,8 @@ def _section(kind: type[Method], presets: Sequence[Entry]) -> Iterator[str]:
         yield "- must be told at test time which task it is (`task_id_at_test`)"
     for preset in presets:
         given = {key: value for key, value in preset.settings.items() if key not in ("name", "class")}
-        words = ", ".join(f"`{key}={_plain(value)}`" for key, value in given.items()) or "no settings"
-        yield f"- `method={preset.name}`: {words}"
+        words = ", ".join(f"`{key}={_plain(value)}`" for key, value in given.items()) or "none"
+        yield f"- `method={preset.name}`: {preset.comment} Settings: {words}"
     yield ""
 
 

@@ -14,6 +14,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,12 @@ GROUPS = tuple(sorted(folder.name for folder in _CONFIGURATIONS.iterdir() if fol
 def choices(group: str, folders: Sequence[Path] = ()) -> list[str]:
     """The names that a configuration group offers, here and in further folders."""
     return sorted({path.stem for folder in (_CONFIGURATIONS, *folders) for path in (folder / group).glob("*.yaml")})
+
+
+def leading_comment(group: str, name: str) -> str:
+    """The comment that a choice's yaml begins with, in one line; empty if it begins with none."""
+    lines = (_CONFIGURATIONS / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    return " ".join(line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("#"), lines))
 
 
 def compose(overrides: Sequence[str], root: str = "config", folders: Sequence[Path] = ()) -> Settings:

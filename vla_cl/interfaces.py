@@ -218,6 +218,14 @@ class Distillable(Model):
         """What distillation compares, shape (B, ...)."""
         return self.forward_pass(batch, draw).outputs
 
+    def answer_as_teacher(self, student_is_training: bool) -> None:
+        """Put the module into the mode in which it answers as a teacher: evaluation mode (Li & Hoiem 2016).
+
+        A model whose inputs depend on the mode (augmentation) overrides this, so that teacher and student see the same
+        inputs under the same draw.
+        """
+        self.module.eval()
+
 
 class Generator(Model):
     """A model that can make up samples of what it has learnt."""

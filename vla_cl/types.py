@@ -285,6 +285,7 @@ class MethodCard:
         source: Authors, year, arXiv number or venue.
         step: What a training step costs beyond a plain one, in theory.
         memory: What is kept of the past, in theory.
+        follows: In one line, what of the source is followed and what is not.
     """
 
     title: str
@@ -293,6 +294,7 @@ class MethodCard:
     source: str
     step: str
     memory: str
+    follows: str
 
 
 @dataclass(frozen=True)

@@ -54,10 +54,10 @@ def test_loss_and_gradient_are_those_of_the_formula():
     found = {name: p.grad.clone() for name, p in model.module.named_parameters() if p.grad is not None}
 
     other = TinyDistillable()
-    other.module.train()
+    other.module.eval()  # without dropout
     other.module.load_state_dict(old)
     with torch.no_grad():
-        teacher = other.forward_pass(batch, draw).outputs  # same draw: same noise, same dropout
+        teacher = other.forward_pass(batch, draw).outputs  # same draw: same noise
     model.module.zero_grad()
     student = model.forward_pass(batch, draw)
     value = 0.0
@@ -74,12 +74,17 @@ def test_loss_and_gradient_are_those_of_the_formula():
             torch.testing.assert_close(found[name], parameter.grad, rtol=1e-6, atol=1e-7)
 
 
-def test_before_anything_has_moved_the_distance_is_zero_in_training_and_in_evaluation_mode():
+def test_before_anything_has_moved_only_the_students_dropout_is_a_distance():
     model, method = prepared()
-    batch = TinyData(6, seed=1).batch(np.arange(6))
-    for training in (True, False):
-        model.module.train(training)
-        assert torch.equal(method.loss(batch, Draw(3)), model.loss(batch, Draw(3)))
+    batch, draw = TinyData(6, seed=1).batch(np.arange(6)), Draw(3)
+    model.module.eval()
+    said = model.outputs(batch, draw)
+    assert torch.equal(method.loss(batch, draw), model.loss(batch, draw))
+    model.module.train()
+    expected = model.loss(batch, draw) + (model.outputs(batch, draw) - said).square().mean(1)
+    torch.testing.assert_close(method.loss(batch, draw), expected)
+    model.module.dropout.p = 0.0
+    assert torch.equal(method.loss(batch, draw), model.loss(batch, draw))
 
 
 def test_the_teacher_is_frozen_and_shares_only_what_nobody_trains():

@@ -32,7 +32,9 @@ def test_loss_and_gradient_are_those_of_the_formula():
     model.module.train()
     batch, draw = TinyData(6, seed=1).batch(np.arange(6)), Draw(42)
     with torch.no_grad():
+        model.module.eval()
         old = model.forward_pass(batch, draw)  # nothing has moved yet, so this is what the teacher says
+        model.module.train()
         for number, parameter in enumerate(model.module.parameters()):
             if parameter.requires_grad:
                 parameter += 0.1 * (number + 1)

@@ -73,16 +73,20 @@ def test_targets_play_no_role():
         assert torch.equal(tensor, second.penalty.importance[name])
 
 
+@pytest.mark.parametrize(
+    ("norm", "value"),
+    [("l2", lambda rows: rows.square().sum().sqrt()), ("l2_rows", lambda rows: rows.square().sum(1).sqrt().sum())],
+)
 @pytest.mark.parametrize("padding", [0, 5])
-def test_of_tokens_only_those_count_that_are_learnt_from(padding):
+def test_of_tokens_only_those_count_that_are_learnt_from(padding, norm, value):
     model, batch = KeyedTokens(), tokens(6, 7, 3, seed=2)
     table = model.module[0].weight
     expected = torch.zeros_like(table)
     for row in range(6):
         said = batch["input_ids"][row, 3:6]  # the places before the three tokens that are learnt from
-        (gradient,) = torch.autograd.grad(table[said].square().sum().sqrt(), table)
+        (gradient,) = torch.autograd.grad(value(table[said]), table)
         expected += gradient.abs() / 6
-    method = attached(model, batch_size=4)
+    method = attached(model, batch_size=4, norm=norm)
     method.end_task(experience(0), Columns(with_padding(batch, padding)))
     assert torch.allclose(method.penalty.importance["0.weight"], expected, rtol=1e-12)
 
@@ -122,7 +126,7 @@ def test_a_model_without_outputs_is_refused():
     ("settings", "message"),
     [
         ({"strength": -1.0}, r"method.strength must be between 0"),
-        ({"norm": "l1"}, r"method.norm must be one of l2, l2_squared; got 'l1'"),
+        ({"norm": "l1"}, r"method.norm must be one of l2, l2_squared, l2_rows; got 'l1'"),
         ({"samples": 0}, r"method.samples must be between 1"),
         ({"batch_size": 0}, r"method.batch_size must be between 1"),
     ],

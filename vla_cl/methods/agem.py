@@ -51,6 +51,10 @@ class AveragedGradientEpisodicMemory(Method):
         source="Chaudhry et al., ICLR 2019, arXiv 1812.00420",
         step="1 + share, and two dot products",
         memory="samples; during a step 4 bytes per parameter",
+        follows=(
+            "equation 11. The promise is about gradients, so it holds exactly for gradient descent and not for "
+            "AdamW's steps."
+        ),
     )
 
     def __init__(

@@ -71,6 +71,7 @@ class ConfidenceAwareMovingAverage(DarkExperienceReplay):
         source="Kim et al., ICLR 2024, arXiv 2403.07548",
         step="1 if replaced, 1 + share if added",
         memory="samples, their outputs and 12 bytes per output",
+        follows="the moving average of stored outputs by confidence. Not followed: the stream without task borders.",
     )
     _keep_losses = True
 

@@ -106,6 +106,10 @@ class DarkExperienceReplay(ReplayMethod):
         source="Buzzega et al., NeurIPS 2020, arXiv 2004.07211",
         step="1 if replaced, 1 + share if added",
         memory="samples, their outputs and 8 bytes per output",
+        follows=(
+            "the stored outputs and both terms. Not followed: the reservoir over a stream without borders; the "
+            "memory is filled at each task's end."
+        ),
     )
     needs = frozenset({Ability.PER_SAMPLE_LOSSES, Ability.OUTPUTS, Ability.KEYED_DRAWS})
     _keep_losses = False

@@ -139,6 +139,7 @@ class ExperienceReplay(ReplayMethod):
         source="Chaudhry et al. 2019, arXiv 1902.10486; Liu et al., NeurIPS 2023, arXiv 2306.03310",
         step="1 + share if added, else 1",
         memory="samples",
+        follows="remembered samples in each step, drawn uniformly. Each preset says how they join the batch.",
     )
 
     def __init__(

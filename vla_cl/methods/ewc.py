@@ -7,6 +7,7 @@ last weights, F <- gamma F + F_t.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vla_cl.interfaces import Data, Distillable
-from vla_cl.methods.per_sample_gradients_estimate import Reduction, SampledGradients
+from vla_cl.methods.per_sample_gradients_estimate import MEASURED_IN, MeasuredIn, SampledGradients
 from vla_cl.methods.quadratic_penalty import ImportancePenalty
 from vla_cl.methods.task_counting import check_range
 from vla_cl.random_numbers import Purpose, number
@@ -23,6 +24,9 @@ from vla_cl.types import Ability, Batch, ConfigurationError, Draw, Experience, M
 
 Mode = Literal["online", "separate"]
 Estimator = Literal["empirical", "model"]
+Fisher = Literal["per_sample", "batch", "weighted_batch", "steps", "falling_steps"]
+FISHERS: tuple[Fisher, ...] = ("per_sample", "batch", "weighted_batch", "steps", "falling_steps")
+WHILE_LEARNING: tuple[Fisher, ...] = ("steps", "falling_steps")
 
 CERTAIN = 1e4
 """A logit that makes a token certain, in half precision too."""
@@ -36,8 +40,17 @@ class ElasticWeightConsolidation(ImportancePenalty):
         mode: ``online``: one quadratic around the last weights; ``separate``: the sum of one quadratic per task, kept
             merged into one, exactly.
         gamma: What is left of the importance of earlier tasks after each task, with ``online``.
-        fisher: ``per_sample``: mean of the squared gradients of samples, the Fisher's diagonal; ``batch``: mean of the
-            squared gradients of batches, as in LIBERO, which is smaller by up to the batch size.
+        fisher: After the task, ``per_sample``: mean of the squared gradients of samples, the Fisher's diagonal;
+            ``batch``: mean of the squared gradients of batches, as in LIBERO, which is smaller by up to the batch size;
+            ``weighted_batch``: the same, where each batch counts by its samples, as in CLoG.
+            While the task is learnt, from the gradients of its steps g_1, g_2, ..., penalty included, before clipping,
+            ``steps``: their squares' sum over the steps of an epoch, as in TRACE, which grows with the epochs;
+            ``falling_steps``: the sum of g_s^2 / s, as in LLMCL. The next four settings do not apply to these two.
+        samples: Of a task, to estimate its Fisher on; None for all.
+        batch_size: Samples of one pass; with ``batch`` it changes the result.
+        measured_in: The model's mode meanwhile. ``evaluation``, without augmentation and dropout: what acts is
+            protected, and what only learning uses (the encoder of actions in ACT) has no importance; ``training``: what
+            lowers the training loss is protected, as in LIBERO. Running statistics stand still in both.
         estimator: ``empirical``: gradients of the loss, so of the data's targets; ``model``: targets drawn from the
             model itself, the Fisher proper. Actions, velocities and noise are then means of normal distributions of
             unit variance, whatever the loss (a regressed action's absolute error included); tokens are categorical.
@@ -46,11 +59,9 @@ class ElasticWeightConsolidation(ImportancePenalty):
             can be compared.
         half: Whether the penalty is strength / 2 * sum_i ...
         normalise: Divide each task's Fisher by its largest entry, so that ``strength`` means the same for any loss.
-        samples: Of a task, to estimate its Fisher on; None for all.
-        batch_size: Samples of one pass; with ``batch`` it changes the result.
 
     Raises:
-        ConfigurationError: A setting is out of range.
+        ConfigurationError: A setting is out of range, or targets are to be drawn while the task is learnt.
     """
 
     name = "ewc"
@@ -63,7 +74,11 @@ class ElasticWeightConsolidation(ImportancePenalty):
         ),
         source="Kirkpatrick et al. 2017, arXiv 1612.00796; online: Schwarz et al. 2018, arXiv 1805.06370",
         step="1 + a pass of 20 bytes per parameter",
-        memory="8 bytes per trainable parameter, for any number of tasks",
+        memory="8 bytes per trainable parameter, for any number of tasks; 4 more while it learns, for some Fishers",
+        follows=(
+            "the penalty and both ways to join tasks. Each preset says whose Fisher it takes, where that differs, and "
+            "in which mode of the model it is measured."
+        ),
     )
     needs = frozenset({Ability.PER_SAMPLE_LOSSES})  # of the default settings
 
@@ -72,18 +87,20 @@ class ElasticWeightConsolidation(ImportancePenalty):
         strength: float = 1e4,
         mode: Mode = "online",
         gamma: float = 1.0,
-        fisher: Reduction = "per_sample",
+        fisher: Fisher = "per_sample",
         estimator: Estimator = "empirical",
         half: bool = True,
         normalise: bool = False,
         samples: int | None = 1024,
         batch_size: int = 64,
+        measured_in: MeasuredIn = "evaluation",
     ) -> None:
         super().__init__(strength, half)
         for setting, value, allowed in (
             ("mode", mode, ("online", "separate")),
-            ("fisher", fisher, ("per_sample", "batch")),
+            ("fisher", fisher, FISHERS),
             ("estimator", estimator, ("empirical", "model")),
+            ("measured_in", measured_in, MEASURED_IN),
         ):
             if value not in allowed:
                 raise ConfigurationError(f"method.{setting} must be one of {', '.join(allowed)}; got {value!r}")
@@ -93,25 +110,55 @@ class ElasticWeightConsolidation(ImportancePenalty):
         if samples is not None:
             check_range("samples", samples, 1, 1e9)
         check_range("batch_size", batch_size, 1, 1e6)
+        if fisher in WHILE_LEARNING and estimator == "model":
+            raise ConfigurationError(
+                f"method.estimator must be empirical with method.fisher={fisher}, whose gradients are those of the "
+                "steps; got 'model'; use fisher=per_sample or batch to draw targets"
+            )
         self.mode = mode
         self.gamma = gamma
-        self.fisher: Reduction = fisher
+        self.fisher: Fisher = fisher
         self.estimator = estimator
         self.normalise = normalise
         self.samples = samples
         self.batch_size = batch_size
+        self.measured_in: MeasuredIn = measured_in
+        self._squares: dict[str, Tensor] = {}  # of the steps' gradients, while a task is learnt
+        self._steps = 0
+        self._samples_of_step = 1
         needed = {Ability.PER_SAMPLE_LOSSES} if fisher == "per_sample" else set()
         self.needs = frozenset({Ability.OUTPUTS}) if estimator == "model" else frozenset(needed)
+
+    def begin_task(self, experience: Experience) -> None:
+        """Look up what learns; begin the sum over steps, if that is the Fisher."""
+        super().begin_task(experience)
+        self._squares, self._steps = {}, 0
+        if self.strength and self.fisher in WHILE_LEARNING:
+            self._squares = {
+                name: torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
+                for name, parameter in self.parameters.items()
+            }
+
+    def compose(self, batch: Batch, step: int) -> Batch:
+        """The batch, unedited; its size decides how many steps an epoch has."""
+        self._samples_of_step = len(batch["task"])
+        return batch
+
+    @torch.no_grad()
+    def edit_gradients(self) -> None:
+        """Add the penalty's gradient; of the sum of both, add the squares to the Fisher that is taken meanwhile."""
+        super().edit_gradients()
+        self._steps += 1
+        weight = 1 / self._steps if self.fisher == "falling_steps" else 1.0
+        for name, total in self._squares.items():
+            if (gradient := self.parameters[name].grad) is not None:
+                total.addcmul_(gradient.to(total), gradient.to(total), value=weight)
 
     def end_task(self, experience: Experience, data: Data) -> None:
         """Add the Fisher of what was just learnt."""
         if self.strength == 0:
             return
-        values = self._loss_of_drawn_targets if self.estimator == "model" else self._loss
-        sampled = SampledGradients(
-            self.model, data, values, self.samples, self.batch_size, self.train_seed, experience.index
-        )
-        importance = sampled.mean("squared", self.fisher).mean
+        importance = self._importance(experience, data)
         if self.normalise:
             _divide_by_maximum(importance)
         weights = dict(self.model.module.named_parameters())
@@ -119,6 +166,28 @@ class ElasticWeightConsolidation(ImportancePenalty):
             self.penalty.merge(importance, weights)
         else:
             self.penalty.replace(self.gamma, importance, weights)
+
+    def _importance(self, experience: Experience, data: Data) -> dict[str, Tensor]:
+        """The task's Fisher, parameter name to tensor."""
+        if self.fisher == "per_sample" or self.fisher == "batch" or self.fisher == "weighted_batch":
+            values = self._loss_of_drawn_targets if self.estimator == "model" else self._loss
+            sampled = SampledGradients(
+                self.model,
+                data,
+                values,
+                self.samples,
+                self.batch_size,
+                self.train_seed,
+                experience.index,
+                self.measured_in,
+            )
+            return sampled.mean("squared", self.fisher).mean
+        importance, self._squares = self._squares, {}
+        if self.fisher == "steps":
+            steps_of_epoch = math.ceil(len(data) / self._samples_of_step)
+            for total in importance.values():
+                total /= steps_of_epoch
+        return importance
 
     def _loss(self, batch: Batch, draw: Draw, seeds: NDArray[np.int64]) -> Tensor:
         return self.model.loss(batch, draw)

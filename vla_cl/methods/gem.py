@@ -56,6 +56,10 @@ class GradientEpisodicMemory(Method):
         source="Lopez-Paz and Ranzato, NeurIPS 2017, arXiv 1706.08840",
         step="1 + T batch_size / batch, for T past tasks",
         memory="samples; while learning 4 T bytes per parameter",
+        follows=(
+            "the dual program, with the authors' margin and eps. The promise is about gradients, so it holds "
+            "exactly for gradient descent and not for AdamW's steps."
+        ),
     )
 
     def __init__(

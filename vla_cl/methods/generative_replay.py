@@ -66,6 +66,10 @@ class GenerativeReplay(Method):
         source="Shin et al., NeurIPS 2017, arXiv 1705.08690; Sun et al., ICLR 2020, arXiv 1909.03329",
         step="1 if replaced, 1 + share if added; before a task, generating its samples",
         memory="the generated samples, while a task is learnt",
+        follows=(
+            "samples of past tasks by the model itself, and their part of the batch. Not followed: a generator beside "
+            "the learner (Shin et al.); the model is both."
+        ),
     )
     needs = frozenset({Ability.GENERATION})
 
@@ -198,6 +202,10 @@ class GenerativeDistillation(GenerativeReplay):
         source="Masip et al. 2023, arXiv 2311.14028",
         step="generative replay's, and a forward pass of the generated samples",
         memory="the generated samples and the teacher (4 bytes per trainable parameter), while a task is learnt",
+        follows=(
+            "the teacher's outputs at generated samples under the same noise. Ours: the samples are made before the "
+            "task, not in each step."
+        ),
     )
     needs = frozenset({Ability.GENERATION, Ability.PER_SAMPLE_LOSSES, Ability.OUTPUTS, Ability.KEYED_DRAWS})
 

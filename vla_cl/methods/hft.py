@@ -52,6 +52,10 @@ class HalfFineTuning(TaskCountingMethod):
         source="Hui et al. 2024, arXiv 2404.18466",
         step="less than 1: no gradient and no update for what is frozen",
         memory="0",
+        follows=(
+            "a random half of the tensors, drawn anew for each task, by category. Ours: the first task trains "
+            "everything."
+        ),
     )
 
     def __init__(self, frozen_share: float = 0.5, per_group: Grouping = "block", from_task: int = 2) -> None:

@@ -25,7 +25,8 @@ from vla_cl.methods.task_counting import check_range
 from vla_cl.types import ConfigurationError, Experience, MethodCard
 
 Anchor = Literal["last_task", "warm_start"]
-Reduction = Literal["sum", "mean"]
+Reduction = Literal["sum", "mean", "mean_per_tensor"]
+REDUCTIONS: tuple[Reduction, ...] = ("sum", "mean", "mean_per_tensor")
 
 
 class L2(Method):
@@ -35,7 +36,9 @@ class L2(Method):
         strength: Of the penalty; 0 is sequential fine-tuning.
         anchor: ``last_task``: the weights at the last task border, so none in the first task; ``warm_start``: the
             weights before the first task (L2-SP). A parameter that only comes later is pulled to its first weights.
-        reduction: ``sum`` over weights, or ``mean`` over all that learn.
+        reduction: ``sum`` over weights; ``mean`` over all that learn; ``mean_per_tensor``: the sum over tensors of the
+            mean over each, as in CLoG, so that a tensor counts as much as any other, whatever its size. In a network of
+            n tensors of equal size it is n times ``mean``.
         half: Whether the penalty is strength / 2 * ...
 
     Raises:
@@ -46,31 +49,35 @@ class L2(Method):
     card = MethodCard(
         title="L2 and L2-SP",
         family="regularisation",
-        equation=r"\ell_t(\theta) + \lambda \sum_i (\theta_i - \theta^*_i)^2",
+        equation=r"\ell_t(\theta) + \lambda \sum_p \frac{1}{n_p} \sum_{i \in p} (\theta_i - \theta^*_i)^2,\quad"
+        r"n_p \text{ weights in tensor } p \text{ (or all weights, or 1)}",
         source="Kirkpatrick et al. 2017, arXiv 1612.00796 (L2); Li et al. 2018, arXiv 1802.01483 (L2-SP)",
         step="1 + a pass of 16 bytes per parameter",
         memory="4 bytes per trainable parameter",
+        follows=(
+            "the penalty; anchors, factor and reduction are settings. L2-SP's own weaker pull of new layers to "
+            "zero is left to weight decay."
+        ),
     )
 
     def __init__(
         self,
         strength: float = 500.0,
         anchor: Anchor = "last_task",
-        reduction: Reduction = "mean",
+        reduction: Reduction = "mean_per_tensor",
         half: bool = False,
     ) -> None:
         check_range("strength", strength, 0, MAX_STRENGTH)
         if anchor not in ("last_task", "warm_start"):
             raise ConfigurationError(f"method.anchor must be one of last_task, warm_start; got {anchor!r}")
-        if reduction not in ("sum", "mean"):
-            raise ConfigurationError(f"method.reduction must be one of sum, mean; got {reduction!r}")
+        if reduction not in REDUCTIONS:
+            raise ConfigurationError(f"method.reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}")
         self.strength = strength
         self.to_warm_start = anchor == "warm_start"
-        self.reduction = reduction
+        self.reduction: Reduction = reduction
         self.half = half
         self._anchors: dict[str, Tensor] = {}
         self._pulls: list[Pull] = []
-        self._factor = 0.0
         self._has_past = False
 
     @property
@@ -94,13 +101,19 @@ class L2(Method):
             self._anchors = _copies(parameters)
         else:
             self._anchors |= _copies({name: p for name, p in parameters.items() if name not in self._anchors})
-        self._pulls = [Pull(parameter, self._anchors[name], None) for name, parameter in parameters.items()]
         weights = sum(parameter.numel() for parameter in parameters.values())
-        self._factor = self.strength * (1 if self.half else 2) / (weights if self.reduction == "mean" else 1)
+        self._pulls = [
+            Pull(parameter, self._anchors[name], None, self._scale(parameter.numel(), weights))
+            for name, parameter in parameters.items()
+        ]
 
     def edit_gradients(self) -> None:
         """Add the penalty's gradient, in closed form."""
-        add_quadratic_gradient(self._pulls, self._factor)
+        add_quadratic_gradient(self._pulls, self.strength * (1 if self.half else 2))
+
+    def _scale(self, size: int, weights: int) -> float:
+        """What one weight of a tensor of this size counts, in a model of so many weights."""
+        return {"sum": 1.0, "mean": 1 / weights, "mean_per_tensor": 1 / max(size, 1)}[self.reduction]
 
     def end_task(self, experience: Experience, data: Data) -> None:
         """From now on there is a past. The last weights need not be kept: the next task begins with them."""

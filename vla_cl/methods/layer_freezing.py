@@ -44,6 +44,10 @@ class LayerFreezing(TaskCountingMethod):
         source="Zheng et al., ICLR 2025, arXiv 2501.13453",
         step="less than 1: no backward pass through what is frozen in front",
         memory="0",
+        follows=(
+            "the first layers stay as they are from the second task on. Ours: how many follows from a share of "
+            "the parameters."
+        ),
     )
 
     def __init__(self, frozen: Sequence[str] | None = None, first_share: float = 0.5, from_task: int = 2) -> None:

@@ -59,6 +59,10 @@ class LearningWithoutForgetting(TaskCountingMethod):
         source="Li & Hoiem, ECCV 2016, arXiv 1606.09282; T^2: Hinton et al. 2015, arXiv 1503.02531",
         step="1 + a forward pass; 1 after the first epoch where outputs are kept",
         memory="the teacher (4 bytes per trainable parameter), or its outputs for the task's samples",
+        follows=(
+            "the distance from the old model on new samples. Not followed: the paper's warm-up of new heads, "
+            "since tasks share one output."
+        ),
     )
     needs = frozenset({Ability.OUTPUTS})
 

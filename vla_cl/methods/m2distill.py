@@ -48,6 +48,10 @@ class M2Distill(TaskCountingMethod):
         source="Roy et al. 2024, arXiv 2410.00064; the weights of the terms are not published",
         step="1 + a forward pass",
         memory="the teacher (4 bytes per trainable parameter)",
+        follows=(
+            "squared differences of embeddings of each modality. Not followed: the comparison of Gaussian "
+            "mixtures by sampling (the model's own distance stands for it), and replay."
+        ),
     )
     needs = frozenset({Ability.OUTPUTS, Ability.MODALITIES})
 

@@ -56,6 +56,10 @@ class MaximallyInterferedRetrieval(ReplayMethod):
         source="Aljundi et al., NeurIPS 2019, arXiv 1908.04742",
         step="ER's, and per refresh: a gradient of the current samples, two forward passes of the candidates",
         memory="samples; during a refresh 8 bytes per parameter",
+        follows=(
+            "the virtual step and the choice by rise of the loss. Not followed: the search among the best losses "
+            "of the past."
+        ),
     )
     needs = frozenset({Ability.PER_SAMPLE_LOSSES})
 

@@ -51,6 +51,7 @@ class MomentumFilteredOptimizer(TaskCountingMethod):
         source="Chen et al. 2024, arXiv 2407.20999",
         step="1 + a selection in each tensor (about one more optimizer step)",
         memory="0",
+        follows="the authors' optimizer. Ours: the first task is learnt plainly.",
     )
 
     def __init__(self, alpha: float = 0.15, decay: Decay = "all", vectors: bool = False, from_task: int = 2) -> None:
@@ -81,7 +82,7 @@ class MomentumFilteredAdamW(AdamW):
         groups: Of parameters, as for any optimizer.
         learning_rate: Of groups without their own.
         weight_decay: Decoupled.
-        alpha: Share of each tensor's entries to move, rounded, at least one entry.
+        alpha: Share of each tensor's entries to move, rounded down as by the authors, at least one entry.
         decay: As in `MomentumFilteredOptimizer`.
         vectors: As in `MomentumFilteredOptimizer`.
     """
@@ -125,7 +126,7 @@ class MomentumFilteredAdamW(AdamW):
         momentum = state["exp_avg"].lerp_(gradient, 1 - beta1)
         squares = state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         if self._alpha < 1 and (self._vectors or parameter.ndim > 1):
-            momentum = largest_only(momentum, max(1, round(self._alpha * parameter.numel())))
+            momentum = largest_only(momentum, max(1, int(self._alpha * parameter.numel())))
         kept = 1 - group["lr"] * group["weight_decay"]
         if self._decay == "all":
             parameter.mul_(kept)

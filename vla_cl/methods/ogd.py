@@ -56,6 +56,10 @@ class OrthogonalGradientDescent(Method):
         source="Farajtabar et al., AISTATS 2020, arXiv 1910.07104",
         step="1, and 8 n bytes per parameter moved for n vectors",
         memory="4 n bytes per parameter",
+        follows=(
+            "one vector per sample (OGD-AVE). Not followed: gradient descent; AdamW's steps are only about "
+            "orthogonal to the past."
+        ),
     )
 
     def __init__(self, vectors_per_task: int = 20, of: Of = "outputs") -> None:

@@ -63,6 +63,9 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
         source="ICLR 2026, arXiv 2504.07097; layers of PEFT",
         step="at most 3 times the products of the split layers: W, U_l V_l and what these were",
         memory="0",
+        follows=(
+            "the split and the projection, with PEFT's layers. Ours: `exact` also projects the factors after each step."
+        ),
     )
 
     def __init__(

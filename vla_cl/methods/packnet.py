@@ -64,6 +64,10 @@ class PackNet(Method):
         step="1, and a mask of 1 byte per weight read twice",
         memory="1 byte per weight of linear layers and convolutions, for any number of tasks; the buffers that tasks "
         "changed",
+        follows=(
+            "masks, pruning by size and retraining. Ours: biases, normalisation and embeddings learn in the "
+            "first task or never; decay spares owned weights."
+        ),
     )
 
     def __init__(self, prune_share: float = 0.75, retrain_share: float = 0.3, train_rest: str = "first_task") -> None:

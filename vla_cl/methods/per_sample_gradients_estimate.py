@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from vla_cl.interfaces import Data, Model
 from vla_cl.methods.per_sample_gradients import PerSampleGradients
@@ -26,7 +27,12 @@ Values = Callable[[Batch, Draw, NDArray[np.int64]], Tensor]
 CHECKED_SAMPLES = 5
 """Samples on which gradients per sample are compared with autograd; rarely the size of anything else."""
 
-Reduction = Literal["per_sample", "batch"]
+PASS = 64
+"""Samples of one pass where the gradient of a larger batch's mean is asked for: the result does not depend on it."""
+
+Reduction = Literal["per_sample", "batch", "weighted_batch"]
+MeasuredIn = Literal["evaluation", "training"]
+MEASURED_IN: tuple[MeasuredIn, ...] = ("evaluation", "training")
 
 
 @dataclass(frozen=True)
@@ -50,13 +56,16 @@ class SampledGradients:
     The samples, their noise and their order are a function of seed and experience alone.
 
     Args:
-        model: In evaluation mode meanwhile (no augmentation, no dropout), its samples independent.
+        model: Its samples are independent meanwhile.
         data: Of the experience.
         values: What is differentiated.
         samples: How many distinct samples; None, or more than there are: all.
         batch_size: Samples of one pass.
         train_seed: Of the run.
         experience: Its index.
+        measured_in: The model's mode meanwhile. ``evaluation``: no augmentation, no dropout, and of what only learning
+            uses (the encoder of actions in ACT) nothing is measured. ``training``: as in learning, but that layers with
+            running statistics use these and do not change them, since a sample's gradient must be its own.
     """
 
     def __init__(
@@ -68,6 +77,7 @@ class SampledGradients:
         batch_size: int,
         train_seed: int,
         experience: int,
+        measured_in: MeasuredIn = "evaluation",
     ) -> None:
         random = generator(train_seed, Purpose.IMPORTANCE, experience)
         count = len(data) if samples is None else min(samples, len(data))
@@ -75,6 +85,7 @@ class SampledGradients:
         self.seeds = random.integers(2**62, size=count)
         self._model, self._data, self._values = model, data, values
         self._batch_size = batch_size
+        self._training = measured_in == "training"
         self._parameters = trainable(model.module)
 
     def mean(self, statistic: Statistic, reduction: Reduction) -> Estimate:
@@ -83,11 +94,13 @@ class SampledGradients:
         Args:
             statistic: Of each gradient's entries.
             reduction: ``per_sample``: the gradient of each sample; ``batch``: of the mean over each batch, which is
-                cheaper and biased (the square of a mean is smaller than the mean of squares).
+                cheaper and biased (the square of a mean is smaller than the mean of squares); ``weighted_batch``: the
+                same, where a batch counts by its samples (the last one may be smaller).
         """
-        with _for_gradients(self._model):
-            if reduction == "batch":
-                return Estimate(self._batches(statistic), len(self.rows))
+        with _for_gradients(self._model, self._training):
+            if reduction != "per_sample":
+                slices = self._slices(self._batch_size)
+                return Estimate(self._averaged(slices, statistic, reduction == "weighted_batch"), len(self.rows))
             try:
                 return Estimate(self._hooked(statistic), len(self.rows))
             except NotPerSampleError as reason:
@@ -106,21 +119,30 @@ class SampledGradients:
         return {name: tensor.div_(len(self.rows)) for name, tensor in result.items()}
 
     def _loop(self, statistic: Statistic) -> dict[str, Tensor]:
-        return self._averaged(self._slices(1), statistic)
+        return self._averaged(self._slices(1), statistic, weighted=False)
 
-    def _batches(self, statistic: Statistic) -> dict[str, Tensor]:
-        return self._averaged(self._slices(self._batch_size), statistic)
-
-    def _averaged(self, slices: list[slice], statistic: Statistic) -> dict[str, Tensor]:
-        """Mean over slices of the statistic of the gradient of the slice's mean."""
+    def _averaged(self, slices: list[slice], statistic: Statistic, weighted: bool) -> dict[str, Tensor]:
+        """Mean over slices of the statistic of the gradient of the slice's mean; each counts 1, or its samples."""
         result = self._zeros()
         for rows in slices:
-            gradients = torch.autograd.grad(self._value(rows).mean(), [*self._parameters.values()], allow_unused=True)
-            for tensor, gradient in zip(result.values(), gradients, strict=True):
+            share = len(self.rows[rows]) / len(self.rows) if weighted else 1 / len(slices)
+            for name, gradient in self._gradient_of_mean(rows).items():
+                result[name].add_(gradient.square() if statistic == "squared" else gradient.abs(), alpha=share)
+        return result
+
+    def _gradient_of_mean(self, rows: slice) -> dict[str, Tensor]:
+        """The gradient of the mean over a slice, in passes of at most `PASS` samples."""
+        count = len(self.rows[rows])
+        total: dict[str, Tensor] = {}
+        for first in range(rows.start, rows.start + count, PASS):
+            part = slice(first, min(first + PASS, rows.start + count))
+            share = self._value(part).sum() / count
+            gradients = torch.autograd.grad(share, [*self._parameters.values()], allow_unused=True)
+            for (name, parameter), gradient in zip(self._parameters.items(), gradients, strict=True):
                 if gradient is not None:
-                    gradient = gradient.to(tensor)
-                    tensor += gradient.square() if statistic == "squared" else gradient.abs()
-        return {name: tensor.div_(len(slices)) for name, tensor in result.items()}
+                    added = gradient.to(torch.promote_types(parameter.dtype, torch.float32))
+                    total[name] = total[name] + added if name in total else added
+        return total
 
     def _value(self, rows: slice) -> Tensor:
         seeds = self.seeds[rows]
@@ -142,15 +164,18 @@ class SampledGradients:
 
 
 @contextmanager
-def _for_gradients(model: Model) -> Iterator[None]:
-    """Independent samples, evaluation mode and gradients inside; every module's mode and the random state after."""
+def _for_gradients(model: Model, training: bool) -> Iterator[None]:
+    """Independent samples and gradients inside, in one mode; every module's mode and the random state after."""
     modes: list[tuple[nn.Module, bool]] = [(module, module.training) for module in model.module.modules()]
     devices = [model.device] if model.device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(model.independent_samples())
-        model.module.eval()
+        model.module.train(training)
+        for module, _ in modes:
+            if isinstance(module, _NormBase):  # with running statistics; the others have no mode
+                module.eval()
         try:
             yield
         finally:

@@ -35,11 +35,18 @@ class Pull(NamedTuple):
         parameter: With its gradient.
         anchor: Of the parameter's shape.
         importance: Of the parameter's shape; None where every weight counts 1.
+        scale: Multiplies the pull of the whole tensor.
     """
 
     parameter: Tensor
     anchor: Tensor
     importance: Tensor | None
+    scale: float = 1.0
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Weights, anchor and, if there is one, importance."""
+        return [self.parameter, self.anchor, *([] if self.importance is None else [self.importance])]
 
 
 class QuadraticPenalty:
@@ -110,7 +117,7 @@ class QuadraticPenalty:
     def value(self, parameters: Mapping[str, Tensor], strength: float, half: bool) -> float:
         """The penalty, for logs and tests."""
         total = 0.0
-        for parameter, anchor, importance in self.pulls(parameters):
+        for parameter, anchor, importance, _ in self.pulls(parameters):
             assert importance is not None
             total += (importance * (parameter - anchor).square()).sum(dtype=torch.float64).item()
         return total * strength * (0.5 if half else 1.0)
@@ -158,7 +165,7 @@ def tensors_named(state: Mapping[str, Tensor], prefix: str, device: torch.device
 
 @torch.no_grad()
 def add_quadratic_gradient(pulls: Iterable[Pull], factor: float) -> None:
-    """Add factor * importance * (parameter - anchor) to each parameter's ``.grad``.
+    """Add factor * scale * importance * (parameter - anchor) to each parameter's ``.grad``.
 
     Theoretical cost: one pass that reads weights, anchor, importance and gradient and writes the gradient, 20 bytes per
     parameter. Parameters without gradient, or that do not learn, are left alone.
@@ -171,21 +178,21 @@ def add_quadratic_gradient(pulls: Iterable[Pull], factor: float) -> None:
         parameter, gradient = pull.parameter, pull.parameter.grad
         if gradient is None or not parameter.requires_grad:
             continue
-        alike = all(t.dtype == parameter.dtype for t in pull if t is not None) and gradient.dtype == parameter.dtype
+        alike = all(tensor.dtype == parameter.dtype for tensor in (*pull.tensors, gradient))
         if not alike:
-            _add_whole(pull, gradient, factor)
+            _add_whole(pull, gradient, factor * pull.scale)
         elif parameter.device.type != "cpu":
             together.append(pull)
-        elif all(t.is_contiguous() for t in (*pull, gradient) if t is not None):
+        elif all(tensor.is_contiguous() for tensor in (*pull.tensors, gradient)):
             scratch = parameter.new_empty(BLOCK) if scratch is None or scratch.dtype != parameter.dtype else scratch
-            _add_in_blocks(pull, gradient, factor, scratch)
+            _add_in_blocks(pull, gradient, factor * pull.scale, scratch)
         else:
-            _add_whole(pull, gradient, factor)
+            _add_whole(pull, gradient, factor * pull.scale)
     _add_together(together, factor)
 
 
 def _add_in_blocks(pull: Pull, gradient: Tensor, factor: float, scratch: Tensor) -> None:
-    tensors = [tensor.detach() for tensor in (*pull, gradient) if tensor is not None]
+    tensors = [tensor.detach() for tensor in (*pull.tensors, gradient)]
     if gradient.numel() <= BLOCK:
         _add_block(tensors, factor, scratch[: gradient.numel()].view(gradient.shape))
         return
@@ -214,7 +221,7 @@ def _add_together(pulls: Sequence[Pull], factor: float) -> None:
     groups: dict[object, list[list[Pull]]] = {}
     filled = 0
     for pull in pulls:
-        kind = (pull.parameter.device, pull.parameter.dtype, pull.importance is None)
+        kind = (pull.parameter.device, pull.parameter.dtype, pull.importance is None, pull.scale)
         filled += pull.parameter.numel()
         if kind not in groups or filled > FOREACH_ELEMENTS:
             groups.setdefault(kind, []).append([])
@@ -225,9 +232,9 @@ def _add_together(pulls: Sequence[Pull], factor: float) -> None:
         differences = torch._foreach_sub([p.parameter.detach() for p in group], [p.anchor for p in group])
         importances = [pull.importance for pull in group if pull.importance is not None]
         if importances:
-            torch._foreach_addcmul_(gradients, differences, importances, value=factor)
+            torch._foreach_addcmul_(gradients, differences, importances, value=factor * group[0].scale)
         else:
-            torch._foreach_add_(gradients, differences, alpha=factor)
+            torch._foreach_add_(gradients, differences, alpha=factor * group[0].scale)
 
 
 def _require_shape(name: str, tensor: Tensor, held: Tensor) -> None:

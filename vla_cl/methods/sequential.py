@@ -17,6 +17,7 @@ class Sequential(Method):
         source="the lower reference of every study",
         step="1",
         memory="0",
+        follows="the training loop as it is. Not followed: nothing.",
     )
 
     @property

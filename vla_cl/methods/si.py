@@ -38,6 +38,10 @@ class SynapticIntelligence(ImportancePenalty):
         source="Zenke et al. 2017, arXiv 1703.04200",
         step="1 + passes of 48 bytes per parameter",
         memory="8 bytes per trainable parameter, for any number of tasks; 12 more while it learns",
+        follows=(
+            "the path integral, its reset at each task, the quotient. Ours: the gradient is the task's alone, "
+            "before clipping; no importance falls below zero."
+        ),
     )
 
     def __init__(self, strength: float = 5.0, xi: float = 0.01, half: bool = False) -> None:

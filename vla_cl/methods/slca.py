@@ -43,6 +43,7 @@ class SlowLearner(TaskCountingMethod):
         source="Zhang et al., ICCV 2023, arXiv 2303.05118; without its alignment of classifiers",
         step="1",
         memory="0",
+        follows="the slow representation and the fast output layer. Not followed: the alignment of classifiers.",
     )
 
     def __init__(self, slow: Sequence[str] | None = None, slow_share: float = 0.1, from_task: int = 2) -> None:

@@ -29,6 +29,7 @@ class Teacher:
         self._model: Distillable = copy.deepcopy(student, {**shared})
         for parameter in self._model.module.parameters():
             parameter.requires_grad_(False)
+        self._answers_in: bool | None = None  # the student's mode when it was last asked
         self._bytes = teacher_bytes(student)
 
     @property
@@ -37,14 +38,17 @@ class Teacher:
         return self._bytes
 
     def forward_pass(self, batch: Batch, draw: Draw) -> ForwardPass:
-        """As the student's, without gradient; with the same draw under the same augmentation and noise.
+        """What the copy says, without gradient; under the same draw of the same augmented inputs and the same noise.
 
-        The copy is put into the student's present mode first: what training mode changes (augmentation, dropout) it
-        changes for both. Batch normalisation in training mode goes by the statistics of the batch, for both.
+        It answers as at test time, without dropout and by its running statistics, as the outputs of the old network are
+        recorded in Li & Hoiem 2016 (`vla_cl.interfaces.Distillable.answer_as_teacher`). Where a model draws noise after
+        a layer with dropout, that noise is not the student's.
         """
-        module, training = self._model.module, self._student.module.training
-        if module.training != training:
-            module.train(training)
+        training = self._student.module.training
+        if self._answers_in != training:
+            self._model.answer_as_teacher(training)
+            self._answers_in = training
+        module = self._model.module
         before = {name: buffer.clone() for name, buffer in module.named_buffers()} if training else {}
         with torch.no_grad():
             answer = self._model.forward_pass(batch, draw)

@@ -52,6 +52,9 @@ class WeightMerging(TaskCountingMethod):
         source="sequential interpolation; RETAIN: Yadav et al. 2025, arXiv 2512.08333",
         step="1",
         memory="the old weights during a task (4 bytes per trainable parameter)",
+        follows=(
+            "the interpolation by shares, per part. Not followed: RETAIN's choice of shares on held-out episodes."
+        ),
     )
 
     def __init__(

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from vla_cl.random_numbers import Purpose, number
 
@@ -44,3 +46,10 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.train(training)
+
+
+def settle(module: nn.Module) -> None:
+    """Evaluation mode for those layers of torch that average over a batch or draw dropout; other parts keep theirs."""
+    for part in module.modules():
+        if isinstance(part, _NormBase | _DropoutNd | nn.MultiheadAttention | nn.RNNBase):
+            part.training = False

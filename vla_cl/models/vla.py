@@ -29,7 +29,7 @@ from vla_cl.models.policy_config import (
 )
 from vla_cl.models.policy_roles import POLICY_ROLES
 from vla_cl.models.policy_types import DETERMINISTIC, EMPTY_CAMERA, QUEUED
-from vla_cl.models.randomness import evaluating, keyed, seeded
+from vla_cl.models.randomness import evaluating, keyed, seeded, settle
 from vla_cl.models.stored_policy import CONVENTIONS, load_policy, load_weights, require_statistics, write_note
 from vla_cl.random_numbers import Purpose, number
 from vla_cl.trust.hub import fetch_policy
@@ -231,6 +231,11 @@ class VlaModel(Policy, Distillable):
         with seeded(draw.seed, self.device):
             given: dict[str, Tensor] = forward(inputs, **chosen)
         return ForwardPass(given.pop("losses"), given.pop("outputs"), given)
+
+    def answer_as_teacher(self, student_is_training: bool) -> None:
+        """Augmentation and precision as the student's; no dropout, running statistics used and not changed."""
+        self.module.train(student_is_training)
+        settle(self.module)
 
     def distance(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float = 2.0) -> Tensor:
         """Mean squared difference over the actions that are not padding, shape (B,); there is no temperature."""
