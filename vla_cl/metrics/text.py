@@ -69,7 +69,8 @@ def format_table(results: Mapping[str, Estimate]) -> str:
         f"{name:<{widths[0]}}  {value:>{widths[1]}}  {interval:<{widths[2]}}  {meaning}"
         for name, value, interval, meaning in rows
     )
-    return "\n\n".join([table, *_notes(results)])
+    notes = "\n".join(_notes(results))
+    return f"{table}\n\n{notes}" if notes else table
 
 
 def _notes(results: Mapping[str, Estimate]) -> list[str]:
@@ -80,9 +81,9 @@ def _notes(results: Mapping[str, Estimate]) -> list[str]:
         if result is None or math.isnan(result.value):
             continue
         if metric.bias:
-            interval = "no interval" if metric.terms is None else "the interval allows for it"
+            interval = "no interval" if metric.terms is None else "an interval allows for it"
             about.setdefault(f"{metric.bias}; {interval}", []).append(metric.name)
-        elif result.why:
+        if result.why and metric.terms is not None:
             about.setdefault(f"no interval: {result.why}", []).append(metric.name)
     return [
         textwrap.fill(f"{', '.join(names)}: {reason}.", _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
