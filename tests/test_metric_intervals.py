@@ -1,4 +1,4 @@
-"""How often intervals hold the truth, against rates whose metrics are written out here; what has no interval says why."""
+"""How often intervals hold the truth, against rates whose metrics are written out here; what has none says why."""
 
 import math
 
@@ -61,7 +61,9 @@ def truths(size, learnt, later):
 def test_intervals_hold_the_truth_as_often_as_they_say(size, episodes, learnt, later):
     generator = np.random.default_rng(1)
     chosen = [metric for metric in METRICS if metric.name not in WITHOUT]
-    results = compute_many([drawn(generator, size, episodes, learnt, later) for _ in range(REPLICATIONS)], metrics=chosen)
+    results = compute_many(
+        [drawn(generator, size, episodes, learnt, later) for _ in range(REPLICATIONS)], metrics=chosen
+    )
     expected = truths(size, learnt, later)
     assert {metric.name for metric in chosen} == set(expected)
     for name, truth in expected.items():
@@ -70,7 +72,11 @@ def test_intervals_hold_the_truth_as_often_as_they_say(size, episodes, learnt, l
         assert held >= 0.92 - SLACK, (name, held)
         spread = np.std([estimate.value for estimate in found])
         width = np.mean([estimate.high - estimate.low for estimate in found])
-        assert width <= 1.3 * 2 * 1.96 * spread + 5 / episodes / size, (name, width, spread)  # holds it, but not by width
+        assert width <= 1.3 * 2 * 1.96 * spread + 5 / episodes / size, (
+            name,
+            width,
+            spread,
+        )
 
 
 def test_what_is_biased_has_no_interval_and_says_which_way():
@@ -137,7 +143,9 @@ def test_an_interval_stays_within_what_rates_allow_and_ignores_cells_without_wei
     weights = np.array([0.5, 0.5, -1.0, 0.0])
     low, high = weighted_interval(weights, np.array([1.0, 1.0, 0.0, 0.5]), np.array([5, 5, 5, 1]))
     assert (high, low < 1) == (1.0, True)
-    assert weighted_interval(weights[:3], np.array([1.0, 1.0, 0.0]), np.full(3, 5)) == pytest.approx((low, high), abs=1e-9)
+    assert weighted_interval(weights[:3], np.array([1.0, 1.0, 0.0]), np.full(3, 5)) == pytest.approx(
+        (low, high), abs=1e-9
+    )
     assert weighted_interval(np.zeros(2), np.full(2, 0.5), np.full(2, 9)) == (0, 0)
 
 

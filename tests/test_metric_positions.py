@@ -98,9 +98,7 @@ def test_a_task_that_comes_again_is_another_position():
     assert found["cw_forgetting"] == pytest.approx(((0.5 - 0.9) + (0.6 - 0.4) + 0) / 3)
     assert found["gem_bwt"] == pytest.approx(((0.9 - 0.5) + (0.4 - 0.6)) / 2)
     assert found["libero_nbt"] == pytest.approx(((0.5 - (0.2 + 0.9) / 2) + (0.6 - 0.4)) / 3)
-    assert found["average_incremental_success"] == pytest.approx(
-        (0.5 + (0.2 + 0.6) / 2 + (0.9 + 0.4 + 0.9) / 3) / 3
-    )
+    assert found["average_incremental_success"] == pytest.approx((0.5 + (0.2 + 0.6) / 2 + (0.9 + 0.4 + 0.9) / 3) / 3)
 
 
 def test_the_same_episodes_in_two_positions_are_no_independent_cells():
@@ -135,7 +133,9 @@ def test_a_joined_curve_of_a_repeated_task_is_not_taken_for_one_pass():
 
 def test_what_is_not_finished_or_brings_several_tasks_has_no_positions():
     assert repeated(stream=(*A_B_A, ("b",))).positions is None
-    both = SuccessMatrix(("a", "b"), ("a", "both"), [[0.5, 0.1], [0.4, 0.4]], [[9, 9], [9, 9]], stream=(("a",), ("a", "b")))
+    both = SuccessMatrix(
+        ("a", "b"), ("a", "both"), [[0.5, 0.1], [0.4, 0.4]], [[9, 9], [9, 9]], stream=(("a",), ("a", "b"))
+    )
     found = values(both)
     assert math.isnan(found["learning_accuracy"])  # square, but experience 2 does not bring task 2 alone
     assert found["final_average_success"] == pytest.approx(0.4)
@@ -144,7 +144,7 @@ def test_what_is_not_finished_or_brings_several_tasks_has_no_positions():
 
 
 def test_a_reference_must_be_evaluated_on_its_own_tasks_only():
-    with pytest.raises(ConfigurationError, match="independent run.*3 x 2"):
+    with pytest.raises(ConfigurationError, match=r"independent run.*3 x 2"):
         compute_all(repeated(), repeated())
 
 
@@ -237,10 +237,16 @@ def test_every_shipped_stream_gives_its_benchmarks_metrics(name, request):
 
 def test_a_run_over_a_repeating_stream_writes_passes():
     red, blue = Task("toy/red", "go red", 9), Task("toy/blue", "go blue", 9)
-    stream = Stream("s", tuple(Experience(i, n, (t,)) for i, (n, t) in enumerate(zip("rbq", (red, blue, red), strict=True))))
+    stream = Stream(
+        "s", tuple(Experience(i, n, (t,)) for i, (n, t) in enumerate(zip("rbq", (red, blue, red), strict=True)))
+    )
     matrix = success_matrix(episodes_of(stream, np.random.default_rng(0)), stream, 3, EPISODES)
     assert matrix.positions == (0, 1, 0)
     assert matrix.curve_experiences.keys() == {"toy/red"}
-    assert [matrix.learning_curve(k)[:, 0].tolist() for k in range(3)] == [[0, 50, 100], [100, 150, 200], [200, 250, 300]]
+    assert [matrix.learning_curve(k)[:, 0].tolist() for k in range(3)] == [
+        [0, 50, 100],
+        [100, 150, 200],
+        [200, 250, 300],
+    ]
     unfinished = success_matrix(episodes_of(stream, np.random.default_rng(0)), stream, 2, EPISODES)
     assert unfinished.positions is None

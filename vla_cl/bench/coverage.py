@@ -89,15 +89,14 @@ def measured(
     size = len(world.success)
     names = tuple(f"task-{number}" for number in range(size))
     steps = np.arange(_POINTS)
-    counts = {"curve_episodes": episodes, "baseline_episodes": episodes}
+    counts = np.full((size, size), episodes)
     run = SuccessMatrix(
-        names, names, seen(world.success), np.full((size, size), episodes), _curves(names, steps, seen(world.curves)),
-        seen(world.baseline), **counts,
+        names, names, seen(world.success), counts, _curves(names, steps, seen(world.curves)), seen(world.baseline),
+        curve_episodes=episodes, baseline_episodes=episodes,
     )  # fmt: skip
-    alone = np.where(np.eye(size, dtype=bool), 0.5, np.nan)
-    reference = SuccessMatrix(
-        names, names, alone, np.full((size, size), episodes), _curves(names, steps, seen(world.alone)), **counts
-    )
+    diagonal = np.where(np.eye(size, dtype=bool), 0.5, np.nan)
+    alone = _curves(names, steps, seen(world.alone))
+    reference = SuccessMatrix(names, names, diagonal, counts, alone, curve_episodes=episodes)
     return run, reference
 
 
@@ -128,9 +127,7 @@ class Coverage:
         return self.held >= PROMISED[0] and (self.held <= PROMISED[1] or self.chance < LITTLE_CHANCE)
 
 
-def coverages(
-    world: World, episodes: int, replications: int, generator: np.random.Generator
-) -> dict[str, Coverage]:
+def coverages(world: World, episodes: int, replications: int, generator: np.random.Generator) -> dict[str, Coverage]:
     """How often the interval of each metric holds the truth of a world."""
     exact = measured(world, episodes)
     truth = compute_all(*exact)
@@ -206,7 +203,8 @@ def coverage(overrides: Sequence[str], folders: Sequence[Path]) -> dict[str, Any
         "goal": "the truth held in 92 to 98 %; more only where little is left to chance",
         "missed": ", ".join(broken) or "nowhere",
         "conditions": {
-            condition: {name: vars(figures) for name, figures in found.items()} for condition, found in conditions.items()
+            condition: {name: vars(figures) for name, figures in found.items()}
+            for condition, found in conditions.items()
         },
         "holds": not broken,
     }

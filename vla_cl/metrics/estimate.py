@@ -89,7 +89,10 @@ def _measure(metric: Metric, measured: Measurements) -> tuple[float, Terms | str
     if metric.terms is None:
         return value, metric.bias
     terms = metric.terms(measured)
-    return value, f"no counts: the file does not say how many episodes are behind {terms.unknown[0]}" if terms.unknown else terms
+    return (
+        value,
+        f"no counts: the file does not say how many episodes are behind {terms.unknown[0]}" if terms.unknown else terms,
+    )
 
 
 def _intervals(sums: Sequence[Terms]) -> list[tuple[float, float]]:

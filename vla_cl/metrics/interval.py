@@ -68,9 +68,7 @@ def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
     return (0.0 if successes == 0 else centre - half), (1.0 if successes == episodes else centre + half)
 
 
-def _end(
-    weights: FloatArray, rates: FloatArray, episodes: FloatArray, measured: FloatArray, sign: float
-) -> FloatArray:
+def _end(weights: FloatArray, rates: FloatArray, episodes: FloatArray, measured: FloatArray, sign: float) -> FloatArray:
     """The farthest value on one side (-1 below, 1 above) that is not rejected, by bisection.
 
     The values on a side are run through by the multiplier of the constraint, from 0 (the measured value) to infinity
@@ -94,9 +92,7 @@ def _end(
     )
 
 
-def _most_likely(
-    weights: FloatArray, rates: FloatArray, episodes: FloatArray, multiplier: FloatArray
-) -> FloatArray:
+def _most_likely(weights: FloatArray, rates: FloatArray, episodes: FloatArray, multiplier: FloatArray) -> FloatArray:
     """The most likely rates q where the sum is held away from what was measured.
 
     Setting the derivative of ``sum_i log-likelihood_i(q_i) + multiplier sum_i c_i q_i`` to zero gives for each cell

@@ -17,7 +17,7 @@ from vla_cl.metrics.terms import Terms, along_curves, of_baseline, of_positions,
 FloatArray = NDArray[np.float64]
 
 HEADLINE_FORGETTING = "simple_recipe_nbt"
-"""What "forgetting" is where only one figure is shown: points lost per old task, from just after learning it to the end.
+"""What "forgetting" is where only one figure is shown: points lost per old task, from just after learning to the end.
 
 It has no bias, because nothing in it is a maximum, and its interval holds the truth as often as it says. It is GEM's
 BWT with the sign turned, the figure most of the field reports, under the name (NBT, less is better) that work on robot

@@ -37,7 +37,7 @@ def describe(path: Path | str, as_json: bool = False, reference: Path | str | No
 
 
 def results_to_json(results: Mapping[str, Estimate]) -> dict[str, object]:
-    """Metrics as plain data: value, interval or why there is none, direction, meaning, bias, source; undefined is None."""
+    """Metrics as plain data: value, interval or why there is none, what the metric is; undefined is None."""
     metrics = {metric.name: metric for metric in METRICS}
     return {
         name: {

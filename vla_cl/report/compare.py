@@ -47,7 +47,10 @@ def reference_of(run: RunRecord, runs: Sequence[RunRecord]) -> SuccessMatrix | N
     found = [
         other
         for other in runs
-        if other is not run and other.arrangement == "independent" and other.finished and set(other.tasks) == set(run.tasks)
+        if other is not run
+        and other.arrangement == "independent"
+        and other.finished
+        and set(other.tasks) == set(run.tasks)
     ]
     found.sort(key=lambda other: _train_seed(other) != _train_seed(run))  # keeps the order otherwise
     return found[0].matrix if found else None

@@ -141,9 +141,7 @@ def _group(label: str, members: Sequence[RunRecord], runs: Sequence[RunRecord], 
                 f"train_seed={seed}; leave one out"
             )
         by_seed[seed] = run
-    results = [
-        compute_all(run.matrix, reference_of(run, runs)) for run in by_seed.values() if run.matrix is not None
-    ]
+    results = [compute_all(run.matrix, reference_of(run, runs)) for run in by_seed.values() if run.matrix is not None]
     lowest = {metric.name: metric.lowest for metric in METRICS}
     return SeedGroup(
         label,

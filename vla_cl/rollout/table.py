@@ -144,7 +144,9 @@ class EpisodeTable:
         by_task: dict[str, dict[tuple[int, int], list[str]]] = {}
         for row in self._rows.values():
             if row["split"] == split:
-                by_task.setdefault(row["task"], {}).setdefault((row["experience"], row["step"]), []).append(row["outcome"])
+                by_task.setdefault(row["task"], {}).setdefault((row["experience"], row["step"]), []).append(
+                    row["outcome"]
+                )
         return {
             task: [(*place, _cell(outcomes).success) for place, outcomes in sorted(by_place.items())]
             for task, by_place in by_task.items()
