@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from vla_cl.bench import coverage
 from vla_cl.cli import main
 from vla_cl.metrics import HEADLINE_FORGETTING, METRICS, Estimate, SuccessMatrix, compute_all, wilson_interval
 from vla_cl.metrics.estimate import compute_many
@@ -174,3 +175,29 @@ def test_over_seeds_a_biased_metric_stays_without_interval_and_says_why():
 def test_the_same_matrix_has_the_same_intervals():
     run, reference = drawn(np.random.default_rng(5), 5, 20, 0.8, 0.3)
     assert compute_all(run, reference) == compute_all(run, reference)
+
+
+def test_the_bench_compares_with_the_rates_that_it_draws_from():
+    world = coverage.worlds(3)["1, then .1"]
+    found = coverage.coverages(world, 20, 80, np.random.default_rng(6))
+    assert set(found) == {metric.name for metric in METRICS}
+    assert found["learning_accuracy"].held == 1  # all rates are 1
+    assert found["learning_accuracy"].chance == 0
+    assert 0.85 < found["simple_recipe_nbt"].held <= 1
+    assert found["simple_recipe_nbt"].chance == pytest.approx(2 * 20 * 0.1 * 0.9)
+    assert math.isnan(found["chaudhry_forgetting"].held)
+    assert abs(found["simple_recipe_nbt"].off) < 0.03
+    assert (
+        coverage.coverages(coverage.worlds(5)["all .5, nothing forgotten"], 5, 80, np.random.default_rng(6))[
+            "chaudhry_forgetting"
+        ].off
+        > 0.1
+    )
+
+
+@pytest.mark.parametrize(
+    ("held", "chance", "promised"),
+    [(0.95, 50, True), (0.91, 50, False), (0.91, 0, False), (0.99, 50, False), (0.99, 1, True)],
+)
+def test_what_the_bench_promises(held, chance, promised):
+    assert coverage.Coverage(held, chance, 0.0, 1.0).promised == promised

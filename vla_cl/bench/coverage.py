@@ -142,14 +142,18 @@ def coverages(world: World, episodes: int, replications: int, generator: np.rand
 
 
 def _same_sums(exact: Measurements) -> dict[str, str]:
-    """Each metric, and the first one whose intervals are the same but for a factor: one of them is enough."""
+    """Each metric, and the first one whose intervals hold the truth equally often: one of them is enough.
+
+    They do if the weights are the same but for a factor, and the rates are the same.
+    """
     first: dict[object, str] = {}
     same = {}
     for metric in METRICS:
         key: object = metric.name
         if metric.terms is not None:
-            weights = metric.terms(exact).weights
-            key = tuple(np.round(weights / weights[0], 9).tolist())
+            terms = metric.terms(exact)
+            weights = np.round(terms.weights / terms.weights[0], 9)
+            key = (*weights.tolist(), *np.round(terms.rates, 9).tolist(), *terms.episodes.tolist())
         same[metric.name] = first.setdefault(key, metric.name)
     return same
 
