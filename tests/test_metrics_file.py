@@ -237,7 +237,13 @@ def test_the_json_for_machines(tmp_path, sequential):
     assert list(content["metrics"]) == [metric.name for metric in METRICS]
     assert content["metrics"]["gem_fwt"]["value"] is None
     assert content["metrics"]["libero_nbt"]["value"] == pytest.approx(0.18)
-    assert set(content["metrics"]["libero_nbt"]) == {"value", "low", "high", "direction", "meaning", "source"}
+    keys = {"value", "low", "high", "why_no_interval", "direction", "meaning", "bias", "source"}
+    assert set(content["metrics"]["libero_nbt"]) == keys
+    assert content["metrics"]["libero_nbt"]["why_no_interval"] is None
+    assert content["metrics"]["chaudhry_forgetting"]["low"] is None
+    assert content["metrics"]["chaudhry_forgetting"]["why_no_interval"].startswith(
+        "too high: a maximum of noisy values"
+    )
     assert seal(content["matrix"]) == json.loads((tmp_path / "matrix.json").read_text())
     with_reference = json.loads(describe(tmp_path, as_json=True, reference=tmp_path / "alone.json"))
     assert with_reference["metrics"]["cw_forward_transfer"]["value"] == pytest.approx(0)

@@ -54,6 +54,11 @@ def test_a_whole_number_of_numpy_is_the_same_as_pythons():
     assert number(np.int64(3), Purpose.LOSS, np.int32(1)) == number(3, Purpose.LOSS, 1)
 
 
+def test_every_purpose_is_somebodys():
+    source = "".join(path.read_text() for path in PACKAGE.rglob("*.py") if path.name != "random_numbers.py")
+    assert [purpose.name for purpose in Purpose if f"Purpose.{purpose.name}" not in source] == []
+
+
 def test_nothing_else_makes_a_generator():
     found = set()
     for path in sorted(PACKAGE.rglob("*.py")):

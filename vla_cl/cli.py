@@ -91,7 +91,9 @@ def _add_tools(add: Callable[..., argparse.ArgumentParser]) -> None:
     doctor.add_argument("--json", action="store_true", help="for machines")
     bench = add("bench", _bench, "measure against the bounds in the README", "vla-cl bench rollout rows=[metaworld]")
     bench.add_argument(
-        "what", choices=("startup", "training", "learning", "rollout", "methods", "preflight"), help="what to measure"
+        "what",
+        choices=("startup", "training", "learning", "rollout", "methods", "preflight", "coverage"),
+        help="what to measure",
     )
     add_overrides(bench)
     gallery = add(

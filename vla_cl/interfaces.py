@@ -302,10 +302,7 @@ class Method:
 
     @property
     def works_alone(self) -> bool:
-        """Whether it edits how a first and only experience is learnt; most begin with the second.
-
-        One that does not is refused where no run has a second: ``arrangement=joint`` and ``independent``.
-        """
+        """Whether it edits how a first experience is learnt; if not, it is refused where no run has a second one."""
         return False
 
     def attach(self, model: Model, train_seed: int) -> None:

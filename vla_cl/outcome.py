@@ -6,14 +6,14 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from vla_cl.metrics import Estimate, compute_all, load_matrix
+from vla_cl.metrics import HEADLINE_FORGETTING, Estimate, compute_all, load_matrix
 from vla_cl.report import write_report
 from vla_cl.tracking import LOG, last_loss
 from vla_cl.trust.reading import read_json_object
 from vla_cl.trust.text import counted, reason
 from vla_cl.types import ConfigurationError
 
-_SHOWN = (("final_average_success", "success at the end"), ("chaudhry_forgetting", "forgetting"))
+_SHOWN = (("final_average_success", "success at the end"), (HEADLINE_FORGETTING, "forgetting"))
 
 
 def describe_outcome(run: Path) -> str:
@@ -54,6 +54,8 @@ def _figure(found: Mapping[str, Estimate], metric: str, words: str, of: str) -> 
     estimate = found[metric]
     if math.isnan(estimate.value):
         return ""
+    if math.isnan(estimate.low):
+        return f"{words} ({metric}): {estimate.value:.3f} over {of}, no interval ({estimate.why})"
     return (
         f"{words} ({metric}): {estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}] over {of}, 95 % interval"
     )

@@ -106,11 +106,8 @@ class Purpose(Enum):
     RANDOM_POLICY = "random policy"
     """The actions of a policy without weights. Hash of what it sees."""
 
-    INTERVAL = "interval"
-    """Resampled measurements. No index."""
-
     TEST_BED = "test bed"
-    """The data of a small model's tasks. Task, part."""
+    """The data of a small model's tasks. Task."""
 
 
 def generator(seed: int, purpose: Purpose, *indices: int) -> np.random.Generator:

@@ -149,7 +149,10 @@ def success_matrix(
             success[row, tasks.index(task)] = cell.success
             episodes[row, tasks.index(task)] = cell.episodes
     before = table.success_cells(-1, "report")
-    curves = {task: np.asarray(points) for task, points in table.curves("select").items()}
+    points = {task: np.asarray(curve) for task, curve in table.curves("select").items()}
+    curves = {task: curve[:, 1:] for task, curve in points.items()}
+    brought = [task.id for experience in stream for task in experience.tasks]
+    repeated = {task: curve[:, 0].astype(np.int64) for task, curve in points.items() if brought.count(task) > 1}
     return SuccessMatrix(
         tasks=tuple(tasks),
         experiences=tuple(experience.name for experience in stream.experiences[:experiences_done]),
@@ -159,6 +162,8 @@ def success_matrix(
         curve_episodes=curve_episodes if curves else None,
         baseline=np.asarray([before[task].success for task in tasks]) if set(tasks) <= before.keys() else None,
         baseline_episodes=min(cell.episodes for cell in before.values()) if before else None,
+        stream=tuple(tuple(task.id for task in experience.tasks) for experience in stream),
+        curve_experiences=repeated,
     )
 
 

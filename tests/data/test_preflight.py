@@ -139,7 +139,7 @@ def test_a_wrong_frame_among_many_is_named(tmp_path):
         inspect_dataset(root)
 
 
-@pytest.mark.parametrize("what", ["startup", "preflight"])
+@pytest.mark.parametrize("what", ["startup", "preflight", "coverage"])
 def test_a_measurement_is_stored_where_output_says(what, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(f"vla_cl.bench.{what}.{what}", lambda *_: {"holds": True})

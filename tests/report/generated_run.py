@@ -26,6 +26,7 @@ class GeneratedRun:
     method: str = "sequential"
     arrangement: str = "sequential"
     tasks: tuple[str, ...] = TASKS
+    passes: int = 1  # how often the tasks are learnt, all of them before any comes again
     success: Cells = ((0.95, None, None), (0.2, 0.9, None), (0.05, 0.15, 1.0))
     episodes_per_cell: int = 20
     steps_per_experience: int = 600
@@ -40,7 +41,7 @@ class GeneratedRun:
 
     def experience_tasks(self) -> list[list[str]]:
         """The tasks of every experience."""
-        return [list(self.tasks)] if self.arrangement == "joint" else [[task] for task in self.tasks]
+        return [list(self.tasks)] if self.arrangement == "joint" else [[task] for task in self.tasks * self.passes]
 
     def write(self, folder: Path) -> Path:
         """Write the run folder and return it."""
@@ -57,7 +58,9 @@ class GeneratedRun:
         return [task.split("/", 1)[-1] for task in self.tasks]
 
     def _experience_names(self) -> list[str]:
-        return ["all-tasks"] if self.arrangement == "joint" else self._names()
+        if self.arrangement == "joint":
+            return ["all-tasks"]
+        return [name if turn == 0 else f"{name}-{turn + 1}" for turn in range(self.passes) for name in self._names()]
 
     def _run_json(self) -> dict[str, Any]:
         experiences = zip(self._experience_names(), self.experience_tasks(), strict=True)
@@ -98,10 +101,13 @@ class GeneratedRun:
 
     def _curves(self) -> dict[str, list[list[float]]]:
         curves: dict[str, list[list[float]]] = {}
-        for position, task in enumerate(self.tasks[: len(self.success)]):
-            final = self.success[position][position] if self.arrangement != "joint" else self.success[0][position]
-            start = 0 if self.arrangement == "joint" else position * self.steps_per_experience
-            curves[task] = [
+        stream = self.tasks * self.passes
+        for position, task in enumerate(stream if self.arrangement == "joint" else stream[: len(self.success)]):
+            row = 0 if self.arrangement == "joint" else position
+            final = self.success[row][self.tasks.index(task)]
+            start = row * self.steps_per_experience
+            curves.setdefault(task, [])
+            curves[task] += [
                 [
                     start + self.steps_per_experience * point // self.curve_points,
                     (final or 0.0) * point / self.curve_points,
@@ -118,6 +124,12 @@ class GeneratedRun:
             "episodes": [[0 if cell is None else self.episodes_per_cell for cell in row] for row in self.success],
             "curves": self._curves() if self.curve_points else {},
         }
+        if self.passes > 1:
+            matrix["stream"] = self.experience_tasks()
+            rows = {task: [] for task in self.tasks}
+            for row, (task,) in enumerate(self.experience_tasks()[: len(self.success)]):
+                rows[task] += [row] * (self.curve_points + 1)
+            matrix["curve_experiences"] = rows if self.curve_points else {}
         if self.baseline is not None:
             matrix["baseline"] = list(self.baseline)
         return matrix

@@ -38,7 +38,12 @@ def test_cells_count_errors_apart_and_use_the_last_evaluation(table):
 
 
 def test_curves(table):
-    assert table.curves() == {"toy/red": [(100, 0.0), (200, 0.5)], "toy/blue": [(200, 0.0)]}
+    assert table.curves() == {"toy/red": [(0, 100, 0.0), (0, 200, 0.5)], "toy/blue": [(0, 200, 0.0)]}
+
+
+def test_a_task_that_is_learnt_again_has_another_curve_even_at_the_same_step(table):
+    table.append(episode("toy/red", 1, Outcome.SUCCESS), experience=1, step=200, render_profile="fast")
+    assert table.curves()["toy/red"] == [(0, 100, 0.0), (0, 200, 0.5), (1, 200, 1.0)]
 
 
 def test_the_same_episode_again_replaces_its_row(table):

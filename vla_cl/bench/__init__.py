@@ -4,6 +4,7 @@
 loop. ``learning``: success of joint training on six tasks. ``rollout``: simulation and evaluation against
 ``lerobot-eval`` and against the suites' own steps and resets. ``methods``: what each continual-learning method costs
 against what theory says, and against avalanche-lib. ``preflight``: looking into a dataset of 10^6 frames.
+``coverage``: how often the intervals of the metrics hold the truth.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from pathlib import Path
 from vla_cl.trust.text import harmless
 from vla_cl.types import ConfigurationError
 
-WHAT = ("startup", "training", "learning", "rollout", "methods", "preflight")
-WITHOUT_SETTINGS = ("startup", "preflight")
+WHAT = ("startup", "training", "learning", "rollout", "methods", "preflight", "coverage")
+WITHOUT_SETTINGS = ("startup", "preflight", "coverage")
 """What is measured in one way only."""
 
 
@@ -42,7 +43,7 @@ def main(what: str, overrides: Sequence[str], folders: Sequence[Path] = ()) -> i
         from vla_cl.bench import rollout
 
         return rollout.main(overrides, folders)
-    from vla_cl.bench import learning, preflight, startup, training
+    from vla_cl.bench import coverage, learning, preflight, startup, training
     from vla_cl.files import write_json
     from vla_cl.run_folder import machine, versions
 
@@ -51,13 +52,14 @@ def main(what: str, overrides: Sequence[str], folders: Sequence[Path] = ()) -> i
         "training": training.training,
         "learning": learning.learning,
         "preflight": preflight.preflight,
+        "coverage": coverage.coverage,
     }
     path, others = _output(what, overrides)
     result = measures[what](others, folders)
     result |= {"machine": machine("cpu"), "versions": versions()}
     write_json(path, result)
     for key, value in result.items():
-        if key not in ("versions", "machine"):
+        if key not in ("versions", "machine", "conditions"):
             print(f"{key:28s} {value}")
     print(f"stored in {path}")
     return 0 if result["holds"] else 1

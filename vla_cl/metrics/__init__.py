@@ -4,8 +4,10 @@ A metric's name includes its convention, because one matrix has an "NBT" of .541
 is NaN, never 0, and nothing that was not measured is guessed.
 
 * `matrix`: what was measured, `SuccessMatrix`, and its file ``matrix.json``;
-* `definitions`: the formulas;
-* `estimate`: the table of all metrics, and their intervals;
+* `measurements`: the same by position of the stream, with curves and a reference;
+* `definitions`: the formulas; `weights`: those that are weighted sums;
+* `table`: all metrics; `terms`: what their intervals rest on; `interval`: the intervals;
+* `estimate`: value and interval of every metric; `seeds`: over training seeds;
 * `text`: what ``vla-cl metrics`` prints.
 """
 
@@ -34,11 +36,15 @@ from vla_cl.metrics.definitions import (
     tail_bwt,
     tail_fwt,
 )
-from vla_cl.metrics.estimate import METRICS, Estimate, Metric, compute_all, wilson_interval
+from vla_cl.metrics.estimate import Estimate, compute_all
+from vla_cl.metrics.interval import wilson_interval
 from vla_cl.metrics.matrix import SuccessMatrix, load_matrix
+from vla_cl.metrics.table import HEADLINE, HEADLINE_FORGETTING, METRICS, Metric
 from vla_cl.metrics.text import describe, format_matrix, format_table, results_to_json
 
 __all__ = [
+    "HEADLINE",
+    "HEADLINE_FORGETTING",
     "METRICS",
     "Estimate",
     "Metric",

@@ -1,7 +1,8 @@
 """The formulas. Each is a pure function named after the paper or code base whose convention it follows.
 
 Notation of the docstrings: R[i, j] is the success on task j after experience i, counted from 1; K is the number of
-tasks. ``success`` has shape (..., R, T): leading dimensions are resamples, the result has shape (...). Most formulas
+tasks. Where a stream repeats tasks, a column is a position of the stream, not a task (`Measurements.by_position`).
+``success`` has shape (..., R, T): leading dimensions are a stack of matrices, the result has shape (...). Most formulas
 need a square matrix whose experience k brought task k (R = T = K) and give NaN for any other. A NaN that a formula
 needs makes its result NaN; a NaN that it does not need (say above the diagonal) does no harm. With one task nothing can
 be forgotten or transferred, so those metrics are NaN, also where the original code prints 0.
@@ -11,6 +12,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vla_cl.metrics import weights
+from vla_cl.metrics.weights import weighted_sum
 
 FloatArray = NDArray[np.float64]
 
@@ -22,27 +26,10 @@ def _square(success: FloatArray) -> FloatArray:
     return success if rows == columns else np.full((*success.shape[:-2], columns, columns), np.nan)
 
 
-def _diagonal(success: FloatArray) -> FloatArray:
-    return np.asarray(np.diagonal(success, axis1=-2, axis2=-1))
-
-
-def _later_sum(success: FloatArray) -> FloatArray:
-    """Sum over tau > k of R[tau, k], shape (..., K); what lies on or above the diagonal is not looked at."""
-    below = np.tri(success.shape[-1], k=-1, dtype=bool)
-    return np.asarray(np.where(below, success, 0.0).sum(axis=-2))
-
-
 def _mean(values: FloatArray) -> FloatArray:
     """Mean over the last axis; NaN if it is empty."""
     values = np.asarray(values, dtype=np.float64)
     return np.asarray(values.mean(axis=-1) if values.shape[-1] else np.full(values.shape[:-1], np.nan))
-
-
-def _drops(success: FloatArray) -> FloatArray:
-    """R[k, k] minus the mean of the later R[tau, k], for k < K, shape (..., K - 1)."""
-    matrix = _square(success)
-    counts = np.arange(matrix.shape[-1] - 1, 0, -1)
-    return _diagonal(matrix)[..., :-1] - _later_sum(matrix)[..., :-1] / counts
 
 
 def final_average_success(success: FloatArray) -> FloatArray:
@@ -51,7 +38,7 @@ def final_average_success(success: FloatArray) -> FloatArray:
     Formula: ``1/T sum_j R[last, j]``. Also called ACC, AP, ASR (AlphaBrain), AVG (Simple Recipe, arXiv 2603.11653).
     Source: Lopez-Paz and Ranzato 2017, arXiv 1706.08840, eq. 2.
     """
-    return _mean(np.asarray(success, dtype=np.float64)[..., -1, :])
+    return weighted_sum(success, weights.last_row)
 
 
 def average_incremental_success(success: FloatArray) -> FloatArray:
@@ -60,10 +47,7 @@ def average_incremental_success(success: FloatArray) -> FloatArray:
     Formula: ``1/K sum_i 1/i sum_{j<=i} R[i, j]``. Also called MAA, or Avg.
     Source: Rebuffi et al. 2017 (iCaRL), arXiv 1611.07725, sec. 4.1, "average incremental accuracy".
     """
-    matrix = _square(success)
-    size = matrix.shape[-1]
-    seen = np.where(np.tri(size, dtype=bool), matrix, 0.0).sum(axis=-1)
-    return _mean(seen / np.arange(1, size + 1))
+    return weighted_sum(success, weights.seen_so_far)
 
 
 def learning_accuracy(success: FloatArray) -> FloatArray:
@@ -72,7 +56,7 @@ def learning_accuracy(success: FloatArray) -> FloatArray:
     Formula: ``1/K sum_k R[k, k]``. Also called MFT.
     Source: Riemer et al. 2019 (MER), arXiv 1810.11910, sec. 5, "learning accuracy".
     """
-    return _mean(_diagonal(_square(success)))
+    return weighted_sum(success, weights.diagonal)
 
 
 def libero_task_fwt(curve: FloatArray) -> FloatArray:
@@ -80,6 +64,7 @@ def libero_task_fwt(curve: FloatArray) -> FloatArray:
 
     Formula: ``1/n sum_e c_e``, where after the first best evaluation e* every ``c_e`` is replaced by ``c_{e*}`` (11
     evaluations at epochs 0, 5, ..., 50 in the paper). Points count equally, whatever steps lie between them.
+    Bias: too high, because the best of noisy values is.
     Source: Liu et al. 2023 (LIBERO), arXiv 2306.03310, sec. 4; ``notebooks/quick_guide_algo.ipynb::get_auc``.
     """
     curve = np.asarray(curve, dtype=np.float64)
@@ -93,7 +78,7 @@ def libero_task_fwt(curve: FloatArray) -> FloatArray:
 def libero_fwt(task_fwt: FloatArray) -> FloatArray:
     """How fast each task is learnt; not transfer relative to a reference.
 
-    Formula: ``1/K sum_k FWT_k``, with FWT_k from `libero_task_fwt`.
+    Formula: ``1/K sum_k FWT_k``, with FWT_k from `libero_task_fwt`; too high, as that.
     Source: Liu et al. 2023 (LIBERO), arXiv 2306.03310; ``notebooks/quick_guide_algo.ipynb::compute_metric``.
 
     Args:
@@ -108,23 +93,21 @@ def libero_nbt(success: FloatArray) -> FloatArray:
     Formula: ``1/K sum_{k<K} 1/(K-k) sum_{tau>k} (R[k, k] - R[tau, k])``.
     Source: Liu et al. 2023 (LIBERO), arXiv 2306.03310; ``notebooks/quick_guide_algo.ipynb::compute_metric``.
     """
-    drops = _drops(success)
-    count = drops.shape[-1]
-    return _mean(drops) * (count / (count + 1))
+    return weighted_sum(success, weights.later_drops_by_all)
 
 
 def libero_auc(success: FloatArray, task_fwt: FloatArray) -> FloatArray:
     """Success on each task from while it is learnt to the end: learning speed and retention in one number.
 
-    Formula: ``1/K sum_k 1/(K-k+1) (FWT_k + sum_{tau>k} R[tau, k])``.
+    Formula: ``1/K sum_k 1/(K-k+1) (FWT_k + sum_{tau>k} R[tau, k])``; too high, as FWT_k.
     Source: Liu et al. 2023 (LIBERO), arXiv 2306.03310; ``notebooks/quick_guide_algo.ipynb::compute_metric``.
 
     Args:
         success: The matrix, shape (..., K, K).
         task_fwt: FWT_k from `libero_task_fwt`, shape (..., K).
     """
-    matrix = _square(success)
-    return _mean((task_fwt + _later_sum(matrix)) / np.arange(matrix.shape[-1], 0, -1))
+    columns = np.shape(success)[-1]
+    return weighted_sum(success, weights.later_share) + _mean(np.asarray(task_fwt) / np.arange(columns, 0, -1))
 
 
 def clare_fwt(success: FloatArray) -> FloatArray:
@@ -143,7 +126,7 @@ def clare_nbt(success: FloatArray) -> FloatArray:
     Source: CLARE, arXiv 2601.09512. Its plotting script can clip negative drops and skips tasks without success; here
     every task counts as it is.
     """
-    return _mean(_drops(success))
+    return weighted_sum(success, weights.later_drops)
 
 
 def clare_auc(success: FloatArray) -> FloatArray:
@@ -152,8 +135,7 @@ def clare_auc(success: FloatArray) -> FloatArray:
     Formula: ``1/K sum_k 1/(K-k+1) sum_{tau>=k} R[tau, k]``.
     Source: CLARE, arXiv 2601.09512; also OrthoSkillVLA.
     """
-    matrix = _square(success)
-    return _mean((_diagonal(matrix) + _later_sum(matrix)) / np.arange(matrix.shape[-1], 0, -1))
+    return weighted_sum(success, weights.kept)
 
 
 def gem_bwt(success: FloatArray) -> FloatArray:
@@ -162,8 +144,7 @@ def gem_bwt(success: FloatArray) -> FloatArray:
     Formula: ``1/(K-1) sum_{k<K} (R[K, k] - R[k, k])``. AlphaBrain's BWT is the same.
     Source: Lopez-Paz and Ranzato 2017 (GEM), arXiv 1706.08840, eq. 3; mammoth ``utils/metrics.py::backward_transfer``.
     """
-    matrix = _square(success)
-    return _mean((matrix[..., -1, :] - _diagonal(matrix))[..., :-1])
+    return -weighted_sum(success, weights.end_drops)
 
 
 def gem_fwt(success: FloatArray, baseline: FloatArray) -> FloatArray:
@@ -177,41 +158,46 @@ def gem_fwt(success: FloatArray, baseline: FloatArray) -> FloatArray:
         success: The matrix, shape (..., K, K).
         baseline: b, shape (..., K).
     """
-    matrix = _square(success)
-    return _mean(np.diagonal(matrix, offset=1, axis1=-2, axis2=-1) - np.asarray(baseline)[..., 1:])
+    return weighted_sum(success, weights.next_task) - _mean(np.asarray(baseline, dtype=np.float64)[..., 1:])
 
 
 def chaudhry_forgetting(success: FloatArray) -> FloatArray:
-    """Forgetting: drop of the old tasks from their best, before the last experience, to the end.
+    """Forgetting: drop of the old tasks from their best before the last experience to the end.
 
-    Formula: ``1/(K-1) sum_{k<K} (max_{k<=l<K} R[l, k] - R[K, k])``. The last row is not in the maximum, so it can be
-    negative. AlphaBrain's F is the same.
-    Source: Chaudhry et al. 2018 (RWalk), arXiv 1801.10112, eq. 3; AlphaBrain ``compute_cl_matrix_metrics.py``.
+    Formula: ``1/(K-1) sum_{k<K} (max_{l<K} R[l, k] - R[K, k])``. The last row is not in the maximum, so it can be
+    negative. Success before a task is learnt is in the maximum where it was evaluated (all rows above the last).
+    Bias: too high, because a maximum of noisy values is: without any forgetting it is above 0.
+    Source: Chaudhry et al. 2018 (RWalk), arXiv 1801.10112, eq. 3 (l from 1 to K - 1). AlphaBrain's F
+    (``compute_cl_matrix_metrics.py``) is the same where nothing above the diagonal was evaluated.
     """
     matrix = _square(success)
-    size = matrix.shape[-1]
-    counted = np.tri(size, dtype=bool) & (np.arange(size) < size - 1)[:, None]
-    best = np.where(counted, matrix, -np.inf).max(axis=-2)
-    return _mean(best[..., :-1] - matrix[..., -1, :-1])
+    best = _known(matrix)[..., :-1, :].max(axis=-2, initial=-np.inf)
+    return _mean((best - matrix[..., -1, :])[..., :-1])
 
 
 def mammoth_forgetting(success: FloatArray) -> FloatArray:
     """Forgetting: drop of the old tasks from their best at any time, the end included, so never negative.
 
-    Formula: ``1/(K-1) sum_{k<K} (max_l R[l, k] - R[K, k])``. Success before a task is learnt counts where it was
-    evaluated; where it was not (above the diagonal only) it counts as 0, as in the code.
+    Formula: ``1/(K-1) sum_{k<K} (max_l R[l, k] - R[K, k])``. Success before a task is learnt is in the maximum where
+    it was evaluated. The code has 0 where it was not, which changes no maximum.
+    Bias: too high, because a maximum of noisy values is: without any forgetting it is above 0.
     Source: mammoth ``utils/metrics.py::forgetting``.
     """
     matrix = _square(success)
-    unseen = np.isnan(matrix) & ~np.tri(matrix.shape[-1], dtype=bool)
-    best = np.where(unseen, 0.0, matrix).max(axis=-2)
+    best = _known(matrix).max(axis=-2)
     return _mean((best - matrix[..., -1, :])[..., :-1])
 
 
-def cw_performance(success: FloatArray) -> FloatArray:
-    """Average performance: success on all tasks at the end; the same number as `final_average_success`.
+def _known(matrix: FloatArray) -> FloatArray:
+    """What was not evaluated above the diagonal as -inf, so that no maximum takes it."""
+    return np.where(np.isnan(matrix) & ~np.tri(matrix.shape[-1], dtype=bool), -np.inf, matrix)
 
-    Formula: ``1/T sum_j R[last, j]``. The code averages the last five evaluations of a run; here there is one.
+
+def cw_performance(success: FloatArray) -> FloatArray:
+    """Average performance: success at the end on the task of every position of the stream.
+
+    Formula: ``1/K sum_k R[last, k]``. The same number as `final_average_success` unless some tasks are repeated more
+    often than others. The code averages the last five evaluations of a run; here there is one.
     Source: Wolczyk et al. 2021 (Continual World), arXiv 2105.10919, sec. 4; ``results_processing/tables.py``.
     """
     return final_average_success(success)
@@ -223,10 +209,7 @@ def cw_forgetting(success: FloatArray) -> FloatArray:
     Formula: ``1/K sum_k (R[k, k] - R[K, k])``.
     Source: Wolczyk et al. 2021 (Continual World), arXiv 2105.10919, sec. 4; ``results_processing/tables.py``.
     """
-    matrix = _square(success)
-    if matrix.shape[-1] < 2:
-        return np.full(matrix.shape[:-2], np.nan)
-    return _mean(_diagonal(matrix) - matrix[..., -1, :])
+    return weighted_sum(success, weights.end_drops_by_all)
 
 
 def cw_forward_transfer(curve_means: FloatArray, reference_means: FloatArray) -> FloatArray:
@@ -234,6 +217,7 @@ def cw_forward_transfer(curve_means: FloatArray, reference_means: FloatArray) ->
 
     Formula: ``1/K sum_k (AUC_k - ref_k) / (1 - ref_k)``; AUC_k is the mean of the evaluations of task k while it is
     learnt, ref_k the same for a policy that learns task k alone. NaN if a reference is 1: there is nothing to gain.
+    Bias: too low, because one divides by a measured number; little where the reference is not near 1.
     Source: Wolczyk et al. 2021 (Continual World), arXiv 2105.10919, sec. 4; ``results_processing/tables.py``.
 
     Args:
@@ -246,7 +230,7 @@ def cw_forward_transfer(curve_means: FloatArray, reference_means: FloatArray) ->
 
 
 def simple_recipe_nbt(success: FloatArray) -> FloatArray:
-    """Negative backward transfer between just after learning and the end only; the opposite of `gem_bwt`.
+    """Points lost on an old task between just after learning it and the end; the opposite of `gem_bwt`.
 
     Formula: ``1/(K-1) sum_{k<K} (R[k, k] - R[K, k])``.
     Source: Hu et al. 2026 (Simple Recipe Works), arXiv 2603.11653.
@@ -258,6 +242,7 @@ def tail_fwt(best: FloatArray) -> FloatArray:
     """Best success on each task while it is learnt.
 
     Formula: ``1/K sum_k F_k``, F_k the largest value of the learning curve of task k.
+    Bias: too high, because the largest of noisy values is.
     Source: Liu et al. 2024 (TAIL), arXiv 2310.05905; also PPL.
 
     Args:
@@ -270,6 +255,7 @@ def tail_bwt(success: FloatArray, best: FloatArray) -> FloatArray:
     """Change of the old tasks against their best while learnt, after each experience. Negative = forgetting.
 
     Formula: ``1/(K-1) sum_{k>1} B_k`` with ``B_k = 1/(k-1) sum_{i<k} (R[k, i] - F_i)``, F_i as in `tail_fwt`.
+    Bias: too low, because F_i is too high.
     Source: Liu et al. 2024 (TAIL), arXiv 2310.05905; also PPL.
 
     Args:

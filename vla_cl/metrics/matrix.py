@@ -21,7 +21,10 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 _REQUIRED = ("tasks", "success")
-_OPTIONAL = ("experiences", "episodes", "curves", "baseline", "curve_episodes", "baseline_episodes")
+_OPTIONAL = (
+    *("experiences", "episodes", "curves", "baseline", "curve_episodes", "baseline_episodes"),
+    *("stream", "curve_experiences"),
+)
 _BYTES = 64 * 2**20
 _CELLS = 1_000_000  # 1,000 tasks one after another
 
@@ -30,8 +33,9 @@ _CELLS = 1_000_000  # 1,000 tasks one after another
 class SuccessMatrix:
     """What was measured in one run. The arrays are copied and read-only.
 
-    A sequential run is square: experience i brought task i. A joint run has one row. An independent run (one policy per
-    task) has only its diagonal.
+    Rows are experiences, columns are tasks, each once. A joint run has one row. An independent run (one policy per
+    task) has only the cells of the tasks that each experience brought. ``stream`` says which these were, so a stream
+    may bring tasks in another order than that of the columns, and a task more than once (`positions`).
 
     Attributes:
         tasks: Ids of the T tasks, the columns.
@@ -40,10 +44,15 @@ class SuccessMatrix:
         episodes: How many episodes are behind each cell, shape (R, T); at least 1 where ``success`` is a number. None =
             unknown: then nothing that reads ``success`` has an interval.
         curves: Task id to its learning curve, shape (n, 2): optimizer step, success on the task. It covers the
-            experience that brings the task, from before its first step to after its last.
+            experience that brings the task, from before its first step to after its last; if several do, one after the
+            other (`learning_curve`).
         baseline: Success of the untrained policy (the warm start) on each task, shape (T,), or None.
         curve_episodes: Episodes behind each point of a curve; None = unknown, then what reads curves has no interval.
         baseline_episodes: Episodes behind each number of the baseline; None = unknown, as above.
+        stream: Task ids of every experience of the stream, those not yet learnt included. None = unknown: then a square
+            matrix is taken to bring task k with experience k, and any other matrix no task that one could tell.
+        curve_experiences: Of a task that the stream repeats, for each point of its curve the experience (from 0) in
+            which it was measured.
 
     Raises:
         ConfigurationError: Shapes do not fit, a number is out of range, or a name is unknown or used twice.
@@ -57,6 +66,8 @@ class SuccessMatrix:
     baseline: FloatArray | None = None
     curve_episodes: int | None = None
     baseline_episodes: int | None = None
+    stream: tuple[tuple[str, ...], ...] | None = None
+    curve_experiences: Mapping[str, IntArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # A frozen dataclass can only be normalised through object.__setattr__.
@@ -69,10 +80,39 @@ class SuccessMatrix:
         put(self, "curves", {task: _frozen(curve, np.float64) for task, curve in self.curves.items()})
         if self.baseline is not None:
             put(self, "baseline", _frozen(self.baseline, np.float64))
+        if self.stream is not None:
+            put(self, "stream", tuple(tuple(tasks) for tasks in self.stream))
+        put(self, "curve_experiences", {task: _frozen(rows, np.int64) for task, rows in self.curve_experiences.items()})
         self._check_names()
         self._check_cells()
         self._check_curves()
         self._check_baseline()
+        self._check_stream()
+
+    @property
+    def positions(self) -> tuple[int, ...] | None:
+        """The column of the task that each experience brought; None if that is not one task each, or not all yet."""
+        rows = len(self.experiences)
+        if self.stream is None:
+            return tuple(range(rows)) if rows == len(self.tasks) else None
+        if len(self.stream) != rows or any(len(tasks) != 1 for tasks in self.stream):
+            return None
+        return tuple(self.tasks.index(task) for (task,) in self.stream)
+
+    def learning_curve(self, position: int) -> FloatArray:
+        """The curve of the task that an experience brought while it did so, shape (n, 2); n = 0 if it is not known.
+
+        Raises:
+            ValueError: The matrix has no positions.
+        """
+        if self.positions is None:
+            raise ValueError("expected a matrix whose experiences bring one task each")
+        column = self.positions[position]
+        curve = self.curves.get(self.tasks[column], np.empty((0, 2)))
+        if self.positions.count(column) == 1:
+            return curve
+        rows = self.curve_experiences.get(self.tasks[column])
+        return curve[rows == position] if rows is not None else np.empty((0, 2))
 
     def _check_names(self) -> None:
         for what, names in (("tasks", self.tasks), ("experiences", self.experiences)):
@@ -111,11 +151,31 @@ class SuccessMatrix:
                 raise ConfigurationError(
                     f"the curve of {task!r} must be a list of [step, success] pairs, but is {_by(curve.shape)}"
                 )
-            steps = curve[:, 0]
-            if not np.all(np.isfinite(steps)) or np.any(np.diff(steps) <= 0) or np.any(steps < 0):
+            steps, rows = curve[:, 0], self.curve_experiences.get(task, np.zeros(len(curve), dtype=np.int64))
+            if rows.shape != steps.shape or np.any(np.diff(rows) < 0) or np.any(rows < 0):
+                raise ConfigurationError(
+                    f"'curve_experiences' of {task!r} must be {len(steps)} ascending numbers from 0 on, one for each "
+                    "point of its curve"
+                )
+            again = np.diff(rows) > 0  # an experience may begin at the step at which the one before ended
+            too_small = np.where(again, np.diff(steps) < 0, np.diff(steps) <= 0)
+            if not np.all(np.isfinite(steps)) or np.any(too_small) or np.any(steps < 0):
                 raise ConfigurationError(f"the steps in the curve of {task!r} must be increasing numbers from 0 on")
             _check_fractions(f"the curve of {task!r}", curve[:, 1])
+        if unknown := sorted(self.curve_experiences.keys() - self.curves.keys()):
+            raise ConfigurationError(f"'curve_experiences' has {unknown[0]!r}, which has no curve")
         _check_count("curve_episodes", self.curve_episodes)
+
+    def _check_stream(self) -> None:
+        if self.stream is None:
+            return
+        if unknown := sorted({task for tasks in self.stream for task in tasks} - set(self.tasks)):
+            raise ConfigurationError(f"'stream' has the unknown task {unknown[0]!r}{_nearest(unknown[0], self.tasks)}")
+        if len(self.stream) < len(self.experiences):
+            raise ConfigurationError(
+                f"'stream' must list the tasks of at least {len(self.experiences)} experiences, as there are rows, but "
+                f"lists {len(self.stream)}"
+            )
 
     def _check_baseline(self) -> None:
         _check_count("baseline_episodes", self.baseline_episodes)
@@ -175,6 +235,8 @@ class SuccessMatrix:
             baseline=None if baseline is None else np.array(_row("baseline", baseline)),
             curve_episodes=raw.get("curve_episodes"),
             baseline_episodes=raw.get("baseline_episodes"),
+            stream=_stream(raw.get("stream")),
+            curve_experiences=_rows_of_points(raw.get("curve_experiences") or {}),
         )
 
     def to_json(self) -> dict[str, object]:
@@ -191,6 +253,10 @@ class SuccessMatrix:
         for key, count in (("curve_episodes", self.curve_episodes), ("baseline_episodes", self.baseline_episodes)):
             if count is not None:
                 content[key] = count
+        if self.stream is not None:
+            content["stream"] = [list(tasks) for tasks in self.stream]
+        if self.curve_experiences:
+            content["curve_experiences"] = {task: rows.tolist() for task, rows in self.curve_experiences.items()}
         return content
 
     def write(self, path: Path | str) -> None:
@@ -292,6 +358,26 @@ def _experiences(values: object, tasks: Sequence[str], rows: int) -> tuple[str, 
     if values is not None:
         return _names("experiences", values)
     return tuple(tasks) if rows == len(tasks) else tuple(f"row {number + 1}" for number in range(rows))
+
+
+def _stream(values: object) -> tuple[tuple[str, ...], ...] | None:
+    if values is None:
+        return None
+    if not isinstance(values, list):
+        raise ConfigurationError(f"'stream' must be a list of lists of task ids, but is {_kind(values)}")
+    return tuple(_names("stream", tasks) for tasks in values)
+
+
+def _rows_of_points(values: object) -> dict[str, IntArray]:
+    if not isinstance(values, dict):
+        raise ConfigurationError(
+            f"'curve_experiences' must be an object from task id to [experience, ...], but is {_kind(values)}"
+        )
+    found = {task: np.array(_row(f"curve_experiences[{task!r}]", rows)) for task, rows in values.items()}
+    for task, rows in found.items():
+        if not np.all(np.isfinite(rows) & (rows == np.floor(rows)) & (np.abs(rows) < _CELLS)):
+            raise ConfigurationError(f"'curve_experiences' of {task!r} must be whole numbers")
+    return {task: rows.astype(np.int64) for task, rows in found.items()}
 
 
 def _counts(values: object) -> IntArray:

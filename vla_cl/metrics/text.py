@@ -8,8 +8,9 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vla_cl.metrics.estimate import METRICS, Estimate, compute_all
+from vla_cl.metrics.estimate import Estimate, compute_all
 from vla_cl.metrics.matrix import FloatArray, SuccessMatrix, load_matrix
+from vla_cl.metrics.table import METRICS
 from vla_cl.trust.text import harmless
 
 _WIDTH = 98
@@ -36,15 +37,17 @@ def describe(path: Path | str, as_json: bool = False, reference: Path | str | No
 
 
 def results_to_json(results: Mapping[str, Estimate]) -> dict[str, object]:
-    """Metrics as plain data: value, interval, direction, meaning, source; undefined is None."""
+    """Metrics as plain data: value, interval or why there is none, what the metric is; undefined is None."""
     metrics = {metric.name: metric for metric in METRICS}
     return {
         name: {
             "value": _null(result.value),
             "low": _null(result.low),
             "high": _null(result.high),
+            "why_no_interval": result.why or None,
             "direction": metrics[name].direction,
             "meaning": metrics[name].meaning,
+            "bias": metrics[name].bias or None,
             "source": metrics[name].source,
         }
         for name, result in results.items()
@@ -52,17 +55,40 @@ def results_to_json(results: Mapping[str, Estimate]) -> dict[str, object]:
 
 
 def format_table(results: Mapping[str, Estimate]) -> str:
-    """Metrics as an aligned table: name, value, 95% interval, which way is better and what it means."""
+    """Metrics as an aligned table: name, value, 95% interval, which way is better and what it means; notes below it.
+
+    A value without an interval has a word in its place; the notes say why, and which way each metric is off.
+    """
     metrics = {metric.name: metric for metric in METRICS}
     rows = [("metric", "value", "95% interval", "better, and what it means")]
     for name, result in results.items():
         meaning = f"{_ARROWS[metrics[name].direction]} {metrics[name].meaning}"
         rows.append((name, _number(result.value), _interval(result), meaning))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return "\n".join(
+    table = "\n".join(
         f"{name:<{widths[0]}}  {value:>{widths[1]}}  {interval:<{widths[2]}}  {meaning}"
         for name, value, interval, meaning in rows
     )
+    notes = "\n".join(_notes(results))
+    return f"{table}\n\n{notes}" if notes else table
+
+
+def _notes(results: Mapping[str, Estimate]) -> list[str]:
+    """Each reason for a missing interval, and each bias, with the metrics that it is about."""
+    about: dict[str, list[str]] = {}
+    for metric in METRICS:
+        result = results.get(metric.name)
+        if result is None or math.isnan(result.value):
+            continue
+        if metric.bias:
+            interval = "no interval" if metric.terms is None else "an interval allows for it"
+            about.setdefault(f"{metric.bias}; {interval}", []).append(metric.name)
+        if result.why and metric.terms is not None:
+            about.setdefault(f"no interval: {result.why}", []).append(metric.name)
+    return [
+        textwrap.fill(f"{', '.join(names)}: {reason}.", _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+        for reason, names in about.items()
+    ]
 
 
 def format_matrix(matrix: SuccessMatrix) -> str:
@@ -137,7 +163,9 @@ def _number(value: float) -> str:
 
 
 def _interval(result: Estimate) -> str:
-    return "" if math.isnan(result.low) else f"{round(result.low, 3) + 0.0:6.3f} to {round(result.high, 3) + 0.0:6.3f}"
+    if math.isnan(result.low):
+        return f"none: {result.why.partition(':')[0]}" if result.why else ""
+    return f"{round(result.low, 3) + 0.0:6.3f} to {round(result.high, 3) + 0.0:6.3f}"
 
 
 def _null(value: float) -> float | None:

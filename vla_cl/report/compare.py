@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from vla_cl.metrics import SuccessMatrix
 from vla_cl.report.load import RunRecord
 from vla_cl.report.numbers import UNDEFINED, task_name
 from vla_cl.report.tables import FactTable
@@ -39,6 +40,25 @@ def all_tasks(runs: Sequence[RunRecord]) -> list[str]:
 def _names(tasks: Sequence[str]) -> str:
     shown = [task_name(task) for task in tasks[:3]]
     return ", ".join(shown + ["…"] * (len(tasks) > 3))
+
+
+def reference_of(run: RunRecord, runs: Sequence[RunRecord]) -> SuccessMatrix | None:
+    """A finished independent run of the same tasks among the others, if possible with the same training seed."""
+    found = [
+        other
+        for other in runs
+        if other is not run
+        and other.arrangement == "independent"
+        and other.finished
+        and set(other.tasks) == set(run.tasks)
+    ]
+    found.sort(key=lambda other: _train_seed(other) != _train_seed(run))  # keeps the order otherwise
+    return found[0].matrix if found else None
+
+
+def _train_seed(run: RunRecord) -> object:
+    seeds = run.info.get("seeds")
+    return seeds.get("train_seed") if isinstance(seeds, Mapping) else None
 
 
 def warnings(runs: Sequence[RunRecord]) -> list[str]:

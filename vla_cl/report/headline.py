@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from vla_cl.metrics import Estimate, SuccessMatrix, wilson_interval
+from vla_cl.metrics import HEADLINE_FORGETTING, Estimate, SuccessMatrix, wilson_interval
 from vla_cl.report.load import RunRecord
 from vla_cl.report.numbers import cell_episodes, cell_success, last_row, percent, percent_range, task_name
 
@@ -24,10 +24,11 @@ class TaskCourse:
     """What became of one task in one run.
 
     Attributes:
-        after: Success right after the experience that taught it.
-        best: Highest success from then on.
+        after: Success right after the experience that taught it, the last one if several did.
+        best: Highest success since it was first taught.
         final: Success after the last evaluated experience.
-        forgot: Learnt once, and the 95 % intervals of best and final do not overlap.
+        forgot: Learnt, and the 95 % intervals of after and final do not overlap. Not of best and final: the best of
+            many noisy values lies above the end where nothing was forgotten.
     """
 
     task: str
@@ -47,22 +48,22 @@ def task_courses(run: RunRecord) -> list[TaskCourse]:
     for column, task in enumerate(matrix.tasks):
         taught = [row for row, (_, tasks) in enumerate(run.experiences[: end + 1]) if task in tasks]
         final = cell_success(matrix, end, column)
-        after = cell_success(matrix, taught[0], column) if taught else None
+        after = cell_success(matrix, taught[-1], column) if taught else None
         if after is not None and final is not None:
-            courses.append(_course(matrix, task, taught[0], end))
+            courses.append(_course(matrix, task, taught, end))
     return courses
 
 
-def _course(matrix: SuccessMatrix, task: str, taught: int, end: int) -> TaskCourse:
+def _course(matrix: SuccessMatrix, task: str, taught: Sequence[int], end: int) -> TaskCourse:
     column = matrix.tasks.index(task)
     measured = {
-        row: success for row in range(taught, end + 1) if (success := cell_success(matrix, row, column)) is not None
+        row: success for row in range(taught[0], end + 1) if (success := cell_success(matrix, row, column)) is not None
     }
-    peak = max(measured, key=lambda row: measured[row])
-    lowest_best, _ = _interval(matrix, peak, column)
+    after = measured[taught[-1]]
+    lowest_after, _ = _interval(matrix, taught[-1], column)
     _, highest_final = _interval(matrix, end, column)
-    forgot = measured[peak] >= LEARNT and lowest_best > highest_final
-    return TaskCourse(task, measured[taught], measured[peak], measured[end], forgot)
+    forgot = after >= LEARNT and lowest_after > highest_final
+    return TaskCourse(task, after, max(measured.values()), measured[end], forgot)
 
 
 def _interval(matrix: SuccessMatrix, row: int, column: int) -> tuple[float, float]:
@@ -110,10 +111,11 @@ def _opening(runs: Sequence[RunRecord], estimates: Mapping[str, Mapping[str, Est
             )
     if not ends:
         return Markup("")
-    count = len(runs[0].tasks)
+    count, experiences = len(runs[0].tasks), len(runs[0].experiences)
+    again = f" in {experiences} experiences, some more than once" if experiences > count else ""
     stream = run_text(runs[0], "stream")
-    return Markup("On {} ({} task{} learnt one after another), {}.").format(
-        stream, count, "" if count == 1 else "s", Markup(", ").join(ends)
+    return Markup("On {} ({} task{} learnt one after another{}), {}.").format(
+        stream, count, "" if count == 1 else "s", again, Markup(", ").join(ends)
     )
 
 
@@ -148,11 +150,11 @@ def _kept_and_forgotten(run: RunRecord, estimates: Mapping[str, Estimate]) -> li
     parts = []
     if forgotten:
         changes = [
-            Markup("{} ({} → {})").format(task_name(c.task), percent(c.best), percent(c.final)) for c in forgotten
+            Markup("{} ({} → {})").format(task_name(c.task), percent(c.after), percent(c.final)) for c in forgotten
         ]
         parts.append(Markup("forgot {}").format(_listing(changes)))
     elif len(courses) > 1 and kept:
-        parts.append(_forgot_no_single_task(estimates.get("chaudhry_forgetting")))
+        parts.append(_forgot_no_single_task(estimates.get(HEADLINE_FORGETTING)))
     if kept and forgotten:
         names = [Markup("{} ({})").format(task_name(c.task), percent(c.final)) for c in kept]
         parts.append(Markup("still does {}").format(_listing(names)))

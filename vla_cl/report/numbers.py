@@ -43,7 +43,7 @@ def percent(fraction: float) -> str:
 
 
 def percent_range(estimate: Estimate) -> str:
-    """``25–50 %``; empty if the interval is not known."""
+    """``25–50 %``; empty if there is no interval."""
     if math.isnan(estimate.low) or math.isnan(estimate.high):
         return ""
     return f"{100 * estimate.low:.0f}–{100 * estimate.high:.0f}\u00a0%"
@@ -57,10 +57,17 @@ def decimal(value: float) -> str:
 
 
 def decimal_range(estimate: Estimate) -> str:
-    """``[0.250, 0.501]``; empty if the interval is not known."""
+    """``[0.250, 0.501]``; ``no interval: too high`` where there is a value without one; empty without a value."""
     if math.isnan(estimate.low) or math.isnan(estimate.high):
-        return ""
+        return no_interval(estimate)
     return f"[{decimal(estimate.low)}, {decimal(estimate.high)}]"
+
+
+def no_interval(estimate: Estimate) -> str:
+    """``no interval: too high``, the reason in few words; empty where there is an interval, or no value."""
+    if not estimate.why:
+        return ""
+    return f"no interval: {estimate.why.partition(':')[0]}"
 
 
 def memory_size(size: object) -> str:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from vla_cl import __version__
 from vla_cl.files import write_text
-from vla_cl.metrics import Estimate, SuccessMatrix, compute_all
+from vla_cl.metrics import HEADLINE_FORGETTING, Estimate, compute_all
 from vla_cl.report import compare, tables
 from vla_cl.report.headline import headline, run_text
 from vla_cl.report.load import RunRecord, load_runs
@@ -82,6 +82,7 @@ def render(runs: Sequence[RunRecord]) -> str:
         missing=[sentence for run in runs for sentence in run.missing],
         crashes=tables.crash_notes(runs),
         comparison=tables.comparison(runs, estimates),
+        headline_forgetting=HEADLINE_FORGETTING,
         heat_maps=tables.heat_maps(runs),
         success_plots=success_over_learning(runs, tasks),
         legend=legend(runs),
@@ -115,16 +116,7 @@ def _estimates(run: RunRecord, runs: Sequence[RunRecord]) -> dict[str, Estimate]
     """All metrics of a run; an independent run among the others serves as their single-task reference."""
     if run.matrix is None:
         return {}
-    return compute_all(run.matrix, reference=_reference(run, runs))
-
-
-def _reference(run: RunRecord, runs: Sequence[RunRecord]) -> SuccessMatrix | None:
-    found = [
-        other.matrix
-        for other in runs
-        if other is not run and other.arrangement == "independent" and other.finished and other.tasks == run.tasks
-    ]
-    return found[0] if found else None
+    return compute_all(run.matrix, reference=compare.reference_of(run, runs))
 
 
 def _instructions(runs: Sequence[RunRecord]) -> dict[str, str]:

@@ -79,8 +79,7 @@ def _success_panel(runs: Sequence[RunRecord], task: str, in_steps: bool) -> Figu
     end = max((position for run in drawn for position in _positions(run, in_steps)), default=1.0)
     panel = Panel(340, 190, (0, end), (0, 1))
     ticks = sorted({position for run in drawn for position in _positions(run, in_steps)})
-    span = _learning_span(drawn, task, in_steps)
-    parts = [panel.band(*span, "learning")] if span else []
+    parts = [panel.band(*span, "learning") for span in _learning_spans(drawn, task, in_steps)]
     parts.append(panel.horizontal_grid([(0, "0 %"), (0.5, "50 %"), (1, "100 %")]))
     parts.append(panel.x_labels([(0, "0"), *((tick, short_number(tick)) for tick in ticks)]))
     for index, run in enumerate(runs):
@@ -92,15 +91,19 @@ def _success_panel(runs: Sequence[RunRecord], task: str, in_steps: bool) -> Figu
     return Figure(task_name(task), panel.picture(f"Success on {task_name(task)} over the course of learning", parts))
 
 
-def _learning_span(runs: Sequence[RunRecord], task: str, in_steps: bool) -> tuple[float, float] | None:
-    """The stretch in which the task is learnt, where all sequential runs agree on it."""
-    spans = set()
+def _learning_spans(runs: Sequence[RunRecord], task: str, in_steps: bool) -> tuple[tuple[float, float], ...]:
+    """The stretches in which the task is learnt, one for each time; none where sequential runs do not agree on them.
+
+    A run that is not finished agrees if it does as far as it went.
+    """
+    spans: list[tuple[tuple[float, float], ...]] = []
     for run in runs:
         positions = _positions(run, in_steps)
-        for index, (_, tasks) in enumerate(run.experiences[: len(positions)]):
-            if task in tasks:
-                spans.add((positions[index - 1] if index else 0.0, positions[index]))
-    return spans.pop() if len(spans) == 1 and len(runs[0].experiences) > 1 else None
+        taught = [index for index, (_, tasks) in enumerate(run.experiences[: len(positions)]) if task in tasks]
+        spans.append(tuple((positions[index - 1] if index else 0.0, positions[index]) for index in taught))
+    longest = max(spans, key=len, default=())
+    agree = all(longest[: len(span)] == span for span in spans)
+    return longest if agree and len(runs[0].experiences) > 1 else ()
 
 
 def _run_line(panel: Panel, run: RunRecord, index: int, task: str, in_steps: bool, aside: float) -> Markup:

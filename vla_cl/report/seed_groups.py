@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vla_cl.metrics import METRICS, Estimate, compute_all
+from vla_cl.metrics import HEADLINE, METRICS, Estimate, compute_all
 from vla_cl.metrics.matrix import rollouts_skipped
 from vla_cl.metrics.seeds import over_seeds
-from vla_cl.report.compare import flat_settings, warnings
+from vla_cl.report.compare import flat_settings, reference_of, warnings
 from vla_cl.report.load import RunRecord, load_runs
 from vla_cl.report.numbers import decimal, decimal_range, memory_size
 from vla_cl.trust.reading import require_entries
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
 
-SHOWN = ("final_average_success", "chaudhry_forgetting", "learning_accuracy")
+SHOWN = HEADLINE
 """Metrics that are shown unless others are asked for."""
 
 _NOT_COMPARED = (
@@ -103,7 +103,7 @@ def _groups(runs: Sequence[RunRecord], metrics: Sequence[str]) -> list[SeedGroup
     for run in runs:
         together.setdefault(json.dumps(_identity(run), sort_keys=True), []).append(run)
     labels = _labels([members[0] for members in together.values()])
-    return [_group(label, members, metrics) for label, members in zip(labels, together.values(), strict=True)]
+    return [_group(label, members, runs, metrics) for label, members in zip(labels, together.values(), strict=True)]
 
 
 def _identity(run: RunRecord) -> dict[str, str]:
@@ -129,7 +129,8 @@ def _labels(first: Sequence[RunRecord]) -> list[str]:
     return labels
 
 
-def _group(label: str, members: Sequence[RunRecord], metrics: Sequence[str]) -> SeedGroup:
+def _group(label: str, members: Sequence[RunRecord], runs: Sequence[RunRecord], metrics: Sequence[str]) -> SeedGroup:
+    """One line; an independent run among ``runs`` is the reference of what needs one."""
     by_seed: dict[int, RunRecord] = {}
     for run in members:
         what = f"seeds in {short(run.folder / 'run.json')}"
@@ -140,7 +141,7 @@ def _group(label: str, members: Sequence[RunRecord], metrics: Sequence[str]) -> 
                 f"train_seed={seed}; leave one out"
             )
         by_seed[seed] = run
-    results = [compute_all(run.matrix) for run in by_seed.values() if run.matrix is not None]
+    results = [compute_all(run.matrix, reference_of(run, runs)) for run in by_seed.values() if run.matrix is not None]
     lowest = {metric.name: metric.lowest for metric in METRICS}
     return SeedGroup(
         label,
@@ -178,7 +179,8 @@ def _plain(group: SeedGroup) -> dict[str, Any]:
         "seeds": list(group.seeds),
         "memory_bytes": group.kept,
         "metrics": {
-            name: {key: None if math.isnan(value) else value for key, value in vars(found).items()}
+            name: {key: None if math.isnan(value := getattr(found, key)) else value for key in ("value", "low", "high")}
+            | {"why_no_interval": found.why or None}
             for name, found in group.metrics.items()
         },
     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from vla_cl.metrics import METRICS, Estimate
+from vla_cl.metrics import HEADLINE_FORGETTING, METRICS, Estimate
 from vla_cl.report.load import RunRecord
 from vla_cl.report.numbers import (
     UNDEFINED,
@@ -19,6 +19,7 @@ from vla_cl.report.numbers import (
     decimal_range,
     duration,
     memory_size,
+    no_interval,
     percent,
     percent_range,
     task_name,
@@ -58,7 +59,7 @@ def comparison(runs: Sequence[RunRecord], estimates: Estimates) -> list[Comparis
 def _comparison_row(index: int, run: RunRecord, metrics: Mapping[str, Estimate]) -> ComparisonRow:
     final = metrics.get("final_average_success", UNKNOWN)
     accuracy = metrics.get("learning_accuracy", UNKNOWN)
-    forgetting = metrics.get("chaudhry_forgetting", UNKNOWN)
+    forgetting = metrics.get(HEADLINE_FORGETTING, UNKNOWN)
     title = f"{run.label}: {percent(final.value)} {percent_range(final)}"
     bar = Markup("") if math.isnan(final.value) else interval_bar(final.value, final.low, final.high, index, title)
     seconds = run.info.get("seconds")
@@ -67,9 +68,9 @@ def _comparison_row(index: int, run: RunRecord, metrics: Mapping[str, Estimate])
         swatch=legend_swatch(index),
         label=run.label,
         unfinished=not run.finished,
-        success=(percent(final.value), percent_range(final), bar),
+        success=(percent(final.value), percent_range(final) or no_interval(final), bar),
         forgetting=(decimal(forgetting.value), decimal_range(forgetting)),
-        learning_accuracy=(percent(accuracy.value), percent_range(accuracy)),
+        learning_accuracy=(percent(accuracy.value), percent_range(accuracy) or no_interval(accuracy)),
         memory=memory_size(run.info.get("memory_bytes")),
         train_time=duration(seconds.get("train") if isinstance(seconds, Mapping) else None),
         episodes=UNDEFINED if episodes is None else f"{episodes}",
@@ -134,11 +135,21 @@ def _heat_cell(value: float | None, episodes: int, taught: bool) -> HeatCell:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """One metric with its value for every run."""
+    """One metric with its value for every run.
+
+    Attributes:
+        name: Includes the convention.
+        better: ``higher`` or ``lower``.
+        meaning: One line.
+        bias: Which way the value is off on average, and why; empty for none.
+        source: Paper or code.
+        values: Value and interval of every run.
+    """
 
     name: str
     better: str
     meaning: str
+    bias: str
     source: str
     values: tuple[tuple[str, str], ...]
 
@@ -153,7 +164,7 @@ def metric_rows(runs: Sequence[RunRecord], estimates: Estimates) -> tuple[list[M
             undefined.append(metric.name)
             continue
         shown = tuple((decimal(estimate.value), decimal_range(estimate)) for estimate in values)
-        rows.append(MetricRow(metric.name, str(metric.direction), metric.meaning, metric.source, shown))
+        rows.append(MetricRow(metric.name, str(metric.direction), metric.meaning, metric.bias, metric.source, shown))
     return rows, undefined
 
 

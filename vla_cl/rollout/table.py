@@ -139,15 +139,17 @@ class EpisodeTable:
                 by_task.setdefault(row["task"], []).append(row["outcome"])
         return {task: _cell(outcomes) for task, outcomes in by_task.items()}
 
-    def curves(self, split: Split = "report") -> dict[str, list[tuple[int, float]]]:
-        """Success of each task over the course of learning: task id to (step, success), by step."""
-        by_task: dict[str, dict[int, list[str]]] = {}
+    def curves(self, split: Split = "report") -> dict[str, list[tuple[int, int, float]]]:
+        """Success of each task over the course of learning: task id to (experience, step, success), in that order."""
+        by_task: dict[str, dict[tuple[int, int], list[str]]] = {}
         for row in self._rows.values():
             if row["split"] == split:
-                by_task.setdefault(row["task"], {}).setdefault(row["step"], []).append(row["outcome"])
+                by_task.setdefault(row["task"], {}).setdefault((row["experience"], row["step"]), []).append(
+                    row["outcome"]
+                )
         return {
-            task: [(step, _cell(outcomes).success) for step, outcomes in sorted(by_step.items())]
-            for task, by_step in by_task.items()
+            task: [(*place, _cell(outcomes).success) for place, outcomes in sorted(by_place.items())]
+            for task, by_place in by_task.items()
         }
 
     def write(self, path: Path) -> None:
