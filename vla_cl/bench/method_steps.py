@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from vla_cl.bench.measuring import ratio, readable, say
+from vla_cl.bench.method_grounds import Ground, of_bed
 from vla_cl.bench.method_theory import SLACK, SMALLER_SLACK, Circumstances, theory
 from vla_cl.bench.rows import CannotRunError, Figure, Gate, Result, RowSettings
 from vla_cl.compose import build, compose
@@ -37,17 +38,19 @@ _PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 def step(settings: RowSettings) -> Result:
     """Time the method that the row is named after."""
-    name = settings.name.removeprefix(_PREFIX)
+    name, _, bed = settings.name.removeprefix(_PREFIX).partition("-")
     turns = 2 if settings.quick else 10
     batch = 8 if settings.quick else BATCH
-    ours, plain = _Side(name, batch, settings.quick), _Side("sequential", batch, settings.quick)
+    ground = of_bed(bed) if bed else _of_nano_vla(batch, settings.quick)
+    ours, plain = _Side(name, batch, ground), _Side("sequential", batch, ground)
     if missing := ours.missing:
-        raise CannotRunError(f"{name} needs {' and '.join(missing)}, which NanoVLA does not have")
+        raise CannotRunError(f"{name} needs {' and '.join(missing)}, which {ground.title} does not have")
     ours.learn_the_past()
     plain.learn_the_past()
     mine, theirs, whole = [], [], []
-    passes = Passes.measured(plain.model, plain.data(PAST), batch, 1 if settings.quick else 5)
+    passes = Passes.measured(plain.model, ground.data[-1], batch, 1 if settings.quick else 5)
     due = theory(ours.settings, ours.circumstances(passes))
+    before = [Figure("before a task", round(_seconds(ours.prepare), 2), "s")] if bed else []
     ours.begin((turns + 1) * BLOCK + WARM)
     plain.begin((turns + 1) * BLOCK + WARM)
     for turn in range(turns):
@@ -61,7 +64,8 @@ def step(settings: RowSettings) -> Result:
     fits = kept <= SLACK * due.bytes if due.bytes else kept == 0
     slack = SMALLER_SLACK.get(name, SLACK)
     return Result(
-        compares=f"a step of {name} after {PAST} tasks, batch {batch}, NanoVLA ({ours.parameters:,} parameters), "
+        compares=f"a step of {name} after {ground.past} tasks, batch {batch}, {ground.title} "
+        f"({ours.parameters:,} parameters), "
         "against a plain step",
         gate=Gate("the method keeps to its memory", fits, f"{kept:,} bytes, theory {due.bytes:,.0f}"),
         ratio=found,
@@ -71,6 +75,7 @@ def step(settings: RowSettings) -> Result:
             Figure("plain step", round(1e3 * float(np.median(theirs)) / BLOCK, 1), "ms"),
             Figure("kept", kept, "bytes"),
             Figure("kept in theory", round(due.bytes), "bytes"),
+            *before,
         ],
         holds=excess.median <= slack and fits,
         profile={"theory": due.words, "forward pass": readable(passes.forward), "plain step": readable(passes.step)},
@@ -135,25 +140,26 @@ class Passes:
 class _Side:
     """A model, a method and their data."""
 
-    def __init__(self, name: str, batch: int, quick: bool) -> None:
+    def __init__(self, name: str, batch: int, ground: Ground) -> None:
         self.settings: Mapping[str, Any] = compose([f"method={name}"])["method"]
-        self.model = nano_vla(quick)
+        self.model = ground.make_model()
         self.method = build(self.settings, Method)
         self.missing = sorted(self.method.needs - self.model.abilities)
         self.batch = batch
         self.parameters = sum(parameter.numel() for parameter in self.model.module.parameters())
+        self._ground = ground
         self._steps: Iterator[StepReport]
-        self._data = [Pictures(4 * batch, seed=index, pixels=32 if quick else _PIXELS) for index in range(PAST + 1)]
-
-    def data(self, index: int) -> Data:
-        return self._data[index]
 
     def learn_the_past(self) -> None:
         self.method.attach(self.model, 0)
         short = TrainingSettings(steps=4, batch_size=8)
-        for index in range(PAST):
-            for _ in learn(self.model, self.method, _experience(index), self._data[index], short, 0, 4 * index):
+        for index, experience in enumerate(self._ground.experiences[:-1]):
+            for _ in learn(self.model, self.method, experience, self._ground.data[index], short, 0, 4 * index):
                 pass
+
+    def prepare(self) -> None:
+        """What the method does before the first step of the task that is timed."""
+        self.method.begin_task(self._ground.experiences[-1])
 
     def circumstances(self, passes: Passes) -> Circumstances:
         linear = [part for part in self.model.module.modules() if isinstance(part, nn.Linear)]
@@ -163,16 +169,17 @@ class _Side:
             parameters=self.parameters,
             split_products=sum(2 * part.weight.numel() * min(part.weight.shape) for part in linear),
             prunable=sum(weight.numel() for weight in weights),
-            past=PAST,
+            past=self._ground.past,
             batch=self.batch,
-            samples_per_task=len(self._data[0]),
-            bytes_per_sample=self._data[0].bytes_per_sample,
+            samples_per_task=len(self._ground.data[0]),
+            bytes_per_sample=self._ground.data[0].bytes_per_sample,
             values_per_output=16 * _ACTION,
         )
 
     def begin(self, steps: int) -> None:
         settings = TrainingSettings(steps=steps, batch_size=self.batch)
-        self._steps = learn(self.model, self.method, _experience(PAST), self._data[PAST], settings, 0, 4 * PAST)
+        timed, data = self._ground.experiences[-1], self._ground.data[-1]
+        self._steps = learn(self.model, self.method, timed, data, settings, 0, 4 * self._ground.past)
         for _ in range(WARM):
             next(self._steps)
 
@@ -233,6 +240,13 @@ def nano_vla(quick: bool, **changes: object) -> Model:
     one = np.ones(4, dtype=np.float32)
     unit = {"mean": 0 * one, "std": one, "min": -one, "max": one}
     return VlaModel.new(config, {"observation.state": unit, "action": unit}, init_seed=0)
+
+
+def _of_nano_vla(batch: int, quick: bool) -> Ground:
+    """NanoVLA on random pictures, after `PAST` tasks."""
+    pixels = 32 if quick else _PIXELS
+    data = [Pictures(4 * batch, seed=index, pixels=pixels) for index in range(PAST + 1)]
+    return Ground("NanoVLA", lambda: nano_vla(quick), [_experience(index) for index in range(PAST + 1)], data)
 
 
 def _experience(index: int) -> Experience:

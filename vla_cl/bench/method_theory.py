@@ -134,6 +134,19 @@ def _episodic(settings: Mapping[str, Any], at: Circumstances) -> Theory:
     )
 
 
+def _generated(settings: Mapping[str, Any], at: Circumstances) -> Theory:
+    of_step = _replay({**settings, "samples_per_task": None}, at)
+    count = settings["samples"] or max(1, round(float(settings["samples_share"]) * at.samples_per_task))
+    return Theory(of_step.seconds, count * at.bytes_per_sample, of_step.words)
+
+
+def _generated_and_teacher(settings: Mapping[str, Any], at: Circumstances) -> Theory:
+    plain = _generated(settings, at)
+    seconds = plain.seconds + float(settings["share"]) * at.forward
+    words = f"{plain.words}, a forward pass of {settings['share']:g} batches"
+    return Theory(seconds, plain.bytes + 4 * at.parameters, words)
+
+
 def _orthogonal(settings: Mapping[str, Any], at: Circumstances) -> Theory:
     vectors = at.past * int(settings["vectors_per_task"])
     seconds = at.step + at.passing(8 * vectors)
@@ -163,6 +176,8 @@ _RULES: Mapping[str, Rule] = {
     "DarkExperienceReplay": _stored_outputs(8),
     "ConfidenceAwareMovingAverage": _stored_outputs(12),
     "MaximallyInterferedRetrieval": _interference,
+    "GenerativeReplay": _generated,
+    "GenerativeDistillation": _generated_and_teacher,
     "AveragedGradientEpisodicMemory": _averaged,
     "GradientEpisodicMemory": _episodic,
     "OrthogonalGradientDescent": _orthogonal,
