@@ -14,7 +14,7 @@ rise. The paper's equation has neither ``eps`` nor ``margin``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -131,14 +131,15 @@ class GradientEpisodicMemory(Method):
         parameters = with_gradient(self.model.module)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         rows = self._past_gradients(parameters)
-        products = rows.products(gradients).cpu().numpy()
+        flat = rows.flat(gradients)
+        products = rows.products(flat).cpu().numpy()
         require_finite(products, "the gradient on the batch or on remembered samples")
         if self.project == "step":
             self._parameters = parameters
             self._length = math.sqrt(dot(gradients, gradients))
             self._taken.begin(parameters)
         elif not (products >= 0).all():
-            rows.add_to(gradients, self._factors(rows, products, self.margin))
+            self._add(rows, flat, self._factors(rows, products, self.margin), gradients)
 
     def after_step(self) -> None:
         """With ``project: step``, project the weights' change if it would raise the loss on a past task's samples."""
@@ -146,11 +147,18 @@ class GradientEpisodicMemory(Method):
             return
         rows, change = self._rows, self._taken.change()
         assert rows is not None  # written in `edit_gradients`
-        products = -rows.products(change).cpu().numpy()  # a step goes against a gradient
+        flat = rows.flat(change)
+        products = -rows.products(flat).cpu().numpy()  # a step goes against a gradient
         if not (products >= 0).all():
             scale = math.sqrt(dot(change, change)) / self._length if self._length else 0.0
-            rows.add_to(self._parameters, -self._factors(rows, products, scale * self.margin))
+            self._add(rows, flat, -self._factors(rows, products, scale * self.margin), self._parameters)
         self._parameters = []
+
+    @staticmethod
+    def _add(rows: GradientRows, flat: Tensor, factors: Tensor, edited: Sequence[Tensor]) -> None:
+        """Add the rows, each times its factor, to gradients or weights; ``flat`` is overwritten, to save memory."""
+        rows.add_to(flat.zero_(), factors)
+        rows.add_parts(flat, edited)
 
     def _factors(self, rows: GradientRows, products: NDArray[np.float64], margin: float) -> Tensor:
         """The solution of the dual program, shape (past tasks,)."""

@@ -125,11 +125,14 @@ class OrthogonalGradientDescent(Method):
             vector: A gradient or a step, one tensor per parameter.
             edited: What it is subtracted from, in place.
         """
-        shares = [block.products(vector) for block in self.basis]  # the basis is orthonormal, so all at once
+        flat = self.basis[0].flat(vector)
+        shares = [block.products(flat) for block in self.basis]  # the basis is orthonormal, so all at once
         if any(part is None for part in vector):
             shares = self._shares_of_the_rest(vector, shares)
+        flat.zero_()
         for block, share in zip(self.basis, shares, strict=True):
-            block.add_to(edited, -share)
+            block.add_to(flat, -share)
+        self.basis[0].add_parts(flat, edited)
 
     def _shares_of_the_rest(self, vector: Sequence[Tensor | None], shares: list[Tensor]) -> list[Tensor]:
         """Factors that make a vector orthogonal where parameters are missing: there the basis is not orthonormal."""
