@@ -1,8 +1,8 @@
 """Rows ``step-<method>`` of ``vla-cl bench methods``: a method's training step against a plain one.
 
-What theory says a step must cost is put together from passes measured on the same machine in the same minutes: a plain
-step, a step on a larger batch, a forward pass, a forward and backward pass, and one reading of memory. The goal bounds
-measured over theoretical time, and bytes kept over theoretical bytes.
+What theory says a step must cost is put together from passes measured in the same turns: a plain step, a forward pass,
+a forward and backward pass, also of a larger batch; and from the rates of memory and of arithmetic, measured once. The
+goal bounds measured over theoretical time, and bytes kept over theoretical bytes.
 """
 
 from __future__ import annotations
@@ -48,15 +48,16 @@ def step(settings: RowSettings) -> Result:
     ours.learn_the_past()
     plain.learn_the_past()
     mine, theirs, whole = [], [], []
-    passes = Passes.measured(plain.model, ground.data[-1], batch, 1 if settings.quick else 5)
-    due = theory(ours.settings, ours.circumstances(passes))
+    parts, rates = _Parts(plain.model, ground.data[-1], batch), _rates()
     before = [Figure("before a task", round(_seconds(ours.prepare), 2), "s")] if bed else []
     ours.begin((turns + 1) * BLOCK + WARM)
     plain.begin((turns + 1) * BLOCK + WARM)
     for turn in range(turns):
         theirs.append(plain.block())
         mine.append(ours.block())
-        whole.append(theirs[-1] * due.seconds / passes.step)
+        passes = Passes(theirs[-1] / BLOCK, **parts.seconds(), **rates)
+        due = theory(ours.settings, ours.circumstances(passes))
+        whole.append(BLOCK * due.seconds)
         say(f"turn {turn + 1} of {turns}: plain {theirs[-1] / BLOCK:.4f} s, {name} {mine[-1] / BLOCK:.4f} s per step")
     found = ratio(theirs, mine)  # how many plain steps a step costs
     excess = ratio(whole, mine)
@@ -71,7 +72,7 @@ def step(settings: RowSettings) -> Result:
         ratio=found,
         figures=[
             Figure("measured over theory", excess.median, "x"),
-            Figure("theory over plain", round(due.seconds / passes.step, 3), "x"),
+            Figure("theory over plain", ratio(theirs, whole).median, "x"),
             Figure("plain step", round(1e3 * float(np.median(theirs)) / BLOCK, 1), "ms"),
             Figure("kept", kept, "bytes"),
             Figure("kept in theory", round(due.bytes), "bytes"),
@@ -86,7 +87,7 @@ def step(settings: RowSettings) -> Result:
 
 @dataclass(frozen=True)
 class Passes:
-    """Seconds of the parts that theory puts together, of NanoVLA at one batch size.
+    """Seconds of the parts that theory puts together, of one model at one batch size.
 
     Attributes:
         step: A plain step: loading, forward, backward, clipping, AdamW.
@@ -94,6 +95,8 @@ class Passes:
         both: The loss and its gradient.
         double: Loss and gradient of a batch of twice the size.
         bandwidth: Bytes read and written per second by adding one large tensor to another.
+        reading: Bytes per second of summing one large tensor: what is written back travels beside what is read, so that
+            reading alone moves fewer bytes per second.
         flops: Multiplications and additions per second of a large product of matrices.
     """
 
@@ -102,17 +105,16 @@ class Passes:
     both: float
     double: float
     bandwidth: float
+    reading: float
     flops: float
 
-    @classmethod
-    def measured(cls, model: Model, data: Data, batch: int, repeats: int) -> Passes:
-        """Medians, the parts in turns."""
+
+class _Parts:
+    """Passes of a model that is learning, timed between its steps."""
+
+    def __init__(self, model: Model, data: Data, batch: int) -> None:
         small, large = (data.batch(np.arange(size) % len(data)) for size in (batch, 2 * batch))
         parameters = [parameter for parameter in model.module.parameters() if parameter.requires_grad]
-        settings = TrainingSettings(steps=2 * repeats + 3, batch_size=batch)
-        method = Method()
-        method.attach(model, 0)
-        steps = learn(model, method, _experience(PAST), data, settings, 0)
 
         def gradient(values: Batch) -> None:
             torch.autograd.grad(model.loss(values, Draw(0)).mean(), parameters, allow_unused=True)
@@ -121,20 +123,12 @@ class Passes:
             with torch.no_grad():
                 model.loss(small, Draw(0))
 
-        for _ in range(3):
-            next(steps)
-        kinds = {
-            "step": lambda: next(steps),
-            "forward": forward,
-            "both": lambda: gradient(small),
-            "double": lambda: gradient(large),
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in kinds}
-        for _ in range(repeats):
-            for name, part in kinds.items():
-                seconds[name].append(_seconds(part))
-        medians = {name: float(np.median(values)) for name, values in seconds.items()}
-        return cls(bandwidth=_bandwidth(), flops=_flops(), **medians)
+        self._kinds = {"forward": forward, "both": lambda: gradient(small), "double": lambda: gradient(large)}
+        self.seconds()  # once in vain
+
+    def seconds(self) -> dict[str, float]:
+        """Of each part, once."""
+        return {name: _seconds(part) for name, part in self._kinds.items()}
 
 
 class _Side:
@@ -259,15 +253,10 @@ def _seconds(part: Any) -> float:  # noqa: ANN401 - any callable
     return time.perf_counter() - began
 
 
-def _bandwidth() -> float:
-    """Bytes per second of ``a += b`` on tensors that no cache holds (two read, one written)."""
-    left, right = torch.ones(2**27), torch.ones(2**27)
-    seconds = min(_seconds(lambda: left.add_(right)) for _ in range(5))
-    return 12 * len(left) / seconds
-
-
-def _flops() -> float:
-    """Multiplications and additions per second of a product of matrices with 512 rows and columns."""
-    left = torch.ones(512, 512)
-    seconds = min(_seconds(lambda: left @ left) for _ in range(20))
-    return float(2 * 512**3 / seconds)
+def _rates() -> dict[str, float]:
+    """Bytes per second of tensors that no cache holds; multiplications and additions of matrices of 512 rows."""
+    left, right, matrix = torch.ones(2**27), torch.ones(2**27), torch.ones(512, 512)
+    added = min(_seconds(lambda: left.add_(right)) for _ in range(5))
+    summed = min(_seconds(left.sum) for _ in range(5))
+    multiplied = min(_seconds(lambda: matrix @ matrix) for _ in range(20))
+    return {"bandwidth": 12 * len(left) / added, "reading": 4 * len(left) / summed, "flops": 2 * 512**3 / multiplied}

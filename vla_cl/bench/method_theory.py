@@ -40,6 +40,7 @@ class Circumstances:
     both: float
     double: float
     bandwidth: float
+    reading: float
     flops: float
     parameters: int
     split_products: int
@@ -149,7 +150,7 @@ def _generated_and_teacher(settings: Mapping[str, Any], at: Circumstances) -> Th
 
 def _orthogonal(settings: Mapping[str, Any], at: Circumstances) -> Theory:
     vectors = at.past * int(settings["vectors_per_task"])
-    seconds = at.step + at.passing(8 * vectors)
+    seconds = at.step + 8 * vectors * at.parameters / at.reading  # only read
     return Theory(seconds, 4 * vectors * at.parameters, f"a plain step, {vectors} vectors read twice")
 
 
