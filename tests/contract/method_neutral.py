@@ -2,15 +2,24 @@
 
 from vla_cl.compose import choices, compose
 
+VARIANTS = {
+    "agem_of_steps": ("agem", {"project": "step"}),
+    "gem_of_steps": ("gem", {"project": "step", "eps": 0.0}),
+    "ogd_of_steps": ("ogd_loss", {"project": "step"}),
+}
+"""Settings that change when a method acts; they must keep what the presets keep."""
+
 
 def method_settings():
     """Method name to its settings, as the command line would give them."""
-    return {name: compose([f"method={name}"])["method"] for name in choices("method")}
+    presets = {name: compose([f"method={name}"])["method"] for name in choices("method")}
+    return presets | {name: {**presets[of], **changes} for name, (of, changes) in VARIANTS.items()}
 
 
 NEUTRAL = {
     "sequential": {},
     "agem": {"share": 0.0},
+    "agem_of_steps": {"share": 0.0},
     "er": {"share": 0.0},
     "er_coin_flip": {"share": 0.0},
     "er_libero": {"share": 0.0},
@@ -26,6 +35,7 @@ NEUTRAL = {
     "mir": {"share": 0.0},
     "mofo": {"alpha": 1.0},
     "ogd_loss": {"vectors_per_task": 0},
+    "ogd_of_steps": {"vectors_per_task": 0},
     "si": {"strength": 0.0},
     "slca": {"slow_share": 1.0},
     "weight_merging": {"share": 1.0},

@@ -12,6 +12,7 @@ import torch
 from method_neutral import PROCESS_BOUND, method_settings
 
 HERE = Path(__file__).parent
+PATHS = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
 BED = "policy_regression"  # its loss draws no noise, so that halves of a batch are the same in one process and in two
 
 
@@ -23,7 +24,7 @@ def launch(output, world):
     for rank in range(world):
         launched = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
         launched |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "1"}
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PATHS}
         environment |= launched if world > 1 else {}
         command = [sys.executable, str(HERE / "two_processes.py"), BED, str(output)]
         processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))

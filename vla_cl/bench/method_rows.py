@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from vla_cl.bench.method_grounds import GENERATING
 from vla_cl.bench.method_theory import SLACK, SMALLER_SLACK
 from vla_cl.bench.rows import Row
 from vla_cl.compose import choices
@@ -21,11 +22,12 @@ _OTHERS: Mapping[str, Row] = {
 
 
 def rows() -> Mapping[str, Row]:
-    """A step of every method of ``conf/method``, then the comparisons."""
+    """A step of every method of ``conf/method``, ``step-<method>`` or ``step-<method>-<bed>``, then the comparisons."""
     steps = {
-        f"step-{name}": Row(
+        f"step-{name}{bed and '-'}{bed}": Row(
             f"<= {SMALLER_SLACK.get(name, SLACK)} of theory", "vla_cl.bench.method_steps:step", "all", 1
         )
         for name in choices("method")
+        for bed in GENERATING.get(name, [""])
     }
     return {**steps, **_OTHERS}

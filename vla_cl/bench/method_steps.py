@@ -1,8 +1,8 @@
 """Rows ``step-<method>`` of ``vla-cl bench methods``: a method's training step against a plain one.
 
-What theory says a step must cost is put together from passes measured on the same machine in the same minutes: a plain
-step, a step on a larger batch, a forward pass, a forward and backward pass, and one reading of memory. The goal bounds
-measured over theoretical time, and bytes kept over theoretical bytes.
+What theory says a step must cost is put together from passes measured in the same turns: a plain step, a forward pass,
+a forward and backward pass, also of a larger batch; and from the rates of memory and of arithmetic, measured once. The
+goal bounds measured over theoretical time, and bytes kept over theoretical bytes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from vla_cl.bench.measuring import ratio, readable, say
+from vla_cl.bench.method_grounds import Ground, of_bed
 from vla_cl.bench.method_theory import SLACK, SMALLER_SLACK, Circumstances, theory
 from vla_cl.bench.rows import CannotRunError, Figure, Gate, Result, RowSettings
 from vla_cl.compose import build, compose
@@ -37,23 +38,26 @@ _PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 def step(settings: RowSettings) -> Result:
     """Time the method that the row is named after."""
-    name = settings.name.removeprefix(_PREFIX)
+    name, _, bed = settings.name.removeprefix(_PREFIX).partition("-")
     turns = 2 if settings.quick else 10
     batch = 8 if settings.quick else BATCH
-    ours, plain = _Side(name, batch, settings.quick), _Side("sequential", batch, settings.quick)
+    ground = of_bed(bed) if bed else _of_nano_vla(batch, settings.quick)
+    ours, plain = _Side(name, batch, ground), _Side("sequential", batch, ground)
     if missing := ours.missing:
-        raise CannotRunError(f"{name} needs {' and '.join(missing)}, which NanoVLA does not have")
+        raise CannotRunError(f"{name} needs {' and '.join(missing)}, which {ground.title} does not have")
     ours.learn_the_past()
     plain.learn_the_past()
     mine, theirs, whole = [], [], []
-    passes = Passes.measured(plain.model, plain.data(PAST), batch, 1 if settings.quick else 5)
-    due = theory(ours.settings, ours.circumstances(passes))
+    parts, rates = _Parts(plain.model, ground.data[-1], batch), _rates()
+    before = [Figure("before a task", round(_seconds(ours.prepare), 2), "s")] if bed else []
     ours.begin((turns + 1) * BLOCK + WARM)
     plain.begin((turns + 1) * BLOCK + WARM)
     for turn in range(turns):
         theirs.append(plain.block())
         mine.append(ours.block())
-        whole.append(theirs[-1] * due.seconds / passes.step)
+        passes = Passes(theirs[-1] / BLOCK, **parts.seconds(), **rates)
+        due = theory(ours.settings, ours.circumstances(passes))
+        whole.append(BLOCK * due.seconds)
         say(f"turn {turn + 1} of {turns}: plain {theirs[-1] / BLOCK:.4f} s, {name} {mine[-1] / BLOCK:.4f} s per step")
     found = ratio(theirs, mine)  # how many plain steps a step costs
     excess = ratio(whole, mine)
@@ -61,16 +65,18 @@ def step(settings: RowSettings) -> Result:
     fits = kept <= SLACK * due.bytes if due.bytes else kept == 0
     slack = SMALLER_SLACK.get(name, SLACK)
     return Result(
-        compares=f"a step of {name} after {PAST} tasks, batch {batch}, NanoVLA ({ours.parameters:,} parameters), "
+        compares=f"a step of {name} after {ground.past} tasks, batch {batch}, {ground.title} "
+        f"({ours.parameters:,} parameters), "
         "against a plain step",
         gate=Gate("the method keeps to its memory", fits, f"{kept:,} bytes, theory {due.bytes:,.0f}"),
         ratio=found,
         figures=[
             Figure("measured over theory", excess.median, "x"),
-            Figure("theory over plain", round(due.seconds / passes.step, 3), "x"),
+            Figure("theory over plain", ratio(theirs, whole).median, "x"),
             Figure("plain step", round(1e3 * float(np.median(theirs)) / BLOCK, 1), "ms"),
             Figure("kept", kept, "bytes"),
             Figure("kept in theory", round(due.bytes), "bytes"),
+            *before,
         ],
         holds=excess.median <= slack and fits,
         profile={"theory": due.words, "forward pass": readable(passes.forward), "plain step": readable(passes.step)},
@@ -81,7 +87,7 @@ def step(settings: RowSettings) -> Result:
 
 @dataclass(frozen=True)
 class Passes:
-    """Seconds of the parts that theory puts together, of NanoVLA at one batch size.
+    """Seconds of the parts that theory puts together, of one model at one batch size.
 
     Attributes:
         step: A plain step: loading, forward, backward, clipping, AdamW.
@@ -89,6 +95,8 @@ class Passes:
         both: The loss and its gradient.
         double: Loss and gradient of a batch of twice the size.
         bandwidth: Bytes read and written per second by adding one large tensor to another.
+        reading: Bytes per second of summing one large tensor: what is written back travels beside what is read, so that
+            reading alone moves fewer bytes per second.
         flops: Multiplications and additions per second of a large product of matrices.
     """
 
@@ -97,17 +105,16 @@ class Passes:
     both: float
     double: float
     bandwidth: float
+    reading: float
     flops: float
 
-    @classmethod
-    def measured(cls, model: Model, data: Data, batch: int, repeats: int) -> Passes:
-        """Medians, the parts in turns."""
+
+class _Parts:
+    """Passes of a model that is learning, timed between its steps."""
+
+    def __init__(self, model: Model, data: Data, batch: int) -> None:
         small, large = (data.batch(np.arange(size) % len(data)) for size in (batch, 2 * batch))
         parameters = [parameter for parameter in model.module.parameters() if parameter.requires_grad]
-        settings = TrainingSettings(steps=2 * repeats + 3, batch_size=batch)
-        method = Method()
-        method.attach(model, 0)
-        steps = learn(model, method, _experience(PAST), data, settings, 0)
 
         def gradient(values: Batch) -> None:
             torch.autograd.grad(model.loss(values, Draw(0)).mean(), parameters, allow_unused=True)
@@ -116,44 +123,37 @@ class Passes:
             with torch.no_grad():
                 model.loss(small, Draw(0))
 
-        for _ in range(3):
-            next(steps)
-        kinds = {
-            "step": lambda: next(steps),
-            "forward": forward,
-            "both": lambda: gradient(small),
-            "double": lambda: gradient(large),
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in kinds}
-        for _ in range(repeats):
-            for name, part in kinds.items():
-                seconds[name].append(_seconds(part))
-        medians = {name: float(np.median(values)) for name, values in seconds.items()}
-        return cls(bandwidth=_bandwidth(), flops=_flops(), **medians)
+        self._kinds = {"forward": forward, "both": lambda: gradient(small), "double": lambda: gradient(large)}
+        self.seconds()  # once in vain
+
+    def seconds(self) -> dict[str, float]:
+        """Of each part, once."""
+        return {name: _seconds(part) for name, part in self._kinds.items()}
 
 
 class _Side:
     """A model, a method and their data."""
 
-    def __init__(self, name: str, batch: int, quick: bool) -> None:
+    def __init__(self, name: str, batch: int, ground: Ground) -> None:
         self.settings: Mapping[str, Any] = compose([f"method={name}"])["method"]
-        self.model = nano_vla(quick)
+        self.model = ground.make_model()
         self.method = build(self.settings, Method)
         self.missing = sorted(self.method.needs - self.model.abilities)
         self.batch = batch
         self.parameters = sum(parameter.numel() for parameter in self.model.module.parameters())
+        self._ground = ground
         self._steps: Iterator[StepReport]
-        self._data = [Pictures(4 * batch, seed=index, pixels=32 if quick else _PIXELS) for index in range(PAST + 1)]
-
-    def data(self, index: int) -> Data:
-        return self._data[index]
 
     def learn_the_past(self) -> None:
         self.method.attach(self.model, 0)
         short = TrainingSettings(steps=4, batch_size=8)
-        for index in range(PAST):
-            for _ in learn(self.model, self.method, _experience(index), self._data[index], short, 0, 4 * index):
+        for index, experience in enumerate(self._ground.experiences[:-1]):
+            for _ in learn(self.model, self.method, experience, self._ground.data[index], short, 0, 4 * index):
                 pass
+
+    def prepare(self) -> None:
+        """What the method does before the first step of the task that is timed."""
+        self.method.begin_task(self._ground.experiences[-1])
 
     def circumstances(self, passes: Passes) -> Circumstances:
         linear = [part for part in self.model.module.modules() if isinstance(part, nn.Linear)]
@@ -163,16 +163,17 @@ class _Side:
             parameters=self.parameters,
             split_products=sum(2 * part.weight.numel() * min(part.weight.shape) for part in linear),
             prunable=sum(weight.numel() for weight in weights),
-            past=PAST,
+            past=self._ground.past,
             batch=self.batch,
-            samples_per_task=len(self._data[0]),
-            bytes_per_sample=self._data[0].bytes_per_sample,
+            samples_per_task=len(self._ground.data[0]),
+            bytes_per_sample=self._ground.data[0].bytes_per_sample,
             values_per_output=16 * _ACTION,
         )
 
     def begin(self, steps: int) -> None:
         settings = TrainingSettings(steps=steps, batch_size=self.batch)
-        self._steps = learn(self.model, self.method, _experience(PAST), self._data[PAST], settings, 0, 4 * PAST)
+        timed, data = self._ground.experiences[-1], self._ground.data[-1]
+        self._steps = learn(self.model, self.method, timed, data, settings, 0, 4 * self._ground.past)
         for _ in range(WARM):
             next(self._steps)
 
@@ -235,6 +236,13 @@ def nano_vla(quick: bool, **changes: object) -> Model:
     return VlaModel.new(config, {"observation.state": unit, "action": unit}, init_seed=0)
 
 
+def _of_nano_vla(batch: int, quick: bool) -> Ground:
+    """NanoVLA on random pictures, after `PAST` tasks."""
+    pixels = 32 if quick else _PIXELS
+    data = [Pictures(4 * batch, seed=index, pixels=pixels) for index in range(PAST + 1)]
+    return Ground("NanoVLA", lambda: nano_vla(quick), [_experience(index) for index in range(PAST + 1)], data)
+
+
 def _experience(index: int) -> Experience:
     return Experience(index, f"task {index}", (Task(f"bench/{index}", f"task {index}", 100),))
 
@@ -245,15 +253,10 @@ def _seconds(part: Any) -> float:  # noqa: ANN401 - any callable
     return time.perf_counter() - began
 
 
-def _bandwidth() -> float:
-    """Bytes per second of ``a += b`` on tensors that no cache holds (two read, one written)."""
-    left, right = torch.ones(2**27), torch.ones(2**27)
-    seconds = min(_seconds(lambda: left.add_(right)) for _ in range(5))
-    return 12 * len(left) / seconds
-
-
-def _flops() -> float:
-    """Multiplications and additions per second of a product of matrices with 512 rows and columns."""
-    left = torch.ones(512, 512)
-    seconds = min(_seconds(lambda: left @ left) for _ in range(20))
-    return float(2 * 512**3 / seconds)
+def _rates() -> dict[str, float]:
+    """Bytes per second of tensors that no cache holds; multiplications and additions of matrices of 512 rows."""
+    left, right, matrix = torch.ones(2**27), torch.ones(2**27), torch.ones(512, 512)
+    added = min(_seconds(lambda: left.add_(right)) for _ in range(5))
+    summed = min(_seconds(left.sum) for _ in range(5))
+    multiplied = min(_seconds(lambda: matrix @ matrix) for _ in range(20))
+    return {"bandwidth": 12 * len(left) / added, "reading": 4 * len(left) / summed, "flops": 2 * 512**3 / multiplied}

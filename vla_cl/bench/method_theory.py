@@ -40,6 +40,7 @@ class Circumstances:
     both: float
     double: float
     bandwidth: float
+    reading: float
     flops: float
     parameters: int
     split_products: int
@@ -134,9 +135,22 @@ def _episodic(settings: Mapping[str, Any], at: Circumstances) -> Theory:
     )
 
 
+def _generated(settings: Mapping[str, Any], at: Circumstances) -> Theory:
+    of_step = _replay({**settings, "samples_per_task": None}, at)
+    count = settings["samples"] or max(1, round(float(settings["samples_share"]) * at.samples_per_task))
+    return Theory(of_step.seconds, count * at.bytes_per_sample, of_step.words)
+
+
+def _generated_and_teacher(settings: Mapping[str, Any], at: Circumstances) -> Theory:
+    plain = _generated(settings, at)
+    seconds = plain.seconds + float(settings["share"]) * at.forward
+    words = f"{plain.words}, a forward pass of {settings['share']:g} batches"
+    return Theory(seconds, plain.bytes + 4 * at.parameters, words)
+
+
 def _orthogonal(settings: Mapping[str, Any], at: Circumstances) -> Theory:
     vectors = at.past * int(settings["vectors_per_task"])
-    seconds = at.step + at.passing(8 * vectors)
+    seconds = at.step + 8 * vectors * at.parameters / at.reading  # only read
     return Theory(seconds, 4 * vectors * at.parameters, f"a plain step, {vectors} vectors read twice")
 
 
@@ -163,6 +177,8 @@ _RULES: Mapping[str, Rule] = {
     "DarkExperienceReplay": _stored_outputs(8),
     "ConfidenceAwareMovingAverage": _stored_outputs(12),
     "MaximallyInterferedRetrieval": _interference,
+    "GenerativeReplay": _generated,
+    "GenerativeDistillation": _generated_and_teacher,
     "AveragedGradientEpisodicMemory": _averaged,
     "GradientEpisodicMemory": _episodic,
     "OrthogonalGradientDescent": _orthogonal,

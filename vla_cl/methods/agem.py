@@ -1,15 +1,16 @@
-"""A-GEM: a step must not raise the mean loss on remembered samples, to first order.
+"""A-GEM: a gradient, or the step taken with it, must not raise the mean loss on remembered samples, to first order.
 
 Chaudhry et al., "Efficient lifelong learning with A-GEM", ICLR 2019, arXiv 1812.00420, equation 11; for robots in
-LIBERO (Liu et al., NeurIPS 2023) with 1000 samples per task and as many remembered samples in a step as new ones.
+LIBERO (Liu et al., NeurIPS 2023), which keeps the first 1000 samples of each task, looks at as many remembered samples
+in a step as at new ones, drawn from all past tasks together, and projects the gradient before it is clipped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from vla_cl.interfaces import Data, Method
 from vla_cl.memory.replay_memory import Selection
@@ -21,13 +22,21 @@ from vla_cl.methods.gradient_vectors import (
     require_finite,
     with_gradient,
 )
+from vla_cl.methods.step_projection import Project, StepTaken, check_project
 from vla_cl.methods.task_counting import check_range
 from vla_cl.random_numbers import Purpose, number
 from vla_cl.types import Batch, Draw, Experience, MethodCard
 
 
 class AveragedGradientEpisodicMemory(Method):
-    """Projection of the gradient onto the half space where the loss on one remembered batch does not rise.
+    """Projection onto the half space where the loss on one remembered batch does not rise.
+
+    With ``project: gradient``, as published, the product of the gradient with the remembered batch's gradient g_ref is
+    not negative. A step of gradient descent without momentum and weight decay (the paper's optimizer), clipped or not,
+    then does not raise the loss on that batch, to first order; one of AdamW may. With ``project: step`` the weights'
+    change d by the optimizer, with its momentum, scaling and weight decay, is projected, so that g_ref d is at most 0,
+    but for the rounding of the weights; the optimizer's moments stay as they are. Either way g_ref is taken at the
+    weights before the step, in training mode, on the samples of this step.
 
     With several processes each computes the remembered batch's gradient as a whole, since it edits what they averaged.
 
@@ -37,6 +46,7 @@ class AveragedGradientEpisodicMemory(Method):
             fine-tuning.
         selection: Which samples are kept; ``first`` is LIBERO's rule.
         memory: In place of ``samples_per_task`` and ``selection``, see `vla_cl.methods.er.make_memory`.
+        project: The ``gradient``, before clipping, as the paper and LIBERO do, or the optimizer's ``step``.
 
     Raises:
         ConfigurationError: A setting is out of range.
@@ -50,10 +60,10 @@ class AveragedGradientEpisodicMemory(Method):
         r"\quad\text{if}\ g^\top g_\mathrm{ref} < 0",
         source="Chaudhry et al., ICLR 2019, arXiv 1812.00420",
         step="1 + share, and two dot products",
-        memory="samples; during a step 4 bytes per parameter",
+        memory="samples; during a step 4 bytes per parameter, 8 with project=step",
         follows=(
-            "equation 11. The promise is about gradients, so it holds exactly for gradient descent and not for "
-            "AdamW's steps."
+            "equation 11. The promise is about gradients: it holds for the steps of gradient descent and not of AdamW, "
+            "with project=step for the steps of both."
         ),
     )
 
@@ -63,15 +73,21 @@ class AveragedGradientEpisodicMemory(Method):
         share: float = 1.0,
         selection: Selection = "uniform",
         memory: Mapping[str, Any] | None = None,
+        project: Project = "gradient",
     ) -> None:
         check_range("samples_per_task", samples_per_task, 1, float("inf"))
         check_range("share", share, 0, 8)
+        check_project(project)
+        self.project = project
         self.share = share
         self.memory = make_memory(samples_per_task, selection, memory)
         if share:
             self.memory.require_pictures()
         self._step = 0
         self._count = 0
+        self._taken = StepTaken()
+        self._parameters: list[nn.Parameter] = []  # what the step moves, from `edit_gradients` to `after_step`
+        self._reference: list[Tensor] = []  # the remembered batch's gradient, just so long
 
     @property
     def works_alone(self) -> bool:
@@ -85,7 +101,11 @@ class AveragedGradientEpisodicMemory(Method):
         return batch
 
     def edit_gradients(self) -> None:
-        """Take the part out of the gradient that raises the remembered loss, if there is one."""
+        """Take the part out of the gradient that raises the remembered loss, if there is one; or note what that needs.
+
+        Raises:
+            FloatingPointError: A gradient is not finite.
+        """
         if not (self._count and len(self.memory)):
             return
         parameters = with_gradient(self.model.module)
@@ -95,8 +115,20 @@ class AveragedGradientEpisodicMemory(Method):
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         product = dot(gradients, reference)
         require_finite([product], "the gradient on the batch or on remembered samples")
-        if product < 0 and (length := dot(reference, reference)) > 0:
-            add_scaled(gradients, reference, -product / length)
+        if self.project == "step":
+            self._parameters, self._reference = parameters, reference
+            self._taken.begin(parameters)
+        elif product < 0:  # a step goes against the gradient
+            _take_out(gradients, reference, product)
+
+    def after_step(self) -> None:
+        """With ``project: step``, take the part out of the weights' change that raises the remembered loss."""
+        if not self._reference:
+            return
+        product = dot(self._taken.change(), self._reference)
+        if product > 0:
+            _take_out(self._parameters, self._reference, product)
+        self._parameters, self._reference = [], []
 
     def end_task(self, experience: Experience, data: Data) -> None:
         """Remember samples of what was just learnt."""
@@ -121,3 +153,15 @@ class AveragedGradientEpisodicMemory(Method):
         if state or extra.keys() != {"memory"}:
             raise ValueError(f"A-GEM keeps only its memory, but the checkpoint holds {sorted(state) + sorted(extra)}")
         self.memory.restore(cast(Mapping[str, Any], extra["memory"]), past)
+
+
+def _take_out(vector: Sequence[Tensor], direction: Sequence[Tensor], product: float) -> None:
+    """Make a vector, or weights and with them their change, orthogonal to a direction (equation 11), in place.
+
+    Args:
+        vector: What is edited.
+        direction: What it, or the weights' change, becomes orthogonal to.
+        product: Of both, as it is now.
+    """
+    if (length := dot(direction, direction)) > 0:
+        add_scaled(vector, direction, -product / length)

@@ -1,4 +1,4 @@
-"""GEM: a step must not raise the loss on the samples of any past task, to first order.
+"""GEM: a gradient, or the step taken with it, must not raise the loss on any past task's samples, to first order.
 
 Lopez-Paz and Ranzato, "Gradient episodic memory for continual learning", NeurIPS 2017, arXiv 1706.08840. With G the
 gradients of the past tasks' memories as rows, the projected gradient is G^T v + g, where v solves the dual program
@@ -6,13 +6,15 @@ gradients of the past tasks' memories as rows, the projected gradient is G^T v +
 
     min_v  1/2 v^T (G G^T + eps I) v + (G g)^T v    subject to  v >= margin.
 
-As in the authors' code, ``eps`` makes the program strictly convex, ``margin`` moves towards the past ("memory
-strength"), and the gradient is left alone where no past loss would rise.
+As in the authors' code (facebookresearch/GradientEpisodicMemory, `project2cone2`), ``eps`` makes the program strictly
+convex, ``margin`` moves towards the past ("memory strength"), and the gradient is left alone where no past loss would
+rise. The paper's equation has neither ``eps`` nor ``margin``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -22,14 +24,27 @@ from torch import Tensor, nn
 from vla_cl.interfaces import Data, Method
 from vla_cl.memory.replay_memory import Selection
 from vla_cl.methods.er import make_memory
-from vla_cl.methods.gradient_vectors import GradientRows, gradients_of, require_finite, with_gradient
+from vla_cl.methods.gradient_vectors import GradientRows, dot, gradients_of, require_finite, with_gradient
+from vla_cl.methods.step_projection import Project, StepTaken, check_project
 from vla_cl.methods.task_counting import check_range
 from vla_cl.random_numbers import Purpose, generator, number
-from vla_cl.types import Batch, Draw, Experience, MethodCard
+from vla_cl.types import Batch, ConfigurationError, Draw, Experience, MethodCard
 
 
 class GradientEpisodicMemory(Method):
-    """Projection of the gradient onto the cone where the loss on no past task's memory rises.
+    """Projection onto the cone where the loss on no past task's memory rises.
+
+    With ``project: gradient``, as published, the product of each past task's gradient with the projected one is at
+    least -eps times its entry of v, so not negative if ``eps`` is 0. Then a step of gradient descent without momentum
+    and weight decay (the paper's optimizer), clipped or not, raises no past loss, to first order; one of AdamW may.
+    With ``project: step`` the weights' change d by the optimizer, with its momentum, scaling and weight decay, is
+    projected, so that G d is at most 0 for every past task, but for the rounding of the weights; the optimizer's
+    moments stay as they are. Either way G is taken at the weights before the step, in training mode, on the samples of
+    this step.
+
+    A step has another unit than a gradient: with ``project: step``, v is at least ``margin`` times the length of the
+    step over that of the gradient before clipping. Of gradient descent without clipping that is the learning rate, and
+    both projections give the same step.
 
     With several processes each computes the gradients of the memories as a whole, since it edits what they averaged.
 
@@ -39,12 +54,13 @@ class GradientEpisodicMemory(Method):
             that are kept, as the authors do. A step costs as much as one on (batch + past tasks * this) samples.
         margin: Least v: how far beyond not raising a past loss the step goes; 0 is the plain projection.
         eps: Added to the diagonal of G G^T. It has the unit of a squared gradient: where gradients are much smaller
-            than its root, only the margin is left of the projection.
+            than its root, only the margin is left of the projection. 0 with ``project: step``, which promises more.
         selection: Which samples are kept.
         memory: In place of ``samples_per_task`` and ``selection``, see `vla_cl.methods.er.make_memory`.
+        project: The ``gradient``, before clipping, as the authors do, or the optimizer's ``step``.
 
     Raises:
-        ConfigurationError: A setting is out of range.
+        ConfigurationError: A setting is out of range, or ``eps`` is above 0 with ``project: step``.
     """
 
     name = "gem"
@@ -55,10 +71,10 @@ class GradientEpisodicMemory(Method):
         r" + (G g)^\top v",
         source="Lopez-Paz and Ranzato, NeurIPS 2017, arXiv 1706.08840",
         step="1 + T batch_size / batch, for T past tasks",
-        memory="samples; while learning 4 T bytes per parameter",
+        memory="samples; while learning 4 T bytes per parameter, 4 (T + 1) with project=step",
         follows=(
-            "the dual program, with the authors' margin and eps. The promise is about gradients, so it holds "
-            "exactly for gradient descent and not for AdamW's steps."
+            "the dual program, with the authors' margin and eps. The promise is about gradients: it holds for the "
+            "steps of gradient descent and not of AdamW, with project=step and eps=0 for the steps of both."
         ),
     )
 
@@ -70,11 +86,19 @@ class GradientEpisodicMemory(Method):
         eps: float = 1e-3,
         selection: Selection = "uniform",
         memory: Mapping[str, Any] | None = None,
+        project: Project = "gradient",
     ) -> None:
         check_range("samples_per_task", samples_per_task, 1, float("inf"))
         check_range("batch_size", 1 if batch_size is None else batch_size, 1, float("inf"))
         check_range("margin", margin, 0, 1e6)
         check_range("eps", eps, 0, 1e6)
+        check_project(project)
+        if project == "step" and eps:
+            raise ConfigurationError(
+                f"method.eps must be 0 with method.project=step, since it lets a step raise past losses; got {eps}; "
+                "give method.eps=0"
+            )
+        self.project = project
         self.batch_size = batch_size
         self.margin = margin
         self.eps = eps
@@ -82,6 +106,9 @@ class GradientEpisodicMemory(Method):
         self.memory.require_pictures()
         self._step = 0
         self._rows: GradientRows | None = None  # kept between steps: pages of new memory are slow to come
+        self._taken = StepTaken()
+        self._parameters: list[nn.Parameter] = []  # what the step moves, from `edit_gradients` to `after_step`
+        self._length = 0.0  # of the gradient, just so long
 
     @property
     def works_alone(self) -> bool:
@@ -94,20 +121,51 @@ class GradientEpisodicMemory(Method):
         return batch
 
     def edit_gradients(self) -> None:
-        """Project the gradient if it would raise the loss on a past task's samples."""
+        """Project the gradient if it would raise the loss on a past task's samples; or note what that needs.
+
+        Raises:
+            FloatingPointError: A gradient is not finite.
+        """
         if not len(self.memory):
             return
         parameters = with_gradient(self.model.module)
-        gradients = [parameter.grad for parameter in parameters]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         rows = self._past_gradients(parameters)
-        products = rows.products(gradients).cpu().numpy()
+        flat = rows.flat(gradients)
+        products = rows.products(flat).cpu().numpy()
         require_finite(products, "the gradient on the batch or on remembered samples")
-        if (products >= 0).all():
+        if self.project == "step":
+            self._parameters = parameters
+            self._length = math.sqrt(dot(gradients, gradients))
+            self._taken.begin(parameters)
+        elif not (products >= 0).all():
+            self._add(rows, flat, self._factors(rows, products, self.margin), gradients)
+
+    def after_step(self) -> None:
+        """With ``project: step``, project the weights' change if it would raise the loss on a past task's samples."""
+        if not self._parameters:
             return
+        rows, change = self._rows, self._taken.change()
+        assert rows is not None  # written in `edit_gradients`
+        flat = rows.flat(change)
+        products = -rows.products(flat).cpu().numpy()  # a step goes against a gradient
+        if not (products >= 0).all():
+            scale = math.sqrt(dot(change, change)) / self._length if self._length else 0.0
+            self._add(rows, flat, -self._factors(rows, products, scale * self.margin), self._parameters)
+        self._parameters = []
+
+    @staticmethod
+    def _add(rows: GradientRows, flat: Tensor, factors: Tensor, edited: Sequence[Tensor]) -> None:
+        """Add the rows, each times its factor, to gradients or weights; ``flat`` is overwritten, to save memory."""
+        rows.add_to(flat.zero_(), factors)
+        rows.add_parts(flat, edited)
+
+    def _factors(self, rows: GradientRows, products: NDArray[np.float64], margin: float) -> Tensor:
+        """The solution of the dual program, shape (past tasks,)."""
         gram = rows.gram().cpu().numpy()
         require_finite(gram.ravel(), "the gradient on remembered samples")
-        factors = minimise_above((gram + gram.T) / 2 + self.eps * np.eye(len(gram)), products, self.margin)
-        rows.add_to(gradients, rows.matrix.new_tensor(factors))
+        found = minimise_above((gram + gram.T) / 2 + self.eps * np.eye(len(gram)), products, margin)
+        return rows.matrix.new_tensor(found)
 
     def _past_gradients(self, parameters: list[nn.Parameter]) -> GradientRows:
         """The gradient of the mean loss on each past task's samples, a row each.

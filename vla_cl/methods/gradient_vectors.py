@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 SUMMED = 4096
-"""Elements whose products are summed in float32, before the sums are added in float64."""
+"""Elements whose products with another row are summed in float32, before the sums are added in float64."""
+
+_READ_AT_ONCE = 2**16
+"""Elements of each row that are multiplied with a vector in one call: summed in at least 64 parts by the processor,
+so with the digits of `SUMMED`, and read at four fifths of what memory gives."""
+
+_ROWS_AT_ONCE = 4
+"""Rows added to a vector in one call on a CPU: four streams are read faster than sixty."""
 
 
 def with_gradient(module: nn.Module) -> list[nn.Parameter]:
@@ -94,13 +101,25 @@ class GradientRows:
             self.matrix[row, first:end].view(gradient.shape).copy_(gradient)
 
     @torch.no_grad()
-    def products(self, gradients: Sequence[Tensor | None]) -> Tensor:
-        """The dot product of each row with a gradient (None: zero), shape (count,), float64."""
-        total = torch.zeros(len(self.matrix), dtype=torch.float64, device=self.matrix.device)
+    def flat(self, gradients: Sequence[Tensor | None]) -> Tensor:
+        """A gradient (None: zero) as the rows are, shape (entries,)."""
+        result = self.matrix.new_empty(self._borders[-1])
         for (first, end), gradient in zip(pairwise(self._borders), gradients, strict=True):
-            if gradient is not None:
-                vector = _vector(gradient).to(self.matrix)
-                total += _products(self.matrix[:, first:end], vector[None]).squeeze(1)
+            if gradient is None:
+                result[first:end].zero_()
+            else:
+                result[first:end].view(gradient.shape).copy_(gradient)
+        return result
+
+    @torch.no_grad()
+    def products(self, vector: Tensor) -> Tensor:
+        """The dot product of each row with a vector (entries,), shape (count,), float64."""
+        whole = len(vector) // SUMMED * SUMMED
+        total = self.matrix[:, whole:].double() @ vector[whole:].double()
+        parts = [slice(first, min(first + _READ_AT_ONCE, whole)) for first in range(0, whole, _READ_AT_ONCE)]
+        if parts:
+            sums = [torch.mv(self.matrix[:, part], vector[part]) for part in parts]
+            total += torch.stack(sums).sum(0, dtype=torch.float64)
         return total
 
     @torch.no_grad()
@@ -109,12 +128,20 @@ class GradientRows:
         return _products(self.matrix, self.matrix)
 
     @torch.no_grad()
-    def add_to(self, gradients: Sequence[Tensor | None], factors: Tensor) -> None:
-        """Add the rows, each times its factor, to a gradient in place; None is left alone."""
+    def add_to(self, vector: Tensor, factors: Tensor) -> None:
+        """Add the rows, each times its factor, to a vector (entries,) in place."""
+        weights = factors.to(self.matrix)
+        together = len(weights) if vector.is_cuda else _ROWS_AT_ONCE
+        for first in range(0, len(weights), together):
+            some = slice(first, first + together)
+            vector.addmv_(self.matrix[some].T, weights[some])
+
+    @torch.no_grad()
+    def add_parts(self, vector: Tensor, gradients: Sequence[Tensor | None]) -> None:
+        """Add a vector (entries,) to a gradient in place; None is left alone."""
         for (first, end), gradient in zip(pairwise(self._borders), gradients, strict=True):
             if gradient is not None:
-                sums = factors.to(self.matrix) @ self.matrix[:, first:end]
-                gradient.add_(sums.view(gradient.shape))
+                gradient.add_(vector[first:end].view(gradient.shape))
 
     def of_missing(self, gradients: Sequence[Tensor | None]) -> Tensor:
         """The columns of the parameters whose gradient is None, shape (count, their entries)."""

@@ -1,14 +1,13 @@
-"""OGD: steps are orthogonal to the gradients of the past tasks' samples.
+"""OGD: gradients, or the steps taken with them, are orthogonal to the gradients of the past tasks' samples.
 
 Farajtabar et al., "Orthogonal gradient descent for continual learning", AISTATS 2020, arXiv 1910.07104. The variant
 with one vector per sample, the gradient of its mean output (OGD-AVE in the paper); or, for models whose outputs cannot
-be had, of its loss. The paper's optimizer is gradient descent: Adam scales the entries of a gradient, so its steps are
-only about orthogonal to the past.
+be had, of its loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from vla_cl.interfaces import Data, Distillable, Method
 from vla_cl.methods.gradient_vectors import GradientRows, gradients_of
 from vla_cl.methods.quadratic_penalty import trainable
+from vla_cl.methods.step_projection import Project, StepTaken, check_project
 from vla_cl.methods.stored_outputs import evaluation_mode, outputs_that_count
 from vla_cl.methods.task_counting import check_range
 from vla_cl.random_numbers import Purpose, generator, number
@@ -34,15 +34,23 @@ _ROUNDING = 1e-6
 
 
 class OrthogonalGradientDescent(Method):
-    """Projection of the gradient onto the complement of an orthonormal basis of past gradients.
+    """Projection onto the complement of an orthonormal basis V of past gradients.
 
-    A step reads the basis twice: 8 bytes per parameter and vector.
+    With ``project: gradient``, as published, gradients are orthogonal to V, and so is a step of gradient descent
+    without momentum and weight decay (the paper's optimizer), clipped or not; one of AdamW is not. With ``project:
+    step`` the weights' change d by the optimizer, with its momentum, scaling and weight decay, is projected, so that
+    V d is 0 but for the rounding of the weights; the optimizer's moments stay as they are. Either way V spans gradients
+    that were taken in evaluation mode at the end of each past task: near those weights, to first order, the past
+    samples' mean outputs (or losses) do not change; the further the weights move, the less is promised.
+
+    A projection reads the basis twice: 8 bytes per parameter and vector.
 
     Args:
         vectors_per_task: Samples of each task whose gradients are kept, 4 bytes per parameter each; 0 is sequential
             fine-tuning.
         of: What is differentiated, in evaluation mode: the mean of a sample's ``outputs``, as in the paper (of tokens,
             those that are learnt from), or its ``loss``, which any model has.
+        project: The ``gradient``, before clipping, as the paper does, or the optimizer's ``step``.
 
     Raises:
         ConfigurationError: A setting is out of range.
@@ -55,17 +63,21 @@ class OrthogonalGradientDescent(Method):
         equation=r"g \leftarrow g - V^\top V g",
         source="Farajtabar et al., AISTATS 2020, arXiv 1910.07104",
         step="1, and 8 n bytes per parameter moved for n vectors",
-        memory="4 n bytes per parameter",
+        memory="4 n bytes per parameter; with project=step 4 more during a step",
         follows=(
-            "one vector per sample (OGD-AVE). Not followed: gradient descent; AdamW's steps are only about "
-            "orthogonal to the past."
+            "one vector per sample (OGD-AVE). Not followed: gradient descent; AdamW's steps are only about orthogonal "
+            "to the past, with project=step exactly."
         ),
     )
 
-    def __init__(self, vectors_per_task: int = 20, of: Of = "outputs") -> None:
+    def __init__(self, vectors_per_task: int = 20, of: Of = "outputs", project: Project = "gradient") -> None:
         check_range("vectors_per_task", vectors_per_task, 0, float("inf"))
         if of not in OF:
             raise ConfigurationError(f"method.of must be one of {', '.join(OF)}; got {of!r}")
+        check_project(project)
+        self.project = project
+        self._taken = StepTaken()
+        self._moved: list[bool] = []  # which parameters the step moves, from `edit_gradients` to `after_step`
         self.vectors_per_task = vectors_per_task
         self.of = of
         self.needs = frozenset({Ability.OUTPUTS}) if of == "outputs" else frozenset()
@@ -85,17 +97,48 @@ class OrthogonalGradientDescent(Method):
             )
 
     def edit_gradients(self) -> None:
-        """Take out what lies in the span of the basis. Parameters without gradient stay as they are."""
-        gradients = [parameter.grad for parameter in self._parameters()] if self.basis else []
-        shares = [block.products(gradients) for block in self.basis]  # the basis is orthonormal, so all at once
-        if any(gradient is None for gradient in gradients):
-            shares = self._shares_of_the_rest(gradients, shares)
-        for block, share in zip(self.basis, shares, strict=True):
-            block.add_to(gradients, -share)
+        """Take out of the gradient what lies in the span of the basis; or note the weights before the step."""
+        if not self.basis:
+            return
+        parameters = self._parameters()
+        gradients = [parameter.grad for parameter in parameters]
+        if self.project == "gradient":
+            self._take_out(gradients, gradients)
+            return
+        self._moved = [gradient is not None for gradient in gradients]
+        self._taken.begin([parameter for parameter, moved in zip(parameters, self._moved, strict=True) if moved])
 
-    def _shares_of_the_rest(self, gradients: list[Tensor | None], shares: list[Tensor]) -> list[Tensor]:
-        """Factors that make a gradient orthogonal where parameters are missing: there the basis is not orthonormal."""
-        missing = torch.cat([block.of_missing(gradients) for block in self.basis]).double()
+    def after_step(self) -> None:
+        """With ``project: step``, take out of the weights' change what lies in the span of the basis."""
+        if not self._moved:
+            return
+        changes = iter(self._taken.change())
+        change = [next(changes) if moved else None for moved in self._moved]
+        weights = [
+            parameter if moved else None for parameter, moved in zip(self._parameters(), self._moved, strict=True)
+        ]
+        self._take_out(change, weights)
+        self._moved = []
+
+    def _take_out(self, vector: Sequence[Tensor | None], edited: Sequence[Tensor | None]) -> None:
+        """Subtract the part of a vector in the span of the basis. None: a parameter that does not move.
+
+        Args:
+            vector: A gradient or a step, one tensor per parameter.
+            edited: What it is subtracted from, in place.
+        """
+        flat = self.basis[0].flat(vector)
+        shares = [block.products(flat) for block in self.basis]  # the basis is orthonormal, so all at once
+        if any(part is None for part in vector):
+            shares = self._shares_of_the_rest(vector, shares)
+        flat.zero_()
+        for block, share in zip(self.basis, shares, strict=True):
+            block.add_to(flat, -share)
+        self.basis[0].add_parts(flat, edited)
+
+    def _shares_of_the_rest(self, vector: Sequence[Tensor | None], shares: list[Tensor]) -> list[Tensor]:
+        """Factors that make a vector orthogonal where parameters are missing: there the basis is not orthonormal."""
+        missing = torch.cat([block.of_missing(vector) for block in self.basis]).double()
         gram = torch.eye(len(missing), dtype=missing.dtype, device=missing.device) - missing @ missing.T
         factors = torch.linalg.pinv(gram, rtol=_ROUNDING, hermitian=True) @ torch.cat(shares)
         return list(factors.split([len(share) for share in shares]))
