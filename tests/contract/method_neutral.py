@@ -20,6 +20,7 @@ NEUTRAL = {
     "sequential": {},
     "agem": {"share": 0.0},
     "agem_of_steps": {"share": 0.0},
+    "agem_libero": {"share": 0.0},
     "er": {"share": 0.0},
     "er_coin_flip": {"share": 0.0},
     "er_libero": {"share": 0.0},

@@ -80,6 +80,19 @@ def test_as_many_remembered_samples_as_new_ones_drawn_by_seed_and_step():
     assert draw.seed == number(3, Purpose.PAST_LOSS, 10)
 
 
+@pytest.mark.parametrize(("share", "size"), [(0.5, 3), (0.25, 6), (2 / 3, 5), (1.5, 1)])
+def test_on_average_over_the_steps_the_reference_has_its_share(share, size):
+    method = attached(RegressionModel(), samples_per_task=7, share=share)
+    counts = [method.remembered_count(size, step) for step in range(600)]
+    assert abs(np.mean(counts) - share * size) < 1 / 600
+    assert max(counts) - min(counts) <= 1
+
+
+def test_no_step_is_without_a_reference():
+    assert attached(RegressionModel(), share=0.1).remembered_count(1, 0) == 1
+    assert attached(RegressionModel(), share=0.0).remembered_count(8, 0) == 0
+
+
 def test_parameters_without_gradient_are_left_alone():
     model = RegressionModel()
     method = attached(model, samples_per_task=7)
@@ -135,7 +148,7 @@ def test_a_gradient_that_is_not_finite_is_reported():
     ("options", "message"),
     [
         ({"samples_per_task": 0}, "method.samples_per_task must be at least 1; got 0"),
-        ({"share": -0.1}, "method.share must be between 0 and 8; got -0.1"),
+        ({"share": -0.1}, "method.share must be at least 0 and at most 8.0"),
         ({"selection": "best"}, "first, uniform"),
     ],
 )

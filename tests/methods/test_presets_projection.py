@@ -101,6 +101,11 @@ def test_agem_is_equation_11_with_liberos_numbers():
     assert 0 < projected < BATCHES
 
 
+def test_agem_libero_remembers_the_first_samples():
+    _, method = learnt("agem_libero", tasks=2, rows=1200)
+    assert [rows for name, rows in method.memory.index().items() if name.startswith("e")] == [list(range(1000))] * 2
+
+
 def gem_dual(gram, products, margin=0.5, eps=1e-3):
     """min 1/2 v P v + p v, v >= margin, with P = G G^T + eps I, by trying every set of bounds that may hold."""
     matrix, count = gram + eps * np.eye(len(gram)), len(gram)

@@ -13,6 +13,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from vla_cl.interfaces import Data, Method
+from vla_cl.memory.mixing import Mixture
 from vla_cl.memory.replay_memory import Selection
 from vla_cl.methods.er import make_memory
 from vla_cl.methods.gradient_vectors import (
@@ -76,7 +77,7 @@ class AveragedGradientEpisodicMemory(Method):
         project: Project = "gradient",
     ) -> None:
         check_range("samples_per_task", samples_per_task, 1, float("inf"))
-        check_range("share", share, 0, 8)
+        self._mixture = Mixture("added", share, ("added",))
         check_project(project)
         self.project = project
         self.share = share
@@ -94,10 +95,17 @@ class AveragedGradientEpisodicMemory(Method):
         """With the memory of another run."""
         return self.memory.settings.reuse is not None
 
+    def remembered_count(self, total: int, step: int) -> int:
+        """How many remembered samples a step with ``total`` new ones looks at: the share on average over the steps.
+
+        At least one, since a step without a reference would not be edited.
+        """
+        return max(1, self._mixture.count(total, self.train_seed, step)) if self.share else 0
+
     def compose(self, batch: Batch, step: int) -> Batch:
         """The batch, unedited; which remembered samples are looked at follows from the step."""
         self._step = step
-        self._count = max(1, round(self.share * len(batch["task"]))) if self.share else 0
+        self._count = self.remembered_count(len(batch["task"]), step)
         return batch
 
     def edit_gradients(self) -> None:
