@@ -14,6 +14,7 @@ from vla_cl import run
 from vla_cl.cli import main
 from vla_cl.compose import compose
 from vla_cl.evaluate import evaluate
+from vla_cl.location import compose_evaluation
 from vla_cl.metrics import SuccessMatrix
 from vla_cl.report.load import load_runs
 from vla_cl.types import ConfigurationError, InterfaceSpec
@@ -152,6 +153,46 @@ def test_joint_and_independent_references(cache, tmp_path):
     alone = train(cache, tmp_path / "alone", "stream.tasks=[red]", "training.steps=2")
     same = load_file(alone / "checkpoints" / "001" / "pretrained_model" / "model.safetensors")
     assert all(np.array_equal(first[name], same[name]) for name in first)
+
+
+def test_alone_every_task_is_rolled_out_as_by_a_run_that_has_no_other(cache, tmp_path):
+    more = ("training.steps=2", "evaluation.untrained=true", "evaluation.curve_points=1", "evaluation.curve_episodes=2")
+    whole = train(cache, tmp_path / "whole", "arrangement=independent", *more)
+    cut = tmp_path / "cut"
+    shutil.copytree(whole, cut, symlinks=True)
+    shutil.rmtree(cut / "checkpoints" / "002")
+    train(cache, cut, "arrangement=independent", *more)
+    assert (cut / "matrix.json").read_text() == (whole / "matrix.json").read_text()
+    matrix = SuccessMatrix.from_json(whole / "matrix.json")
+    for place, task in enumerate(("red", "green")):
+        alone = SuccessMatrix.from_json(train(cache, tmp_path / task, f"stream.tasks=[{task}]", *more) / "matrix.json")
+        assert matrix.success[place, place] == alone.success[0, 0]
+        assert matrix.baseline[place] == alone.baseline[0]
+        assert np.array_equal(matrix.learning_curve(place)[:, 1], alone.learning_curve(0)[:, 1])
+
+
+def test_what_comes_later_is_not_rolled_out_where_nothing_does(cache, tmp_path):
+    with pytest.raises(ConfigurationError, match="with arrangement=independent none is"):
+        train(cache, tmp_path / "run", "arrangement=independent", "evaluation.future_tasks=true")
+
+
+def test_a_stream_that_is_too_long_for_the_method_is_refused_before_it_learns(cache, tmp_path):
+    with pytest.raises(ConfigurationError, match=r"the stream has 2 experiences .* set method.tasks=2"):
+        train(cache, tmp_path / "run", "method=osft", "method.tasks=1")
+    assert not (tmp_path / "run").exists()
+
+
+def test_of_an_independent_run_a_policy_is_rolled_out_on_what_it_learnt(cache, tmp_path):
+    run = train(cache, tmp_path / "run", "arrangement=independent", "training.steps=2")
+    for place, tasks in (
+        ("", ["point/green"]),
+        ("checkpoints/001", ["point/red"]),
+        ("checkpoints/last", ["point/green"]),
+    ):
+        settings = compose_evaluation(str(run / place), [*POINT, f"output_dir={tmp_path / ('e' + place)}"], [CONF])
+        evaluate(str(run / place), settings)
+        table = pd.read_parquet(tmp_path / ("e" + place) / "episodes.parquet")
+        assert sorted(table.task.unique()) == tasks
 
 
 def test_recorded_datasets_are_a_stream(point_datasets, cache, tmp_path):

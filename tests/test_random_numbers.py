@@ -68,6 +68,8 @@ def test_nothing_else_makes_a_generator():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and (node.attr in MAKERS or ast.unparse(node) == "np.random.seed"):
                 found.add((name, node.attr))
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {"seeded", "keyed", "Draw"}:
+                assert not isinstance(node.args[0], ast.Constant), f"{name} seeds with a number of its own"
             if isinstance(node, ast.Import | ast.ImportFrom):
                 imported = {getattr(node, "module", None) or "", *(alias.name for alias in node.names)}
                 assert not imported & {"random", "numpy.random", "default_rng"}, f"{name} draws past random_numbers"

@@ -95,6 +95,12 @@ def _passed(settings: Settings, examined: Examined, evaluation: EvaluationSettin
     notes = [*examined.notes, *([known] if known else [])]
     _check_room(examined, cache, settings)
     _require_second_task(settings["arrangement"], method)
+    if found.stream.independent and evaluation.future_tasks:
+        raise ConfigurationError(
+            "evaluation.future_tasks=true rolls out tasks that are learnt later, but with arrangement=independent none "
+            "is, since every model learns one experience; leave one of the two out"
+        )
+    method.require_length(1 if found.stream.independent else len(found.stream))
     policy = _policy(settings, examined, method, evaluation)
     return Checked(found, evaluation, training, method, policy, examined.reports, (*notes, *policy.notes))
 

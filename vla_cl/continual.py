@@ -128,7 +128,8 @@ class ContinualRun:
                     self._require_rollouts(model)
                 if self._evaluation.untrained and (self._stream.independent or experience.index == 0):
                     untrained = experience.tasks if self._stream.independent else self._stream.tasks
-                    progress = self._evaluate(engine, model, -1, untrained, progress)
+                    after = self._evaluate(engine, model, -1, untrained, replace(progress, step=0))
+                    progress = replace(after, step=progress.step)
                 progress = self._learn(engine, model, experience, progress, tracker)
                 progress = self._evaluate(
                     engine, model, experience.index, self._tasks_to_evaluate(experience), progress

@@ -305,6 +305,9 @@ class Method:
         """Whether it edits how a first experience is learnt; if not, it is refused where no run has a second one."""
         return False
 
+    def require_length(self, experiences: int) -> None:
+        """Refuse a stream of more experiences than the settings allow, before anything is learnt."""
+
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model, once, before the first task.
 
@@ -337,12 +340,9 @@ class Method:
         """Before the first step of a phase."""
 
     def make_optimizer(self, groups: list[dict[str, Any]], learning_rate: float, weight_decay: float) -> Optimizer:
-        """The optimizer of a phase; the loop sets its learning rates by the schedule and calls it.
+        """The optimizer of a phase, for `Model.parameter_groups`, with the schedule's peak and a decoupled decay.
 
-        Args:
-            groups: Of what is trainable, `Model.parameter_groups`.
-            learning_rate: The schedule's peak.
-            weight_decay: Decoupled, as AdamW's.
+        The loop sets its learning rates by the schedule and calls it.
         """
         from torch.optim import AdamW
 

@@ -160,6 +160,8 @@ def require_listed(run: PastRun, what: str, kind: str, plugins: Sequence[str]) -
 def tasks_of_run(location: str, available: Sequence[Task]) -> list[str]:
     """The tasks that the run around a policy was about, as far as this suite has them; none outside of a run.
 
+    Of an independent run, whose policies each know one experience, those of this policy's.
+
     Raises:
         ConfigurationError: The run's ``run.json`` is lost or damaged.
     """
@@ -173,6 +175,8 @@ def tasks_of_run(location: str, available: Sequence[Task]) -> list[str]:
             require_of_run(info, folder, short(path), "give the run's command again: it writes the file anew")
             tasks = require_entries(info, {"tasks": list}, short(path), _RESTORE)["tasks"]
             names = [require_entries(task, {"id": str}, short(path), _RESTORE)["id"] for task in tasks]
+            if info.get("arrangement") == "independent":
+                names = _learnt_alone(location, info, names, path)
             return [name for name in names if name in known]
         if run is not None and folder == run.root:
             raise ConfigurationError(
@@ -180,6 +184,16 @@ def tasks_of_run(location: str, available: Sequence[Task]) -> list[str]:
                 "which writes the file anew, or name tasks=[...]"
             )
     return []
+
+
+def _learnt_alone(location: str, info: dict[str, Any], names: list[str], path: Path) -> list[str]:
+    """The tasks of the experience that an independent run's checkpoint has learnt; all, outside of its checkpoints."""
+    number = find_policy(location).folder.resolve().parent.name
+    experiences = require_entries(info, {"experiences": list}, short(path), _RESTORE)["experiences"]
+    if not number.isdecimal() or not 1 <= int(number) <= len(experiences):
+        return names
+    tasks = require_entries(experiences[int(number) - 1], {"tasks": list}, short(path), _RESTORE)["tasks"]
+    return [name for name in names if name in tasks]
 
 
 def policy_name(location: str) -> str:

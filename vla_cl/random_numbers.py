@@ -1,8 +1,8 @@
 """Where every random number comes from: one function of a seed, a purpose and indices.
 
 A plain ``numpy.random.default_rng([seed, a])`` gives the same numbers as ``[seed, a, 0]``, so what is drawn for one
-thing may be what was drawn for another. Here seed, purpose and indices are written as text and hashed (SHA-256), so two
-streams are the same only if all three are. Whatever draws for a reason of its own gets a `Purpose` of its own.
+thing may be what was drawn for another. Here seed, purpose and indices are written as text and hashed (SHA-256), so
+that two streams are the same only if all three are, or by chance. Who draws for a new reason adds a `Purpose`.
 
 What simulators draw is not from here: their seeds are part of a benchmark's definition (`vla_cl.envs`).
 """
@@ -70,6 +70,9 @@ class Purpose(Enum):
     IMPORTANCE = "importance"
     """Samples on which importances (a Fisher) are estimated, and their noise. Experience."""
 
+    IMPORTANCE_BATCH = "importance of a batch"
+    """What is not the single sample's in that pass. No index; the seed is the first sample's."""
+
     DRAWN_TARGET = "drawn target"
     """A target drawn from the model's own outputs. No index; the seed is the sample's."""
 
@@ -103,6 +106,9 @@ class Purpose(Enum):
     DEMONSTRATION = "demonstration"
     """The noise on an expert's actions. Initial state, checksum of the task."""
 
+    ACTING = "acting"
+    """The noise of a policy that draws some when it acts. No index: the same at every decision."""
+
     RANDOM_POLICY = "random policy"
     """The actions of a policy without weights. Hash of what it sees."""
 
@@ -122,7 +128,11 @@ def generator(seed: int, purpose: Purpose, *indices: int) -> np.random.Generator
 
 
 def number(seed: int, purpose: Purpose, *indices: int) -> int:
-    """A number from 0 to 2^63 - 1, for what is seeded with one: torch's generators, `vla_cl.types.Draw`."""
+    """A number from 0 to 2^63 - 1, for what is seeded with one: torch's generators, `vla_cl.types.Draw`.
+
+    Of it torch's generator of the CPU takes 32 bits. So of a run's many streams in torch two may coincide by chance, as
+    any two of 2^32 may; those of two purposes do not coincide by construction.
+    """
     return int.from_bytes(_digest(seed, purpose, indices)[:8], "little") >> 1
 
 

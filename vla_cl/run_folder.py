@@ -149,6 +149,7 @@ def success_matrix(
             success[row, tasks.index(task)] = cell.success
             episodes[row, tasks.index(task)] = cell.episodes
     before = table.success_cells(-1, "report")
+    baseline = np.asarray([before[task].success for task in tasks]) if set(tasks) <= before.keys() else None
     points = {task: np.asarray(curve) for task, curve in table.curves("select").items()}
     curves = {task: curve[:, 1:] for task, curve in points.items()}
     brought = [task.id for experience in stream for task in experience.tasks]
@@ -160,8 +161,8 @@ def success_matrix(
         episodes=episodes,
         curves=curves,
         curve_episodes=curve_episodes if curves else None,
-        baseline=np.asarray([before[task].success for task in tasks]) if set(tasks) <= before.keys() else None,
-        baseline_episodes=min(cell.episodes for cell in before.values()) if before else None,
+        baseline=baseline,
+        baseline_episodes=None if baseline is None else min(cell.episodes for cell in before.values()),
         stream=tuple(tuple(task.id for task in experience.tasks) for experience in stream),
         curve_experiences=repeated,
     )

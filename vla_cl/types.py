@@ -213,7 +213,7 @@ class Stream:
     """Ordered experiences.
 
     Attributes:
-        independent: Every experience starts from the warm start instead of from what was learnt before (a reference).
+        independent: Every experience starts with model and method anew (a reference).
     """
 
     name: str

@@ -6,7 +6,7 @@ And a reference is one: alone, every experience is learnt as by a run that has n
 import shutil
 
 import pytest
-from method_neutral import method_settings
+from method_neutral import VARIANTS, method_settings
 
 from vla_cl import run
 from vla_cl.compose import build, compose
@@ -41,8 +41,9 @@ def train(point_datasets, tmp_path_factory):
 
     def start(folder, name, *overrides, datasets=(0, 1, 2), **settings):
         roots = ",".join(str(point_datasets[number]) for number in datasets)
-        own = [f"method.{key}={value}" for key, value in settings.items()]
-        given = [*TINY, f"stream.datasets=[{roots}]", f"method={name}", *own, *overrides]
+        preset, changes = VARIANTS.get(name, (name, {}))
+        own = [f"method.{key}={value}" for key, value in {**changes, **settings}.items()]
+        given = [*TINY, f"stream.datasets=[{roots}]", f"method={preset}", *own, *overrides]
         return run.train(compose([*given, f"cache_dir={cache}", f"output_dir={folder}"]))
 
     return start

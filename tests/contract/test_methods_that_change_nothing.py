@@ -17,7 +17,7 @@ REFUSED = {  # on a model of which only the output layer is trained
     "language": {"slca", "layer_freezing", "hft"},  # a single tensor
     "diffusion": {"slca", "layer_freezing", "osft", "osft_peft"},  # a convolution
 }
-ONLY_ON_CONFLICT = {"agem", "gem"}
+ONLY_ON_CONFLICT = {"agem", "agem_libero", "agem_of_steps", "gem", "gem_of_steps"}
 """They change a step only where it would harm what was learnt, which these few steps need not."""
 
 

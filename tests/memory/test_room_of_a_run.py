@@ -61,7 +61,7 @@ def test_demonstrations_that_are_yet_to_be_collected_have_a_least_length(tmp_pat
         return settings(tmp_path / "cache", tmp_path / "run", *point, *more)
 
     said = refusal(collected("{budget: 1 kB, unit: trajectory}"))
-    least = int(said.split("one trajectory of it takes ")[1].split(";")[0])
+    least = int(said.split("one trajectory of it takes at least ")[1].split(";")[0])
     spec = check(collected("{budget: 1 MB}")).found.suite.spec
     pixels = sum(height * width for height, width in spec.cameras.values())
     assert least == 10 * (3 * pixels + 4 * (spec.state_size + spec.action_size))

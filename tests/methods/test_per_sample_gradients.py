@@ -4,6 +4,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from tiny_distillable import TinyDistillable
 from tiny_model import TinyData, TinyModel
 from torch import nn
 from torch.nn import functional
@@ -456,3 +457,22 @@ def test_an_input_that_is_shared_is_not_taken_for_samples_where_its_length_happe
     gradients.check(lambda: scaled(x[:5], shared).square().sum(1), 5)
     ours = gradients.sums(lambda: scaled(x, shared).square().sum(1), COUNT, "squared")
     assert_close(ours, loop(lambda: scaled(x, shared).square().sum(1), parameters, "squared"), 1e-12)
+
+
+def test_what_is_the_batchs_in_a_pass_shares_no_random_numbers_with_its_samples():
+    """Augmentation is seeded with the batch's number, a sample's noise with its own."""
+    seen = []
+    sampled = SampledGradients(
+        TinyDistillable(),
+        TinyData(rows=8),
+        lambda batch, draw, seeds: (seen.append((draw.seed, seeds)), TinyDistillable().loss(batch, draw))[1],
+        None,
+        4,
+        3,
+        1,
+    )
+    for rows in (slice(0, 4), slice(4, 5)):
+        sampled._value(rows)
+    for seed, seeds in seen:
+        first = torch.randn(4, generator=torch.Generator().manual_seed(seed))
+        assert not any(torch.equal(first, torch.randn(4, generator=torch.Generator().manual_seed(s))) for s in seeds.tolist())

@@ -200,6 +200,18 @@ def test_what_cannot_be_projected_is_refused(method):
         method(project="weights")
 
 
+@pytest.mark.parametrize("method", ["agem", "gem", "ogd_loss"])
+def test_weights_that_round_a_step_away_are_refused(method):
+    settings = {**compose([f"method={method}"])["method"], "project": "step"} | (
+        {"eps": 0.0} if method == "gem" else {}
+    )
+    model = RegressionModel()
+    model.module.to(torch.bfloat16)
+    with pytest.raises(ConfigurationError, match="needs weights of float32, since bfloat16 rounds"):
+        build(settings, Method).attach(model, 0)
+    build({**settings, "project": "gradient"}, Method).attach(model, 0)
+
+
 def test_gem_refuses_to_promise_of_steps_what_eps_takes_away():
     with pytest.raises(ConfigurationError, match=r"method.eps must be 0 with method.project=step.*give method.eps=0"):
         GradientEpisodicMemory(project="step")

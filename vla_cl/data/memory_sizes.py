@@ -37,22 +37,24 @@ def check_memory(
         ConfigurationError: The memory's limit is too small.
     """
     memory = memory_of(method)
-    if memory is None or stream.independent:
+    if memory is None:
         return
     found = {report.root: report for report in reports}
     sizes = [
-        ExperienceSize(experience.name, None, shortest_demonstration, spec.bytes_per_frame)
+        ExperienceSize(experience.name, None, shortest_demonstration, spec.bytes_per_frame, recorded=False)
         if recorded is None
         else _size(experience, [source for task in experience.tasks for source in recorded[task.id]], found, spec)
         for experience in stream
     ]
+    before: list[ExperienceSize] = []
     folder = reused_folder(memory.settings)
     if folder is not None and memory.settings.budget is not None:  # a limit for each task does not concern it
         reused = DatasetFolder(folder)
         lengths = reused.episodes["length"]
         size = ExperienceSize(REUSED.name, int(lengths.sum()), int(lengths.max()), reused.spec.bytes_per_frame)
-        sizes.insert(0, size)
-    require_units(memory.settings, sizes)
+        before = [size]
+    for together in [[size] for size in sizes] if stream.independent else [sizes]:
+        require_units(memory.settings, [*before, *together])
 
 
 def _size(

@@ -19,6 +19,7 @@ class ExperienceSize:
         name: Of the experience.
         frames: Its number of frames; None if that is not known.
         longest: Frames of its longest episode, or the fewest that it can have.
+        recorded: Whether ``longest`` is that of recorded episodes, and not the fewest.
         bytes_per_sample: Of a raw sample.
     """
 
@@ -26,6 +27,12 @@ class ExperienceSize:
     frames: int | None
     longest: int
     bytes_per_sample: int
+    recorded: bool = True
+
+    @property
+    def at_least(self) -> str:
+        """What stands before a number that is only the least."""
+        return "" if self.recorded else "at least "
 
 
 def require_units(settings: MemorySettings, sizes: Sequence[ExperienceSize]) -> None:
@@ -48,7 +55,8 @@ def require_units(settings: MemorySettings, sizes: Sequence[ExperienceSize]) -> 
             if length > settings.samples_per_task:
                 raise ConfigurationError(
                     f"{SETTING}.samples_per_task={settings.samples_per_task} has no room for a {settings.unit} of "
-                    f"{size.name}, which has {length} frames; give at least {max(lengths)}, or a smaller unit"
+                    f"{size.name}, which has {size.at_least}{length} frames; give at least {max(lengths)}, or a "
+                    "smaller unit"
                 )
     if settings.budget_bytes is not None and settings.keep == "index":
         _require_shares(settings, settings.budget_bytes, sizes, lengths)
@@ -68,8 +76,8 @@ def _require_shares(
             enough = max(unit * sum(weights) / weight for unit, weight in zip(units, weights, strict=True))
             raise ConfigurationError(
                 f"{SETTING}.budget={settings.budget} leaves {share} bytes for {size.name} when all {len(sizes)} "
-                f"experiences have been learnt, but one {settings.unit} of it takes {unit}; give {math.ceil(enough)} "
-                "bytes, or a smaller unit"
+                f"experiences have been learnt, but one {settings.unit} of it takes {size.at_least}{unit}; give "
+                f"{size.at_least}{math.ceil(enough)} bytes, or a smaller unit"
             )
 
 

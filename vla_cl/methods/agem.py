@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from vla_cl.interfaces import Data, Method
+from vla_cl.interfaces import Data, Method, Model
 from vla_cl.memory.mixing import Mixture
 from vla_cl.memory.replay_memory import Selection
 from vla_cl.methods.er import make_memory
@@ -23,7 +23,7 @@ from vla_cl.methods.gradient_vectors import (
     require_finite,
     with_gradient,
 )
-from vla_cl.methods.step_projection import Project, StepTaken, check_project
+from vla_cl.methods.step_projection import Project, StepTaken, check_project, require_fine_weights
 from vla_cl.methods.task_counting import check_range
 from vla_cl.random_numbers import Purpose, number
 from vla_cl.types import Batch, Draw, Experience, MethodCard
@@ -89,6 +89,15 @@ class AveragedGradientEpisodicMemory(Method):
         self._taken = StepTaken()
         self._parameters: list[nn.Parameter] = []  # what the step moves, from `edit_gradients` to `after_step`
         self._reference: list[Tensor] = []  # the remembered batch's gradient, just so long
+
+    def attach(self, model: Model, train_seed: int) -> None:
+        """Meet the model.
+
+        Raises:
+            ConfigurationError: The step is to be projected, and the weights are too coarse for it.
+        """
+        super().attach(model, train_seed)
+        require_fine_weights(model.module, self.name, self.project)
 
     @property
     def works_alone(self) -> bool:

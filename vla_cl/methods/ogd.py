@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vla_cl.interfaces import Data, Distillable, Method
+from vla_cl.interfaces import Data, Distillable, Method, Model
 from vla_cl.methods.gradient_vectors import GradientRows, gradients_of
 from vla_cl.methods.quadratic_penalty import trainable
-from vla_cl.methods.step_projection import Project, StepTaken, check_project
+from vla_cl.methods.step_projection import Project, StepTaken, check_project, require_fine_weights
 from vla_cl.methods.stored_outputs import evaluation_mode, outputs_that_count
 from vla_cl.methods.task_counting import check_range
 from vla_cl.random_numbers import Purpose, generator, number
@@ -82,6 +82,15 @@ class OrthogonalGradientDescent(Method):
         self.of = of
         self.needs = frozenset({Ability.OUTPUTS}) if of == "outputs" else frozenset()
         self.basis: list[GradientRows] = []
+
+    def attach(self, model: Model, train_seed: int) -> None:
+        """Meet the model.
+
+        Raises:
+            ConfigurationError: The step is to be projected, and the weights are too coarse for it.
+        """
+        super().attach(model, train_seed)
+        require_fine_weights(model.module, self.name, self.project)
 
     def begin_task(self, experience: Experience) -> None:
         """Refuse a model that learns with other parameters than before.

@@ -134,6 +134,18 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
                     "or target larger layers, or set method.effective_rank higher"
                 )
 
+    def require_length(self, experiences: int) -> None:
+        """Refuse more tasks than ``tasks`` divides the directions between.
+
+        Raises:
+            ConfigurationError: There are more.
+        """
+        if self.rank_schedule is None and self.effective_rank is None and experiences > self.tasks:
+            raise ConfigurationError(
+                f"method.tasks is {self.tasks}, but the stream has {experiences} experiences and nothing may learn "
+                f"after the {self.tasks}th; set method.tasks={experiences}"
+            )
+
     def frozen_share(self, task: int) -> float:
         """The share of directions that is frozen while the ``task``-th task is learnt (the first is 1).
 

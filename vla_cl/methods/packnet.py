@@ -88,6 +88,18 @@ class PackNet(Method):
         self._freezer = Freezer()
         self._norms: list[_BatchNorm] = []
 
+    def require_length(self, experiences: int) -> None:
+        """Refuse more tasks than a byte can number.
+
+        Raises:
+            ConfigurationError: There are more.
+        """
+        if experiences > MAX_TASKS:
+            raise ConfigurationError(
+                f"method 'packnet' numbers at most {MAX_TASKS} tasks, but the stream has {experiences} experiences; "
+                "learn fewer, or several tasks in one experience"
+            )
+
     @property
     def works_alone(self) -> bool:
         """The first task's weights are pruned too."""

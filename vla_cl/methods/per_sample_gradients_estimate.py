@@ -18,7 +18,7 @@ from vla_cl.interfaces import Data, Model
 from vla_cl.methods.per_sample_gradients import PerSampleGradients
 from vla_cl.methods.per_sample_gradients_layers import NotPerSampleError, Statistic
 from vla_cl.methods.quadratic_penalty import trainable
-from vla_cl.random_numbers import Purpose, generator
+from vla_cl.random_numbers import Purpose, generator, number
 from vla_cl.types import Ability, Batch, Draw
 
 Values = Callable[[Batch, Draw, NDArray[np.int64]], Tensor]
@@ -147,7 +147,8 @@ class SampledGradients:
     def _value(self, rows: slice) -> Tensor:
         seeds = self.seeds[rows]
         keyed = seeds if Ability.KEYED_DRAWS in self._model.abilities else None
-        return self._values(self._data.batch(self.rows[rows]), Draw(int(seeds[0]), keyed), seeds)
+        batch_seed = number(int(seeds[0]), Purpose.IMPORTANCE_BATCH)  # not a sample's own, which its noise follows from
+        return self._values(self._data.batch(self.rows[rows]), Draw(batch_seed, keyed), seeds)
 
     def _slices(self, size: int) -> list[slice]:
         return [slice(first, first + size) for first in range(0, len(self.rows), size)]

@@ -127,7 +127,8 @@ def _require_independent(matrix: SuccessMatrix, reference: SuccessMatrix) -> Non
     if positions is None or not np.isnan(reference.success[~brought]).all():
         raise ConfigurationError(
             "the reference must be an independent run, in which each experience is evaluated on its own task only, "
-            f"but this one is {rows} x {columns} and not so; run the same tasks with arrangement=independent"
+            f"but this one is {rows} x {columns} and not so; run the same tasks with arrangement=independent "
+            "and without evaluation.future_tasks"
         )
     if not set(matrix.tasks) & set(reference.tasks):
         raise ConfigurationError(

@@ -49,7 +49,10 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def settle(module: nn.Module) -> None:
-    """Evaluation mode for those layers of torch that average over a batch or draw dropout; other parts keep theirs."""
+    """Evaluation mode for those layers of torch that average over a batch or draw dropout; other parts keep theirs.
+
+    Dropout that a network applies by itself (``torch.nn.functional.dropout``) goes by its own mode, so it stays on.
+    """
     for part in module.modules():
         if isinstance(part, _NormBase | _DropoutNd | nn.MultiheadAttention | nn.RNNBase):
             part.training = False

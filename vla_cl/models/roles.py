@@ -103,5 +103,5 @@ def _matching(patterns: Iterable[str], names: Sequence[str]) -> list[str]:
 def _unknown(owner: str, what: str) -> str:
     return (
         f"{owner} does not tell {what}; name the parameters that the method is about by patterns (method.slow of slca, "
-        "method.frozen of layer_freezing)"
+        "method.frozen of layer_freezing), or choose a setting that does not ask (method.output=split of osft)"
     )

@@ -299,7 +299,7 @@ class VlaModel(Policy, Distillable):
             batch["observation.state"] = torch.from_numpy(np.stack([o.state for o in observations]))
         if horizon(self.policy.config).observations is not None:
             batch = {key: value if key == "task" else value.unsqueeze(1) for key, value in batch.items()}
-        with torch.inference_mode(), evaluating(self.policy), seeded(0, self.device):
+        with torch.inference_mode(), evaluating(self.policy), seeded(number(0, Purpose.ACTING), self.device):
             self.policy.reset()
             chunk = self.policy.predict_action_chunk(self._queued(self._inputs(batch)))
         size, length, dimensions = chunk.shape
