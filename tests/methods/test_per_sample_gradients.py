@@ -15,7 +15,8 @@ from vla_cl.methods.per_sample_gradients import PerSampleGradients
 from vla_cl.methods.per_sample_gradients_estimate import SampledGradients
 from vla_cl.methods.per_sample_gradients_layers import NotPerSampleError
 from vla_cl.methods.quadratic_penalty import trainable
-from vla_cl.types import Ability
+from vla_cl.random_numbers import Purpose, number
+from vla_cl.types import Ability, Draw
 
 COUNT = 6
 SIZES = {"squared": torch.square, "absolute": torch.abs}
@@ -402,7 +403,9 @@ def test_batches_give_the_square_of_the_mean():
     expected = torch.zeros(2, 3)
     for first in (0, 4):
         rows = slice(first, first + 4)
-        loss = model.loss(data.batch(sampled.rows[rows]), draw_of(model, sampled.seeds[first])).mean()
+        loss = model.loss(
+            data.batch(sampled.rows[rows]), Draw(number(int(sampled.seeds[first]), Purpose.IMPORTANCE_BATCH))
+        ).mean()
         expected += torch.autograd.grad(loss, model.module.weight)[0].square() / 2
     assert torch.allclose(sampled.mean("squared", "batch").mean["weight"], expected, rtol=1e-6)
 
@@ -475,4 +478,6 @@ def test_what_is_the_batchs_in_a_pass_shares_no_random_numbers_with_its_samples(
         sampled._value(rows)
     for seed, seeds in seen:
         first = torch.randn(4, generator=torch.Generator().manual_seed(seed))
-        assert not any(torch.equal(first, torch.randn(4, generator=torch.Generator().manual_seed(s))) for s in seeds.tolist())
+        assert not any(
+            torch.equal(first, torch.randn(4, generator=torch.Generator().manual_seed(s))) for s in seeds.tolist()
+        )

@@ -17,6 +17,7 @@ from vla_cl.bench.method_steps import Pictures, nano_vla
 from vla_cl.bench.rows import Figure, Gate, Result, RowSettings
 from vla_cl.interfaces import Data, Model
 from vla_cl.methods.per_sample_gradients_estimate import SampledGradients
+from vla_cl.random_numbers import Purpose, number
 from vla_cl.testbeds import BEDS
 from vla_cl.testbeds.bed import Tensors
 from vla_cl.types import Ability, Batch, Draw
@@ -47,7 +48,7 @@ def fisher(settings: RowSettings) -> Result:
         sums = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
         for row, seed in zip(estimate.rows, estimate.seeds, strict=True):
             model.module.zero_grad()
-            draw = Draw(int(estimate.seeds[0]), np.array([seed]) if keyed else None)
+            draw = Draw(number(int(seed), Purpose.IMPORTANCE_BATCH), np.array([seed]) if keyed else None)
             model.loss(data.batch(np.array([row])), draw).sum().backward()  # type: ignore[no-untyped-call]
             for name, parameter in parameters.items():
                 if parameter.grad is not None:
