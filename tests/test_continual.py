@@ -15,6 +15,7 @@ from vla_cl.cli import main
 from vla_cl.compose import compose
 from vla_cl.evaluate import evaluate
 from vla_cl.location import compose_evaluation
+from vla_cl.manifest import write_manifest
 from vla_cl.metrics import SuccessMatrix
 from vla_cl.report.load import load_runs
 from vla_cl.types import ConfigurationError, InterfaceSpec
@@ -133,6 +134,20 @@ def test_a_damaged_warm_start_is_refused(finished, cache, tmp_path, where):
         flip(folder / "checkpoints" / number / "pretrained_model" / "model.safetensors")
     with pytest.raises(ConfigurationError, match=r"is damaged|no checkpoint in .* is whole"):
         train(cache, tmp_path / "warm", f"warm_start={folder / where}", "normalisation=checkpoint", "training.steps=1")
+
+
+def test_a_run_of_a_version_with_other_random_numbers_is_read_but_not_continued(finished, cache, tmp_path):
+    folder = tmp_path / "old"
+    shutil.copytree(finished, folder, symlinks=True)
+    shutil.rmtree(folder / "checkpoints" / "002")
+    path = folder / "checkpoints" / "001" / "training_state" / "progress.json"
+    progress = json.loads(path.read_text())
+    del progress["format"]  # as versions before wrote it
+    path.write_text(json.dumps(progress))
+    write_manifest(path.parents[1])
+    with pytest.raises(ConfigurationError, match="begun by a version of vla-cl in which the same command gives"):
+        train(cache, folder, *ER)
+    assert main(["metrics", str(folder)]) == 0
 
 
 def test_another_run_is_not_overwritten(finished, cache):

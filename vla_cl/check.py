@@ -86,7 +86,6 @@ def _passed(settings: Settings, examined: Examined, evaluation: EvaluationSettin
     """
     found = examined.found
     training, method = _heavy_settings(settings)
-    _check_memory(method, examined, settings)
     output, cache = output_folder(settings), Path(settings["cache_dir"])
     for setting, folder in (("output_dir", output), ("cache_dir", cache)):
         require_writable(folder, setting)
@@ -102,6 +101,7 @@ def _passed(settings: Settings, examined: Examined, evaluation: EvaluationSettin
         )
     method.require_length(1 if found.stream.independent else len(found.stream))
     policy = _policy(settings, examined, method, evaluation)
+    _check_memory(method, examined, settings, policy.chunk)
     return Checked(found, evaluation, training, method, policy, examined.reports, (*notes, *policy.notes))
 
 
@@ -180,13 +180,14 @@ def _require_second_task(arrangement: str, method: Method) -> None:
         )
 
 
-def _check_memory(method: Method, examined: Examined, settings: Settings) -> None:
+def _check_memory(method: Method, examined: Examined, settings: Settings, chunk: int) -> None:
     """The method's memory must be able to keep something of every experience."""
     from vla_cl.data.memory_sizes import check_memory
 
     found = examined.found
     shortest = int(settings["demonstrations"]["hold"]) + 1  # frames that are kept after a success, and the one before
-    check_memory(method, found.stream, found.recorded, examined.reports, examined.spec, shortest)
+    beside = method.bytes_beside_a_sample(chunk * examined.spec.action_size)
+    check_memory(method, found.stream, found.recorded, examined.reports, examined.spec, shortest, beside)
 
 
 def _check_room(examined: Examined, cache: Path, settings: Settings) -> None:

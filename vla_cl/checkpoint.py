@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from vla_cl.files import replacing_folder, write_json, write_link
 from vla_cl.interfaces import Data, Method, Model
-from vla_cl.manifest import MANIFEST, of_run, require_of_run, verify_manifest, write_manifest
+from vla_cl.manifest import MANIFEST, RUN_FORMAT, of_run, require_of_run, verify_manifest, write_manifest
 from vla_cl.trust.reading import read_json_object, read_text, require_entries
 from vla_cl.trust.tensors import load_tensors
 from vla_cl.trust.text import harmless, short, told_as
@@ -88,7 +88,10 @@ def save(
         (folder / "training_state").mkdir()
         (folder / "cl_state").mkdir()
         model.save(folder / "pretrained_model")
-        write_json(folder / "training_state" / "progress.json", of_run(asdict(progress), checkpoints.parent))
+        write_json(
+            folder / "training_state" / "progress.json",
+            of_run({**asdict(progress), "format": RUN_FORMAT}, checkpoints.parent),
+        )
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in method.state_dict().items()}
         save_file(tensors, folder / "cl_state" / "method.safetensors")
         write_json(folder / "cl_state" / "method.json", {"method": method.name, "state": method.extra_state()})
@@ -191,10 +194,27 @@ def load_progress(folder: Path) -> Progress:
     require_entries(content, numbers, short(path), _REMEDY)
     passed_over = content.pop("passed_over", [])
     content.pop("run", None)
+    content.pop("format", None)
     texts = isinstance(passed_over, list) and all(isinstance(sentence, str) for sentence in passed_over)
     if content.keys() != numbers.keys() or min(content.values()) < 0 or not texts:
         raise ConfigurationError(f"{short(path)} is damaged: it says {harmless(str(content), 80)}; {_REMEDY}")
     return Progress(**content, passed_over=tuple(passed_over))
+
+
+def require_same_program(checkpoints: Path) -> None:
+    """Refuse to continue a run whose first experiences were learnt with other random numbers or another method.
+
+    Raises:
+        ConfigurationError: A checkpoint was written by a version in which the same command gives other weights.
+    """
+    for path in sorted(checkpoints.glob("[0-9]*/training_state/progress.json")):
+        written = read_json_object(path, "the progress of the checkpoint", _REMEDY).get("format", 1)
+        if written != RUN_FORMAT:
+            raise ConfigurationError(
+                f"the run {short(checkpoints.parent)} was begun by a version of vla-cl in which the same command gives "
+                "other weights, so this one cannot continue it; begin anew with output_dir=<a new folder> (vla-cl "
+                "report, metrics and evaluate still open it)"
+            )
 
 
 def load_method(folder: Path, method: Method, past: Iterator[tuple[Experience, Data]]) -> None:

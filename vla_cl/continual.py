@@ -21,6 +21,7 @@ from vla_cl.data.reused_memory import memory_of, reused_memory
 from vla_cl.data.run_data import require_unchanged
 from vla_cl.data.source import Source
 from vla_cl.interfaces import Data, Method, Suite
+from vla_cl.manifest import RUN_FORMAT
 from vla_cl.memory.replay_memory import COPIES
 from vla_cl.models.chosen import PolicySettings
 from vla_cl.models.stored_policy import CONVENTIONS
@@ -361,7 +362,7 @@ class ContinualRun:
         seconds = dict(zip(("train", "evaluate", "total"), (*spent, sum(spent)), strict=True))
         self._folder.write_summary(
             {
-                "format": 1,
+                "format": RUN_FORMAT,
                 **asdict(self._identity),
                 "stream": self._stream.name,
                 "status": "finished" if finished else "running",

@@ -273,7 +273,7 @@ class Data(ABC):
     @property
     @abstractmethod
     def bytes_per_sample(self) -> int:
-        """Bytes of one raw sample: what remembering it costs if its source does not stay."""
+        """Bytes of one raw sample."""
 
     @property
     @abstractmethod
@@ -304,6 +304,10 @@ class Method:
     def works_alone(self) -> bool:
         """Whether it edits how a first experience is learnt; if not, it is refused where no run has a second one."""
         return False
+
+    def bytes_beside_a_sample(self, outputs: int) -> int:
+        """Bytes kept beside each remembered sample, of a model that gives so many numbers for one."""
+        return 0
 
     def require_length(self, experiences: int) -> None:
         """Refuse a stream of more experiences than the settings allow, before anything is learnt."""
@@ -351,8 +355,7 @@ class Method:
     def compose(self, batch: Batch, step: int) -> Batch:
         """What to learn from: replay mixes the memory in. ``step`` counts from the start of the stream.
 
-        All that `loss` shall know of a sample is put into the batch, under a key of its own
-        (`vla_cl.types.METHOD_KEY`): with several processes each takes its share of the samples.
+        What `loss` shall know of a sample goes into the batch (`vla_cl.types.METHOD_KEY`): processes share its samples.
         """
         return batch
 
@@ -370,10 +373,7 @@ class Method:
         """After the last step: importances, memory, pruning, merging, a new skill."""
 
     def select_task(self, task: Task | None) -> None:
-        """Make the model serve one task of the past; None: what is being learnt, all of it.
-
-        Called around evaluations if `task_id_at_test`; learning always happens after ``select_task(None)``.
-        """
+        """Serve one task of the past, around evaluations if `task_id_at_test`; None: all of what is being learnt."""
 
     def memory_bytes(self) -> int:
         """Bytes kept of the past beyond the model itself."""

@@ -20,6 +20,12 @@ from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
 
 MANIFEST = "MANIFEST.json"
+RUN_FORMAT = 2
+"""Of a run: raised whenever the same command would give other weights. Runs of another one are read, not continued."""
+
+READABLE_RUNS = (1, 2)
+"""Formats of runs that reports and evaluations open."""
+
 FORMAT = 1
 SEAL = "seal"
 """Key of a sealed object's hash."""

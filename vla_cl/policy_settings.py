@@ -63,9 +63,9 @@ def policy_settings(
     known = (require_told_apart(config, instructions), _other_rate(warm_start, spec))
     check_buildable(config, fresh=warm_start is None)
     notes = tuple(note for note in known if note is not None)
-    return PolicySettings(
-        kind, fields, warm_start, settings["normalisation"], device, passed_over, resizes(config), notes
-    )
+    start_from = warm_start, settings["normalisation"]
+    chunk = len(horizon(config).actions)
+    return PolicySettings(kind, fields, *start_from, device, passed_over, chunk, resizes(config), notes)
 
 
 def _other_rate(warm_start: str | None, data: InterfaceSpec) -> str | None:

@@ -97,6 +97,9 @@ class RunFolder:
         if not self.has_begun:
             write_text(self.root / CONFIG, seal_text(OmegaConf.to_yaml(OmegaConf.create(dict(settings)))))
             return
+        from vla_cl.checkpoint import require_same_program  # which imports torch
+
+        require_same_program(self.checkpoints)
         before = read_settings(self.root / CONFIG)
         changed = _differences(before, dict(settings)) - set(MAY_DIFFER)
         changed = {key for key in changed if not key.startswith(tuple(f"{name}." for name in MAY_DIFFER))}

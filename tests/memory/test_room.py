@@ -19,7 +19,7 @@ def sizes(frames, longest=5, names="e{}"):
 
 def smallest(settings, of):
     """What the message says would do."""
-    with pytest.raises(ConfigurationError, match="leaves") as caught:
+    with pytest.raises(ConfigurationError, match="is too little for") as caught:
         require_units(MemorySettings(**settings), of)
     return int(re.search(r"give (\d+) bytes", str(caught.value))[1])
 

@@ -5,6 +5,9 @@ from dataset_streams import refusal, settings
 from odd_datasets import make_dataset
 
 from vla_cl.check import check
+from vla_cl.checkpoint import read_method
+from vla_cl.memory.replay_memory import NOTES
+from vla_cl.run import train
 
 CAMERA = {"observation.image": (8, 8)}
 FRAME = 8 * 8 * 3 + 4 * (2 + 2)  # picture, state, action
@@ -38,7 +41,24 @@ def test_a_budget_below_a_unit_for_each_task_is_refused(roots, tmp_path, unit, f
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_with_a_memory_is_asked(roots, tmp_path, method):
     memory = f"{{budget: {2 * FRAME}}}"
-    assert "when all 3 experiences have been learnt" in refusal(chosen(roots, tmp_path, memory, method))
+    assert "is too little for 3 experiences" in refusal(chosen(roots, tmp_path, memory, method))
+
+
+@pytest.mark.parametrize("method", ["der_pp", "cama"])
+def test_what_is_advised_holds_the_stored_outputs_too(roots, tmp_path, method):
+    small = [f"policy.{setting}" for setting in ("chunk_size=4", "n_action_steps=2", "image_size=16", "hidden_size=16",
+             "vision_channels=[8,8,8]", "num_keypoints=4", "condition_size=16")]  # fmt: skip
+    training = ("training.steps=2", "training.batch_size=4", "device=cpu", "threads=1")
+
+    def given(budget):
+        memory = f"method.memory={{budget: {budget}}}"
+        more = ("stream=datasets", f"method={method}", memory, *small, *training)
+        return settings(tmp_path / "cache", tmp_path / "run", *more, datasets=roots)
+
+    advised = int(refusal(given(3 * FRAME)).split("give ")[1].split(" bytes")[0])
+    assert "too little" in refusal(given(advised - 1))
+    index = read_method(train(given(advised)) / "checkpoints" / "003")[0]["memory"]
+    assert [len(rows) for name, rows in index.items() if name != NOTES] == [1, 1, 1]
 
 
 def test_samples_per_task_must_hold_a_trajectory(roots, tmp_path):
@@ -61,7 +81,7 @@ def test_demonstrations_that_are_yet_to_be_collected_have_a_least_length(tmp_pat
         return settings(tmp_path / "cache", tmp_path / "run", *point, *more)
 
     said = refusal(collected("{budget: 1 kB, unit: trajectory}"))
-    least = int(said.split("one trajectory of it takes at least ")[1].split(";")[0])
+    least = int(said.split(" takes at least ")[1].split(" bytes")[0])
     spec = check(collected("{budget: 1 MB}")).found.suite.spec
     pixels = sum(height * width for height, width in spec.cameras.values())
     assert least == 10 * (3 * pixels + 4 * (spec.state_size + spec.action_size))

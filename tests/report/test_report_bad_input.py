@@ -46,7 +46,7 @@ def drop_column(folder: Path) -> None:
         (remove("run.json"), "has none; give the folder that a run wrote"),
         (overwrite("run.json", "{"), "run.json is not JSON"),
         (overwrite("run.json", "[]"), "holds list, expected an object"),
-        (change_info(format=2), "has format 2, but this version reads format 1"),
+        (change_info(format=3), "has format 3, but this version reads 1, 2"),
         (change_info(method=None), "should give 'method' as str, got None"),
         (change_info(arrangement="circle"), "allowed are sequential, joint, independent"),
         (change_info(experiences=[1]), "should list experiences with 'name' and 'tasks', got 1"),

@@ -22,6 +22,7 @@ def check_memory(
     reports: Sequence[DatasetReport],
     spec: InterfaceSpec,
     shortest_demonstration: int,
+    beside: int = 0,
 ) -> None:
     """Refuse a memory that could keep nothing of some experience of a stream.
 
@@ -32,6 +33,7 @@ def check_memory(
         reports: On the datasets of ``recorded``.
         spec: What a sample is.
         shortest_demonstration: The fewest frames of a demonstration that is collected.
+        beside: Bytes that the method keeps beside each sample.
 
     Raises:
         ConfigurationError: The memory's limit is too small.
@@ -40,10 +42,11 @@ def check_memory(
     if memory is None:
         return
     found = {report.root: report for report in reports}
+    each = spec.bytes_per_frame + beside
     sizes = [
-        ExperienceSize(experience.name, None, shortest_demonstration, spec.bytes_per_frame, recorded=False)
+        ExperienceSize(experience.name, None, shortest_demonstration, each, recorded=False)
         if recorded is None
-        else _size(experience, [source for task in experience.tasks for source in recorded[task.id]], found, spec)
+        else _size(experience, [source for task in experience.tasks for source in recorded[task.id]], found, each)
         for experience in stream
     ]
     before: list[ExperienceSize] = []
@@ -51,18 +54,18 @@ def check_memory(
     if folder is not None and memory.settings.budget is not None:  # a limit for each task does not concern it
         reused = DatasetFolder(folder)
         lengths = reused.episodes["length"]
-        size = ExperienceSize(REUSED.name, int(lengths.sum()), int(lengths.max()), reused.spec.bytes_per_frame)
+        size = ExperienceSize(REUSED.name, int(lengths.sum()), int(lengths.max()), reused.spec.bytes_per_frame + beside)
         before = [size]
     for together in [[size] for size in sizes] if stream.independent else [sizes]:
         require_units(memory.settings, [*before, *together])
 
 
 def _size(
-    experience: Experience, sources: Sequence[Source], reports: Mapping[Path, DatasetReport], spec: InterfaceSpec
+    experience: Experience, sources: Sequence[Source], reports: Mapping[Path, DatasetReport], bytes_per_sample: int
 ) -> ExperienceSize:
     """Of recorded data; of a dataset that several tasks share nobody knows yet how much belongs to which."""
     mine = [reports[source.root] for source in sources]
     shared = any(report.tasks > 1 and source.recorded_instruction for source, report in zip(sources, mine, strict=True))
     frames = None if shared else sum(report.frames for report in mine)
     longest = 1 if shared else max(report.longest for report in mine)
-    return ExperienceSize(experience.name, frames, longest, spec.bytes_per_frame)
+    return ExperienceSize(experience.name, frames, longest, bytes_per_sample)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from vla_cl.memory.budget import divide
 from vla_cl.memory.settings import SETTING, MemorySettings
+from vla_cl.trust.text import counted
 from vla_cl.types import ConfigurationError
 
 
@@ -20,7 +21,7 @@ class ExperienceSize:
         frames: Its number of frames; None if that is not known.
         longest: Frames of its longest episode, or the fewest that it can have.
         recorded: Whether ``longest`` is that of recorded episodes, and not the fewest.
-        bytes_per_sample: Of a raw sample.
+        bytes_per_sample: Of a raw sample and what the method keeps beside it.
     """
 
     name: str
@@ -39,8 +40,7 @@ def require_units(settings: MemorySettings, sizes: Sequence[ExperienceSize]) -> 
     """Refuse a limit that leaves an experience less than a unit of it when all have been learnt.
 
     Which unit a rule puts first is not known before, so the longest must fit. How large copies get is not known before
-    they are written, so of them only limits in frames are looked at. What a method keeps beside the samples comes on
-    top of what is asked for here.
+    they are written, so of them only limits in frames are looked at.
 
     Args:
         settings: Of the memory.
@@ -75,9 +75,9 @@ def _require_shares(
         if share < unit:
             enough = max(unit * sum(weights) / weight for unit, weight in zip(units, weights, strict=True))
             raise ConfigurationError(
-                f"{SETTING}.budget={settings.budget} leaves {share} bytes for {size.name} when all {len(sizes)} "
-                f"experiences have been learnt, but one {settings.unit} of it takes {size.at_least}{unit}; give "
-                f"{size.at_least}{math.ceil(enough)} bytes, or a smaller unit"
+                f"{SETTING}.budget={settings.budget} is too little for {counted(len(sizes), 'experience')}: one "
+                f"{settings.unit} of {size.name} takes {size.at_least}{unit} bytes; give {size.at_least}"
+                f"{math.ceil(enough)} bytes in all, or a smaller unit"
             )
 
 

@@ -57,6 +57,10 @@ class StoredOutputs:
         """Of outputs, seeds and losses."""
         return sum(entry.bytes for entry in self._entries.values())
 
+    def bytes_of(self, numbers: int) -> int:
+        """What a sample takes whose output has so many numbers: the output, the seed and the loss of each draw."""
+        return self.draws * (numbers * self._dtype.itemsize + 8 + (4 if self._keep_losses else 0))
+
     def bytes_per_sample(self) -> dict[int, int]:
         """Of each experience, the same for all its samples."""
         return {experience: entry.bytes // len(entry.rows) for experience, entry in self._entries.items()}

@@ -20,6 +20,7 @@ class PolicySettings:
         normalisation: ``first_task`` or ``checkpoint``.
         device: Torch device.
         passed_over: A sentence for each damaged checkpoint of the warm start's run that is newer than it.
+        chunk: Actions that a sample's target has.
         any_size: Whether it brings pictures of any size to its own.
         notes: What somebody should know before it is trained.
     """
@@ -30,6 +31,7 @@ class PolicySettings:
     normalisation: str
     device: str
     passed_over: tuple[str, ...] = ()
+    chunk: int = 1
     any_size: bool = True
     notes: tuple[str, ...] = ()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vla_cl.manifest import require_of_run, require_seal, require_text_seal
+from vla_cl.manifest import READABLE_RUNS, require_of_run, require_seal, require_text_seal
 from vla_cl.metrics import SuccessMatrix
 from vla_cl.metrics.matrix import rollouts_skipped
 from vla_cl.report.numbers import last_row
@@ -19,7 +19,6 @@ from vla_cl.trust.text import harmless, harmless_data, harmless_lines, short, to
 from vla_cl.trust.yaml_files import YAML_BYTES
 from vla_cl.types import ConfigurationError, Outcome
 
-RUN_FORMAT = 1
 ARRANGEMENTS = ("sequential", "joint", "independent")
 EPISODE_COLUMNS = ("experience", "step", "task", "initial_state", "outcome", "error", "video")
 
@@ -180,11 +179,10 @@ def _read_info(folder: Path) -> Mapping[str, Any]:
     info = read_json_object(path, "the summary of the run", _RESTORE)
     require_seal(info, short(path), "give the run's command again: it writes the file anew")
     require_of_run(info, folder, short(path), "give the run's command again: it writes the file anew")
-    if info.get("format") != RUN_FORMAT:
+    if info.get("format") not in READABLE_RUNS:
         raise ConfigurationError(
-            f"{short(path)} has format {harmless(repr(info.get('format')), 20)}, but this version reads format "
-            f"{RUN_FORMAT}; "
-            "report with the version of vla-cl that wrote the run"
+            f"{short(path)} has format {harmless(repr(info.get('format')), 20)}, but this version reads "
+            f"{', '.join(map(str, READABLE_RUNS))}; report with the version of vla-cl that wrote the run"
         )
     require_entries(info, _ENTRIES, short(path), "the file is damaged")
     if info["arrangement"] not in ARRANGEMENTS:
