@@ -29,9 +29,11 @@ so nothing else is claimed of them there. OGD of losses does not forget less tha
 from __future__ import annotations
 
 import json
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -230,10 +232,25 @@ def runs(bed, method, rate_of_descent=None, **changes):
 
 @cache
 def _runs(bed, settings, rate_of_descent):
-    return [_run(bed_named(bed), build(json.loads(settings), Method), seed, rate_of_descent) for seed in SEEDS]
+    count = len(SEEDS)
+    return list(_processes().map(_run, [bed] * count, [settings] * count, SEEDS, [rate_of_descent] * count))
 
 
-def _run(bed, method, seed, rate_of_descent):
+@cache
+def _processes():
+    """One for each seed: such small models learn no faster with several threads."""
+    begin = partial(torch.set_num_threads, 1)
+    return ProcessPoolExecutor(len(SEEDS), mp_context=get_context("spawn"), initializer=begin)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def processes_end():
+    yield
+    _processes().shutdown()
+
+
+def _run(bed, settings, seed, rate_of_descent):
+    bed, method = bed_named(bed), build(json.loads(settings), Method)
     model, training = bed.make_model(seed), replace(bed.training, steps=STEPS.get(bed.name, bed.training.steps))
     borders = [weights(model)]
     end_task = method.end_task
