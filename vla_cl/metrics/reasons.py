@@ -84,18 +84,27 @@ def curves(measured: Measurements) -> str:
 
 def reference(measured: Measurements) -> str:
     """A reference whose learning curves cover as many steps, with room above them."""
-    alone = measured.reference
-    if alone is None:
+    if measured.reference is None:
         return NO_REFERENCE
+    return why_unfit(measured.matrix, measured.reference)
+
+
+def why_unfit(matrix: SuccessMatrix, alone: SuccessMatrix) -> str:
+    """Why a run cannot be the reference of another in `cw_forward_transfer`; empty if it can.
+
+    Args:
+        matrix: The run. Where its experiences bring several tasks, no reference is at fault.
+        alone: An independent run.
+    """
     if why := _no_positions(alone):
         return f"in the reference, {why}"
-    for position, column in enumerate(measured.positions or ()):
-        if why := _unlike(measured, alone, position, measured.matrix.tasks[column]):
-            return why
-    return ""
+    reasons = (
+        _unlike(matrix, alone, position, matrix.tasks[column]) for position, column in enumerate(matrix.positions or ())
+    )
+    return next((why for why in reasons if why), "")
 
 
-def _unlike(measured: Measurements, alone: SuccessMatrix, position: int, task: str) -> str:
+def _unlike(matrix: SuccessMatrix, alone: SuccessMatrix, position: int, task: str) -> str:
     """Why the reference's curve of one task cannot be compared with that of the run."""
     name = harmless(task, _MOST)
     if task not in alone.tasks:
@@ -103,12 +112,14 @@ def _unlike(measured: Measurements, alone: SuccessMatrix, position: int, task: s
     column = alone.tasks.index(task)
     if alone.positions is None or column not in alone.positions:
         return f"the reference did not learn {name}"
-    curve = alone.learning_curve(alone.positions.index(column))
+    curve, own = alone.learning_curve(alone.positions.index(column)), matrix.learning_curve(position)
     if not len(curve):
         return f"the reference has no learning curve of {name}"
-    own, theirs = covered_steps(measured.matrix.learning_curve(position)), covered_steps(curve)
-    if own != theirs:
-        return f"the learning curve of {name} covers {own:g} steps, that of the reference {theirs:g}"
+    if len(own) and covered_steps(own) != covered_steps(curve):
+        return (
+            f"the learning curve of {name} covers {covered_steps(own):g} steps, that of the reference "
+            f"{covered_steps(curve):g}"
+        )
     return _no_room(curve[:, 1], name)
 
 

@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 from vla_cl.metrics import HEADLINE_FORGETTING, Estimate, SuccessMatrix, wilson_interval
 from vla_cl.report.load import RunRecord
 from vla_cl.report.numbers import cell_episodes, cell_success, last_row, percent, percent_range, task_name
+from vla_cl.trust.text import counted
 
 LEARNT = 0.5
 """A task counts as learnt if at least this fraction of its episodes succeeds."""
@@ -111,12 +112,19 @@ def _opening(runs: Sequence[RunRecord], estimates: Mapping[str, Mapping[str, Est
             )
     if not ends:
         return Markup("")
-    count, experiences = len(runs[0].tasks), len(runs[0].experiences)
-    again = f" in {experiences} experiences, some more than once" if experiences > count else ""
-    stream = run_text(runs[0], "stream")
-    return Markup("On {} ({} task{} learnt one after another{}), {}.").format(
-        stream, count, "" if count == 1 else "s", again, Markup(", ").join(ends)
-    )
+    stream, learnt = run_text(runs[0], "stream"), _learnt(runs[0])
+    return Markup("On {} ({}), {}.").format(stream, learnt, Markup(", ").join(ends))
+
+
+def _learnt(run: RunRecord) -> str:
+    """``3 tasks learnt one after another``; where experiences bring several tasks, in how many of them."""
+    tasks, brought = counted(len(run.tasks), "task"), [tasks for _, tasks in run.experiences]
+    again = sum(map(len, brought)) > len(run.tasks)
+    if all(len(tasks) == 1 for tasks in brought):
+        order = f"{tasks} learnt one after another"
+        return f"{order} in {len(brought)} experiences, some more than once" if again else order
+    order = f"{tasks} learnt in {counted(len(brought), 'experience')}{' one after another' * (len(brought) > 1)}"
+    return f"{order}, some tasks more than once" if again else order
 
 
 def run_text(run: RunRecord, key: str) -> str:
