@@ -92,7 +92,8 @@ def reference_notes(references: Mapping[str, Reference], estimates: Mapping[str,
 
 def _note(reference: Reference, labels: Sequence[str]) -> str:
     assert reference.run is not None  # the caller looked
-    taken = f"{reference.run.label} in {reference.run.folder.parent.name}/{reference.run.folder.name}"
+    folder = f"{reference.run.folder.parent.name}/{reference.run.folder.name}"
+    taken = reference.run.label if folder in reference.run.label else f"{reference.run.label} ({folder})"
     note = f"{AGAINST_REFERENCE} of {', '.join(labels)} is measured against {taken}"
     if not reference.others:
         return f"{note}."
