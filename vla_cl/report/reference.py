@@ -57,7 +57,9 @@ def reference_of(run: RunRecord, runs: Sequence[RunRecord]) -> Reference:
 
     Of several that fit equally well, the one with the lowest training seed is taken, then the first folder by name.
     """
-    if run.matrix is None or run.arrangement == "independent":
+    if run.matrix is None or run.matrix.positions is None:
+        return Reference(None, "the formula needs one task per experience")
+    if run.arrangement == "independent":
         return Reference(None, "each task is learnt alone, so nothing is transferred")
     alone = [
         other
