@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,6 +96,22 @@ def test_an_independent_run_of_several_tasks_at_once_is_not_called_something_els
     # Where the run itself has such experiences, no other reference would help.
     found = compute_all(several, several)["cw_forward_transfer"]
     assert found.why == "an experience brings several tasks, and the formula needs one task per experience"
+
+
+def test_the_reference_that_was_read_is_named_and_so_is_its_method(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    two(curves=CURVES).write("run.json")
+    for method, told in (
+        ("sequential", ""),
+        ("packnet", ", which learns with packnet and not by plain fine-tuning (method=sequential)"),
+    ):
+        Path(method).mkdir()
+        two(ALONE, curves=CURVES).write(Path(method, "matrix.json"))
+        Path(method, "run.json").write_text(json.dumps({"method": method}))
+        text = " ".join(describe("run.json", reference=method).split())
+        assert text.endswith(f"reference of cw_forward_transfer: {method}{told}")
+        assert json.loads(describe("run.json", as_json=True, reference=method))["reference"] == method
+    assert "reference of" not in describe("run.json")
 
 
 def test_nothing_is_minus_zero(tmp_path):

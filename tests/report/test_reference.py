@@ -196,3 +196,14 @@ def test_several_tasks_per_experience_are_not_one_after_another(tmp_path):
     assert "(3 tasks learnt in 3 experiences one after another, some tasks more than once)" in text
     single = write(tmp_path / "two", success=success[:2], curve_points=0, extra={"experiences": stream[:1]})
     assert "(3 tasks learnt in 1 experience)" in ParsedPage(write_report([single])).text("")
+
+
+def test_an_independent_run_of_several_tasks_at_once_says_what_it_reached(tmp_path):
+    a, b, c = TASKS
+    stream = [{"name": "ab", "tasks": [a, b]}, {"name": "c", "tasks": [c]}]
+    success = ((0.8, 0.4, None), (None, None, 0.9))
+    folder = write(tmp_path / "run", independent, success=success, curve_points=0, extra={"experiences": stream})
+    matrix = json.loads((folder / "matrix.json").read_text()) | {"stream": [[a, b], [c]]}
+    (folder / "matrix.json").write_text(json.dumps(matrix))
+    text = ParsedPage(write_report([folder])).text("")
+    assert "independent (one model per experience) reaches 70 %" in text

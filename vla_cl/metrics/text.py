@@ -11,9 +11,11 @@ from pathlib import Path
 from vla_cl.metrics.estimate import Estimate, compute_all
 from vla_cl.metrics.matrix import FloatArray, SuccessMatrix, load_matrix
 from vla_cl.metrics.table import METRICS
-from vla_cl.trust.text import harmless
+from vla_cl.trust.reading import read_json_object
+from vla_cl.trust.text import harmless, short
 
 _WIDTH = 98
+_PATH = 60
 _LABEL = 28  # at most, of a row of the matrix
 _ARROWS = {"higher": "↑", "lower": "↓"}
 
@@ -32,8 +34,23 @@ def describe(path: Path | str, as_json: bool = False, reference: Path | str | No
     matrix = load_matrix(path)
     results = compute_all(matrix, None if reference is None else load_matrix(reference))
     if as_json:
-        return json.dumps({"metrics": results_to_json(results), "matrix": matrix.to_json()}, indent=1, allow_nan=False)
-    return f"{format_matrix(matrix)}\n\n{format_table(results)}"
+        named = {} if reference is None else {"reference": short(reference, 4096)}
+        content = {"metrics": results_to_json(results), "matrix": matrix.to_json(), **named}
+        return json.dumps(content, indent=1, allow_nan=False)
+    told = "" if reference is None else f"\n{_of_reference(Path(reference))}"
+    return f"{format_matrix(matrix)}\n\n{format_table(results)}{told}"
+
+
+def _of_reference(reference: Path) -> str:
+    """Which reference was read, and whether it is one of plain fine-tuning as far as its run says."""
+    summary = reference / "run.json"
+    method = None
+    if summary.is_file():
+        method = read_json_object(summary, "the summary of the reference", "restore it or run again").get("method")
+    note = f"reference of cw_forward_transfer: {short(reference, _PATH)}"
+    if method not in (None, "sequential"):
+        note += f", which learns with {harmless(str(method), 40)} and not by plain fine-tuning (method=sequential)"
+    return textwrap.fill(note, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def results_to_json(results: Mapping[str, Estimate]) -> dict[str, object]:

@@ -197,14 +197,32 @@ def _reference(run: RunRecord, estimates: Mapping[str, Estimate], alone: bool) -
     """What a reference reached: the bar for methods that learn one task after another, if any is reported on."""
     independent = run.arrangement == "independent"
     estimate = estimates.get("learning_accuracy" if independent else "final_average_success")
+    if estimate is not None and math.isnan(estimate.value) and independent and run.finished:
+        estimate = _of_all_learnt(run)
     if estimate is None or math.isnan(estimate.value):
         return Markup("")
-    how = "one model per task" if independent else "learning all tasks at once"
+    several = any(len(tasks) > 1 for _, tasks in run.experiences)
+    alone_with = "one model per experience" if several else "one model per task"
+    how = alone_with if independent else "learning all tasks at once"
     interval = f" ({percent_range(estimate)})" if percent_range(estimate) else ""
     opening = f"On {run_text(run, 'stream')} ({len(run.tasks)} tasks)" if alone else "As a reference"
     return Markup("{}, <strong>{}</strong> ({}) reaches <strong>{}</strong>{}.").format(
         opening, run.label, how, percent(estimate.value), interval
     )
+
+
+def _of_all_learnt(run: RunRecord) -> Estimate:
+    """Mean success of what each experience brought; where that is several tasks, no metric says it."""
+    matrix = run.matrix
+    cells = [
+        cell_success(matrix, row, matrix.tasks.index(task))
+        for row, (_, tasks) in enumerate(run.experiences)
+        for task in tasks
+        if matrix is not None and row < len(matrix.experiences) and task in matrix.tasks
+    ]
+    known = [success for success in cells if success is not None]
+    whole = bool(known) and len(known) == len(cells)
+    return Estimate(sum(known) / len(known) if whole else math.nan, math.nan, math.nan)
 
 
 def _unfinished(run: RunRecord) -> Markup:
