@@ -111,6 +111,22 @@ GOOD = {
         ({"baseline": "none"}, "baseline must be a list of numbers, but is text"),
         ({"curve_episodes": 0}, "'curve_episodes' must be a number of episodes"),
         ({"baseline_episodes": "20"}, "'baseline_episodes' must be a number of episodes"),
+        ({"stream": [["a"], ["b"], []]}, r"stream\[2\] must name at least one task"),
+        ({"stream": [["a"], ["b", "b"]]}, r"stream\[1\] must name each task once, but names 'b' twice"),
+        (
+            {"curves": {"a": [[0, 0.5], [5, 0.5]]}, "curve_experiences": {"a": [0, 99]}, "stream": [["a"], ["b"]]},
+            "'a' has the experience 99, but there are only 2",
+        ),
+        (
+            {"curves": {"a": [[0, 0.5], [5, 0.5]]}, "curve_experiences": {"a": [0, 99]}},
+            "'a' has the experience 99, but there are only 2",
+        ),
+        (
+            {"curves": {"a": [[0, 0.5], [5, 0.5]]}, "curve_experiences": {"a": [0, 1]}, "stream": [["a"], ["b"]]},
+            "'a' has the experience 1, but that one brings b",
+        ),
+        ({"success": [[0.85, None], [0.2, 1]], "episodes": [[1, 0], [20, 20]]}, "0.85 where there is 1 episode, which"),
+        ({"success": [[0.85, None], [0.2, 1]], "episodes": [[10, 0], [20, 20]]}, "0.85 where there are 10 episodes"),
         ({"base_line": [0, 0]}, "unknown key 'base_line'; did you mean 'baseline'"),
     ],
 )
@@ -122,6 +138,22 @@ def test_a_broken_matrix_is_named(tmp_path, change, message):
     with pytest.raises(ConfigurationError, match=message) as caught:
         SuccessMatrix.from_json(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rate", "count"),
+    [(1 / 3, 3), (0.333, 3), (0.33, 3), (0.3, 3), (0.66, 3), (0.67, 3), (0.7, 3), (0.14, 7), (0.47, 30), (0.123, 500)],
+)
+def test_a_rounded_rate_is_no_contradiction(tmp_path, rate, count):
+    path = tmp_path / "matrix.json"
+    path.write_text(json.dumps({"tasks": ["a"], "success": [[rate]], "episodes": [[count]]}))
+    assert SuccessMatrix.from_json(path).success[0, 0] == rate
+
+
+def test_a_rate_of_a_paper_without_episodes_may_be_any(tmp_path):
+    path = tmp_path / "matrix.json"
+    path.write_text(json.dumps({"tasks": ["a"], "success": [[0.855]]}))
+    assert SuccessMatrix.from_json(path).success[0, 0] == 0.855
 
 
 @pytest.mark.parametrize("key", ["tasks", "success"])
@@ -237,9 +269,12 @@ def test_the_json_for_machines(tmp_path, sequential):
     assert list(content["metrics"]) == [metric.name for metric in METRICS]
     assert content["metrics"]["gem_fwt"]["value"] is None
     assert content["metrics"]["libero_nbt"]["value"] == pytest.approx(0.18)
-    keys = {"value", "low", "high", "why_no_interval", "direction", "meaning", "bias", "source"}
+    keys = {"value", "low", "high", "why_no_interval", "why_undefined", "direction", "meaning", "bias", "source"}
     assert set(content["metrics"]["libero_nbt"]) == keys
     assert content["metrics"]["libero_nbt"]["why_no_interval"] is None
+    assert content["metrics"]["libero_nbt"]["why_undefined"] is None
+    assert content["metrics"]["gem_fwt"]["why_no_interval"] is None
+    assert content["metrics"]["gem_fwt"]["why_undefined"].startswith("no task was evaluated just before learning it")
     assert content["metrics"]["chaudhry_forgetting"]["low"] is None
     assert content["metrics"]["chaudhry_forgetting"]["why_no_interval"].startswith(
         "too high: a maximum of noisy values"

@@ -6,14 +6,17 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from vla_cl.metrics import HEADLINE_FORGETTING, Estimate, compute_all, load_matrix
+import numpy as np
+
+from vla_cl.metrics import HEADLINE_FORGETTING, Estimate, SuccessMatrix, compute_all, load_matrix
 from vla_cl.report import write_report
 from vla_cl.tracking import LOG, last_loss
 from vla_cl.trust.reading import read_json_object
 from vla_cl.trust.text import counted, reason
 from vla_cl.types import ConfigurationError
 
-_SHOWN = (("final_average_success", "success at the end"), (HEADLINE_FORGETTING, "forgetting"))
+_AT_THE_END = (("final_average_success", "success at the end"), (HEADLINE_FORGETTING, "forgetting"))
+_LEARNT = (("learning_accuracy", "success just after learning each task"),)
 
 
 def describe_outcome(run: Path) -> str:
@@ -41,13 +44,38 @@ def describe_outcome(run: Path) -> str:
 
 
 def _results(run: Path) -> list[str]:
-    if (run / "matrix.json").is_file():
-        matrix = load_matrix(run)
-        found = compute_all(matrix)
-        lines = [_figure(found, *shown, counted(len(matrix.tasks), "task")) for shown in _SHOWN]
-        if any(lines):
-            return [line for line in lines if line]
-    return [f"nothing was rolled out{_loss(run)}"]
+    if not (run / "matrix.json").is_file():
+        return [f"nothing was rolled out{_loss(run)}"]
+    matrix = load_matrix(run)
+    found = compute_all(matrix)
+    lines = [_figure(found, *shown, _counts(matrix, shown[0])) for shown in _shown(found)]
+    return [line for line in lines if line] or [_measured(matrix) or f"nothing was rolled out{_loss(run)}"]
+
+
+def _shown(found: Mapping[str, Estimate]) -> tuple[tuple[str, str], ...]:
+    """Which figures: where not every task is evaluated at the end, as in an independent run, success once learnt."""
+    return _LEARNT if math.isnan(found["final_average_success"].value) else _AT_THE_END
+
+
+def _counts(matrix: SuccessMatrix, metric: str) -> str:
+    """What the mean is over: tasks, old tasks, or positions of a stream that repeats tasks."""
+    positions = matrix.positions
+    if metric == "final_average_success" or positions is None:
+        return counted(len(matrix.tasks), "task")
+    old = metric == HEADLINE_FORGETTING
+    number = len(positions) - old
+    if len(set(positions)) < len(positions):
+        return f"{counted(number, 'earlier position' if old else 'position')} of the stream"
+    return counted(number, "old task" if old else "task")
+
+
+def _measured(matrix: SuccessMatrix) -> str:
+    """Success of each task when it was evaluated last, where no metric is defined; empty if nothing was evaluated."""
+    columns = [column[~np.isnan(column)] for column in matrix.success.T]
+    last = [float(column[-1]) for column in columns if len(column)]
+    if not last:
+        return ""
+    return f"success when evaluated last: {sum(last) / len(last):.3f}, mean over {counted(len(last), 'task')}"
 
 
 def _figure(found: Mapping[str, Estimate], metric: str, words: str, of: str) -> str:

@@ -27,6 +27,12 @@ def test_independent_learns_each_task_once_from_the_warm_start():
     assert [item.name for item in stream] == ["blue", "red"]
 
 
+def test_independent_keeps_the_name_that_a_task_has_the_first_time():
+    named = [{"name": name, "tasks": [name[:-2] if name.endswith("-2") else name]} for name in ("red", "blue", "red-2")]
+    stream = suite_stream("s", TASKS, experiences=named, arrangement="independent")
+    assert [item.name for item in stream] == ["red", "blue"]
+
+
 def test_experiences_of_several_tasks():
     stream = suite_stream("s", TASKS, experiences=[{"name": "both", "tasks": ["red", "green"]}])
     assert [task.name for task in stream.experiences[0].tasks] == ["red", "green"]

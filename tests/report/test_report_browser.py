@@ -81,6 +81,24 @@ def test_long_names_and_many_tasks_fit_a_phone(browser: Browser, tmp_path: Path)
     assert browser.evaluate(OVERFLOW) == 0
 
 
+def test_four_runs_fit_a_window_and_a_sheet_with_all_columns_of_the_metrics(browser: Browser, tmp_path: Path) -> None:
+    lost = ((0.95, None, None), (0.2, 0.9, None), (0.05, 0.15, 1.0))
+    runs = [
+        GeneratedRun(name=name, method=name, success=lost, curve_points=4, videos=0).write(tmp_path / name)
+        for name in ("sequential", "packnet", "experience_replay", "distillation")
+    ]
+    report = write_report(runs)
+    cut = "document.querySelector('table.metrics').getBoundingClientRect().right - document.querySelector('main')"
+    browser.resize(1300)
+    browser.open(report)
+    assert browser.evaluate(f"{cut}.getBoundingClientRect().right") <= 0
+    browser.resize(680)
+    browser.send("Emulation.setEmulatedMedia", media="print")
+    right = browser.evaluate("document.querySelector('table.metrics').getBoundingClientRect().right - innerWidth")
+    browser.send("Emulation.setEmulatedMedia", media="")
+    assert right <= 1
+
+
 def test_dark_mode_changes_page_and_plots(page: Browser) -> None:
     def colours() -> list[str]:
         style = "getComputedStyle(document.querySelector('{}')).{}"

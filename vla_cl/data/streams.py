@@ -70,7 +70,10 @@ def arrange(name: str, groups: Sequence[tuple[str, Sequence[Task]]], arrangement
         unique = {task.id: task for _, members in groups for task in members}
         return Stream(name, (Experience(0, "joint", tuple(unique.values())),))
     if arrangement == "independent":
-        groups = list({tuple(task.id for task in members): (label, members) for label, members in groups}.values())
+        first: dict[tuple[str, ...], tuple[str, Sequence[Task]]] = {}
+        for label, members in groups:  # what comes again is learnt once, under the name that it has the first time
+            first.setdefault(tuple(task.id for task in members), (label, members))
+        groups = list(first.values())
     labels = _distinct([label.rsplit("/", 1)[-1] for label, _ in groups])
     experiences = [
         Experience(index, label, tuple(members))

@@ -4,9 +4,11 @@ A metric's name includes its convention, because one matrix has an "NBT" of .541
 is NaN, never 0, and nothing that was not measured is guessed.
 
 * `matrix`: what was measured, `SuccessMatrix`, and its file ``matrix.json``;
+* `checks`: what its numbers must satisfy;
 * `measurements`: the same by position of the stream, with curves and a reference;
 * `definitions`: the formulas; `weights`: those that are weighted sums;
 * `table`: all metrics; `terms`: what their intervals rest on; `interval`: the intervals;
+* `reasons`: why one is undefined;
 * `estimate`: value and interval of every metric; `seeds`: over training seeds;
 * `text`: what ``vla-cl metrics`` prints.
 """

@@ -22,6 +22,7 @@ import numpy as np
 from vla_cl.metrics.interval import weighted_interval
 from vla_cl.metrics.matrix import SuccessMatrix
 from vla_cl.metrics.measurements import Measurements
+from vla_cl.metrics.reasons import why_undefined
 from vla_cl.metrics.table import METRICS, Metric
 from vla_cl.metrics.terms import Terms
 
@@ -34,7 +35,7 @@ class Estimate:
         value: The metric.
         low: Lower end of the interval.
         high: Its upper end.
-        why: Why a value has no interval, in words; empty where it has one, or is undefined itself.
+        why: Why a value has no interval, or why it is undefined itself, in words; empty where there are both.
     """
 
     value: float
@@ -54,7 +55,8 @@ def compute_all(
         metrics: Which metrics.
 
     Raises:
-        ConfigurationError: The reference is not an independent run, or shares no task with the run.
+        ConfigurationError: The reference is not an independent run of one task per experience, or shares no task with
+            the run.
     """
     return compute_many([(matrix, reference)], metrics=metrics)[0]
 
@@ -85,7 +87,7 @@ def _measure(metric: Metric, measured: Measurements) -> tuple[float, Terms | str
     """A metric's value, and the sum that its interval is made of, or why there is none."""
     value = float(metric.compute(measured))
     if math.isnan(value):
-        return value, ""
+        return value, why_undefined(metric.needs, measured)
     if metric.terms is None:
         return value, metric.bias
     terms = metric.terms(measured)

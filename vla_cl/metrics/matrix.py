@@ -13,6 +13,14 @@ from numpy.typing import DTypeLike, NDArray
 
 from vla_cl.files import write_json
 from vla_cl.manifest import of_run, require_of_run, require_seal, seal
+from vla_cl.metrics.checks import (
+    check_count,
+    check_curve_experiences,
+    check_fractions,
+    check_rates,
+    check_stream,
+    nearest,
+)
 from vla_cl.trust.reading import read_json, read_json_object
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
@@ -130,7 +138,7 @@ class SuccessMatrix:
                     f"{what!r} must be {_by(shape)}, one row per experience and one column per task, "
                     f"but is {_by(array.shape)}"
                 )
-        _check_fractions("success", self.success)
+        check_fractions("success", self.success)
         if self.episodes is None:
             return
         if np.any(self.episodes < 0):
@@ -146,7 +154,7 @@ class SuccessMatrix:
     def _check_curves(self) -> None:
         for task, curve in self.curves.items():
             if task not in self.tasks:
-                raise ConfigurationError(f"'curves' has the unknown task {task!r}{_nearest(task, self.tasks)}")
+                raise ConfigurationError(f"'curves' has the unknown task {task!r}{nearest(task, self.tasks)}")
             if curve.ndim != 2 or curve.shape[1] != 2:
                 raise ConfigurationError(
                     f"the curve of {task!r} must be a list of [step, success] pairs, but is {_by(curve.shape)}"
@@ -161,31 +169,26 @@ class SuccessMatrix:
             too_small = np.where(again, np.diff(steps) < 0, np.diff(steps) <= 0)
             if not np.all(np.isfinite(steps)) or np.any(too_small) or np.any(steps < 0):
                 raise ConfigurationError(f"the steps in the curve of {task!r} must be increasing numbers from 0 on")
-            _check_fractions(f"the curve of {task!r}", curve[:, 1])
+            check_fractions(f"the curve of {task!r}", curve[:, 1])
         if unknown := sorted(self.curve_experiences.keys() - self.curves.keys()):
             raise ConfigurationError(f"'curve_experiences' has {unknown[0]!r}, which has no curve")
-        _check_count("curve_episodes", self.curve_episodes)
+        check_count("curve_episodes", self.curve_episodes)
 
     def _check_stream(self) -> None:
-        if self.stream is None:
-            return
-        if unknown := sorted({task for tasks in self.stream for task in tasks} - set(self.tasks)):
-            raise ConfigurationError(f"'stream' has the unknown task {unknown[0]!r}{_nearest(unknown[0], self.tasks)}")
-        if len(self.stream) < len(self.experiences):
-            raise ConfigurationError(
-                f"'stream' must list the tasks of at least {len(self.experiences)} experiences, as there are rows, but "
-                f"lists {len(self.stream)}"
-            )
+        rows = len(self.experiences)
+        if self.stream is not None:
+            check_stream(self.stream, self.tasks, rows)
+        check_curve_experiences(self.curve_experiences, self.stream, rows)
 
     def _check_baseline(self) -> None:
-        _check_count("baseline_episodes", self.baseline_episodes)
+        check_count("baseline_episodes", self.baseline_episodes)
         if self.baseline is None:
             return
         if self.baseline.shape != (len(self.tasks),):
             raise ConfigurationError(
                 f"'baseline' must have one number per task, {len(self.tasks)}, but is {_by(self.baseline.shape)}"
             )
-        _check_fractions("baseline", self.baseline)
+        check_fractions("baseline", self.baseline)
 
     @classmethod
     def from_json(cls, path: Path | str) -> SuccessMatrix:
@@ -226,7 +229,7 @@ class SuccessMatrix:
         if success.size > _CELLS:
             raise ConfigurationError(f"'success' has {success.size} cells, at most {_CELLS} are read")
         episodes = raw.get("episodes")
-        return cls(
+        matrix = cls(
             tasks=tasks,
             experiences=_experiences(raw.get("experiences"), tasks, len(success)),
             success=success,
@@ -238,6 +241,8 @@ class SuccessMatrix:
             stream=_stream(raw.get("stream")),
             curve_experiences=_rows_of_points(raw.get("curve_experiences") or {}),
         )
+        check_rates("success", matrix.success, matrix.episodes)
+        return matrix
 
     def to_json(self) -> dict[str, object]:
         """What ``matrix.json`` holds, as plain data; NaN becomes None. Optional keys are left out where unknown."""
@@ -308,22 +313,6 @@ def _kind(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-def _nearest(name: str, allowed: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, allowed, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; allowed are {', '.join(allowed)}"
-
-
-def _check_fractions(what: str, values: FloatArray) -> None:
-    outside = values[(values < 0) | (values > 1)]  # false for NaN
-    if len(outside):
-        raise ConfigurationError(f"{what} must be fractions between 0 and 1, or null, but one is {outside[0]:g}")
-
-
-def _check_count(what: str, count: object) -> None:
-    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-        raise ConfigurationError(f"{what!r} must be a number of episodes from 1 on, or null, but is {count!r}")
-
-
 def _names(what: str, values: object) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise ConfigurationError(
@@ -388,4 +377,4 @@ def _counts(values: object) -> IntArray:
 
 
 def _nulls(values: FloatArray) -> list[float | None]:
-    return [None if np.isnan(value) else value for value in values.tolist()]
+    return [None if np.isnan(value) else value + 0.0 for value in values.tolist()]  # + 0.0: no "-0.0"

@@ -9,7 +9,7 @@ twenty positions (``results_processing/tables.py``), a curve for each, and a ref
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,10 +106,10 @@ class Measurements:
         column = self.reference.tasks.index(task)
         alone = self.reference.learning_curve(self.reference.positions.index(column))
         own = self.matrix.learning_curve(position)
-        return alone[:, 1] if len(own) and len(alone) and _steps(own) == _steps(alone) else np.empty(0)
+        return alone[:, 1] if len(own) and len(alone) and covered_steps(own) == covered_steps(alone) else np.empty(0)
 
 
-def _steps(curve: FloatArray) -> float:
+def covered_steps(curve: FloatArray) -> float:
     """How many steps a learning curve covers: areas compare only if it is equal."""
     return float(curve[-1, 0] - curve[0, 0])
 
@@ -119,18 +119,31 @@ def _reduced(function: Callable[[FloatArray], FloatArray], curves: tuple[FloatAr
 
 
 def _require_independent(matrix: SuccessMatrix, reference: SuccessMatrix) -> None:
+    """The reference learns each task alone; a run whose experiences bring several tasks is left to `reasons`."""
     rows, columns = reference.success.shape
-    positions = reference.positions
     brought = np.zeros((rows, columns), dtype=bool)
-    if positions is not None:
-        brought[np.arange(rows), positions] = True
-    if positions is None or not np.isnan(reference.success[~brought]).all():
+    for row, tasks in enumerate(_brought(reference)):
+        brought[row, [reference.tasks.index(task) for task in tasks]] = True
+    if not np.isnan(reference.success[~brought]).all():
         raise ConfigurationError(
             "the reference must be an independent run, in which each experience is evaluated on its own task only, "
             f"but this one is {rows} x {columns} and not so; run the same tasks with arrangement=independent "
             "and without evaluation.future_tasks"
         )
+    several = reference.stream is not None and any(len(tasks) > 1 for tasks in reference.stream)
+    if several and matrix.positions is not None:
+        raise ConfigurationError(
+            "the reference has an experience of several tasks, but cw_forward_transfer needs one task per experience; "
+            "give an independent run that learns each task in an experience of its own"
+        )
     if not set(matrix.tasks) & set(reference.tasks):
         raise ConfigurationError(
             f"the reference shares no task with the run: {', '.join(reference.tasks)} against {', '.join(matrix.tasks)}"
         )
+
+
+def _brought(matrix: SuccessMatrix) -> Sequence[tuple[str, ...]]:
+    """The tasks that each row's experience brought; none where the file does not tell."""
+    if matrix.stream is not None:
+        return matrix.stream[: len(matrix.experiences)]
+    return [(matrix.tasks[column],) for column in matrix.positions or ()]

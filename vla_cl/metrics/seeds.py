@@ -23,8 +23,8 @@ def over_seeds(estimates: Sequence[Estimate], lowest: float) -> Estimate:
         lowest: The least value that the metric can take; the greatest is 1.
 
     Returns:
-        NaN if the metric is undefined in one of the runs, an interval of NaN if one of the runs has none: a metric
-        that is too high in each run is so in their mean, however well the seeds agree.
+        NaN, and why, if the metric is undefined in one of the runs; an interval of NaN if one of the runs has none: a
+        metric that is too high in each run is so in their mean, however well the seeds agree.
 
     Raises:
         ValueError: There are no estimates.
@@ -35,8 +35,8 @@ def over_seeds(estimates: Sequence[Estimate], lowest: float) -> Estimate:
     ends = np.array([(estimate.low, estimate.high) for estimate in estimates])
     mean, count = float(values.mean()), len(values)
     if math.isnan(mean) or np.isnan(ends).any():
-        reasons = [estimate.why for estimate in estimates if estimate.why]
-        return Estimate(mean, math.nan, math.nan, reasons[0] if reasons and not math.isnan(mean) else "")
+        open_ones = [estimate for estimate in estimates if math.isnan(estimate.value) == math.isnan(mean)]
+        return Estimate(mean, math.nan, math.nan, next((found.why for found in open_ones if found.why), ""))
     below, above = (np.linalg.norm(values[:, None] - ends, axis=0) / count).tolist()
     student = _student_95(count - 1) * float(values.std(ddof=1)) / math.sqrt(count) if count > 1 else 0.0
     return Estimate(mean, max(lowest, mean - max(below, student)), min(1.0, mean + max(above, student)))

@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_cl.metrics import definitions, weights
+from vla_cl.metrics import definitions, reasons, weights
 from vla_cl.metrics.measurements import Measurements
+from vla_cl.metrics.reasons import Need
 from vla_cl.metrics.terms import Terms, along_curves, of_baseline, of_positions, of_tasks
 
 FloatArray = NDArray[np.float64]
@@ -42,6 +43,7 @@ class Metric:
         lowest: The least value it can take; the greatest is always 1.
         terms: The metric as a weighted sum of success rates, which its interval is made of; None: it has no interval.
         bias: Which way the value is off on average, and why; empty for none. A metric without ``terms`` has one.
+        needs: What the formula needs, in the order in which it is looked for when the value is undefined.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Metric:
     lowest: float = 0.0
     terms: Callable[[Measurements], Terms] | None = None
     bias: str = ""
+    needs: tuple[Need, ...] = ()
 
 
 _LIBERO = "Liu et al. 2023 (LIBERO), arXiv 2306.03310; LOTUS, DMPEL"
@@ -66,6 +69,17 @@ _BEST_HELD = "too high: it takes the best of noisy evaluations"
 _AGAINST_BEST = "too low: it is measured against the best of noisy evaluations"
 _RATIO = "too low: it divides by a measured number; little if the reference is not near 1"
 
+_END = (reasons.last_row,)
+_SEEN = (reasons.positions, reasons.seen_so_far)
+_LEARNT = (reasons.positions, reasons.diagonal)
+_CURVES = (reasons.positions, reasons.curves)
+_SEEN_OF_SEVERAL = (reasons.positions, reasons.several, reasons.seen_so_far)
+_CURVES_AND_SEEN = (reasons.positions, reasons.curves, reasons.seen_so_far)
+_LEARNT_AND_END = (reasons.positions, reasons.several, reasons.diagonal, reasons.last_row)
+_BEFORE_LEARNING = (reasons.positions, reasons.several, reasons.above_diagonal, reasons.untrained)
+_CURVES_AND_REFERENCE = (reasons.positions, reasons.curves, reasons.reference)
+_CURVES_AND_SEVERAL = (reasons.positions, reasons.several, reasons.curves, reasons.seen_so_far)
+
 
 def _gem_fwt_terms(measured: Measurements) -> Terms:
     return of_positions(measured, weights.next_task) + of_baseline(measured)
@@ -76,63 +90,64 @@ def _gem_fwt_terms(measured: Measurements) -> Terms:
 METRICS: tuple[Metric, ...] = (
     Metric("final_average_success", lambda m: definitions.final_average_success(m.success), "higher",
            "success on all tasks at the end", _GEM + ", as ACC; ASR, AP, AVG elsewhere",
-           terms=lambda m: of_tasks(m, weights.last_row)),
+           terms=lambda m: of_tasks(m, weights.last_row), needs=_END),
     Metric("average_incremental_success", lambda m: definitions.average_incremental_success(m.by_position), "higher",
            "success on the tasks seen so far", "Rebuffi et al. 2017 (iCaRL), arXiv 1611.07725; MAA",
-           terms=lambda m: of_positions(m, weights.seen_so_far)),
+           terms=lambda m: of_positions(m, weights.seen_so_far), needs=_SEEN),
     Metric("learning_accuracy", lambda m: definitions.learning_accuracy(m.by_position), "higher",
            "success just after learning each task", "Riemer et al. 2019 (MER), arXiv 1810.11910; MFT elsewhere",
-           terms=lambda m: of_positions(m, weights.diagonal)),
+           terms=lambda m: of_positions(m, weights.diagonal), needs=_LEARNT),
     Metric("libero_fwt", lambda m: definitions.libero_fwt(m.task_fwt), "higher",
-           "area under the learning curve, best held", _LIBERO, bias=_BEST_HELD),
+           "area under the learning curve, best held", _LIBERO, bias=_BEST_HELD, needs=_CURVES),
     Metric("libero_nbt", lambda m: definitions.libero_nbt(m.by_position), "lower",
            "mean drop over later experiences, / K", _LIBERO, -1.0,
-           terms=lambda m: of_positions(m, weights.later_drops_by_all)),
+           terms=lambda m: of_positions(m, weights.later_drops_by_all), needs=_SEEN_OF_SEVERAL),
     Metric("libero_auc", lambda m: definitions.libero_auc(m.by_position, m.task_fwt), "higher",
-           "learning curve and retention together", _LIBERO, bias=_BEST_HELD),
+           "learning curve and retention together", _LIBERO, bias=_BEST_HELD, needs=_CURVES_AND_SEEN),
     Metric("clare_fwt", lambda m: definitions.clare_fwt(m.by_position), "higher",
            "success just after learning each task", _CLARE,
-           terms=lambda m: of_positions(m, weights.diagonal)),
+           terms=lambda m: of_positions(m, weights.diagonal), needs=_LEARNT),
     Metric("clare_nbt", lambda m: definitions.clare_nbt(m.by_position), "lower",
            "mean drop over later experiences, / (K-1)", _CLARE, -1.0,
-           terms=lambda m: of_positions(m, weights.later_drops)),
+           terms=lambda m: of_positions(m, weights.later_drops), needs=_SEEN_OF_SEVERAL),
     Metric("clare_auc", lambda m: definitions.clare_auc(m.by_position), "higher",
            "success from learning a task to the end", _CLARE,
-           terms=lambda m: of_positions(m, weights.kept)),
+           terms=lambda m: of_positions(m, weights.kept), needs=_SEEN),
     Metric("gem_bwt", lambda m: definitions.gem_bwt(m.by_position), "higher",
            "change from learning to the end", _GEM + "; AlphaBrain", -1.0,
-           terms=lambda m: of_positions(m, weights.end_drops, sign=-1)),
+           terms=lambda m: of_positions(m, weights.end_drops, sign=-1), needs=_LEARNT_AND_END),
     Metric("gem_fwt", lambda m: definitions.gem_fwt(m.by_position, m.baseline), "higher",
-           "gain on a task before it is learnt", _GEM, -1.0, terms=_gem_fwt_terms),
+           "gain on a task before it is learnt", _GEM, -1.0, terms=_gem_fwt_terms, needs=_BEFORE_LEARNING),
     Metric("chaudhry_forgetting", lambda m: definitions.chaudhry_forgetting(m.by_position), "lower",
            "drop from the best earlier value to the end",
-           "Chaudhry et al. 2018 (RWalk), arXiv 1801.10112; AlphaBrain", -1.0, bias=_MAXIMUM),
+           "Chaudhry et al. 2018 (RWalk), arXiv 1801.10112; AlphaBrain", -1.0, bias=_MAXIMUM, needs=_SEEN_OF_SEVERAL),
     Metric("mammoth_forgetting", lambda m: definitions.mammoth_forgetting(m.by_position), "lower",
            "the same, the end included: never negative", "Buzzega et al. 2020 (mammoth), utils/metrics.py",
-           bias=_MAXIMUM),
+           bias=_MAXIMUM, needs=_SEEN_OF_SEVERAL),
     Metric("cw_performance", lambda m: definitions.cw_performance(m.success if m.positions is None else m.by_position),
            "higher", "success at the end, on each position's task", _CW,
-           terms=lambda m: (of_tasks if m.positions is None else of_positions)(m, weights.last_row)),
+           terms=lambda m: (of_tasks if m.positions is None else of_positions)(m, weights.last_row), needs=_END),
     Metric("cw_forgetting", lambda m: definitions.cw_forgetting(m.by_position), "lower",
            "drop from learning to the end, / K", _CW, -1.0,
-           terms=lambda m: of_positions(m, weights.end_drops_by_all)),
+           terms=lambda m: of_positions(m, weights.end_drops_by_all), needs=_LEARNT_AND_END),
     Metric("cw_forward_transfer", lambda m: definitions.cw_forward_transfer(m.curve_means, m.reference_means), "higher",
-           "faster than learning each task alone", _CW, -math.inf, terms=along_curves, bias=_RATIO),
+           "faster than learning each task alone", _CW, -math.inf, terms=along_curves, bias=_RATIO,
+           needs=_CURVES_AND_REFERENCE),
     Metric("simple_recipe_nbt", lambda m: definitions.simple_recipe_nbt(m.by_position), "lower",
            "drop from learning to the end, / (K-1)", "Hu et al. 2026 (Simple Recipe Works), arXiv 2603.11653", -1.0,
-           terms=lambda m: of_positions(m, weights.end_drops)),
+           terms=lambda m: of_positions(m, weights.end_drops), needs=_LEARNT_AND_END),
     Metric("tail_fwt", lambda m: definitions.tail_fwt(m.curve_best), "higher",
-           "best success while learning each task", _TAIL, bias=_BEST_HELD),
+           "best success while learning each task", _TAIL, bias=_BEST_HELD, needs=_CURVES),
     Metric("tail_bwt", lambda m: definitions.tail_bwt(m.by_position, m.curve_best), "higher",
-           "change of old tasks against their best", _TAIL, -1.0, bias=_AGAINST_BEST),
+           "change of old tasks against their best", _TAIL, -1.0, bias=_AGAINST_BEST, needs=_CURVES_AND_SEVERAL),
     Metric("iscil_fwt", lambda m: definitions.iscil_fwt(m.by_position), "higher",
            "success just after learning each task", _ISCIL,
-           terms=lambda m: of_positions(m, weights.diagonal)),
+           terms=lambda m: of_positions(m, weights.diagonal), needs=_LEARNT),
     Metric("iscil_bwt", lambda m: definitions.iscil_bwt(m.by_position), "higher",
            "mean change over later experiences, / K", _ISCIL, -1.0,
-           terms=lambda m: of_positions(m, weights.later_drops_by_all, sign=-1)),
+           terms=lambda m: of_positions(m, weights.later_drops_by_all, sign=-1), needs=_SEEN_OF_SEVERAL),
     Metric("iscil_auc", lambda m: definitions.iscil_auc(m.by_position), "higher",
            "success from learning a task to the end", _ISCIL,
-           terms=lambda m: of_positions(m, weights.kept)),
+           terms=lambda m: of_positions(m, weights.kept), needs=_SEEN),
 )
 # fmt: on

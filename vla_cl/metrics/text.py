@@ -11,9 +11,11 @@ from pathlib import Path
 from vla_cl.metrics.estimate import Estimate, compute_all
 from vla_cl.metrics.matrix import FloatArray, SuccessMatrix, load_matrix
 from vla_cl.metrics.table import METRICS
-from vla_cl.trust.text import harmless
+from vla_cl.trust.reading import read_json_object
+from vla_cl.trust.text import harmless, short
 
 _WIDTH = 98
+_PATH = 60
 _LABEL = 28  # at most, of a row of the matrix
 _ARROWS = {"higher": "↑", "lower": "↓"}
 
@@ -32,19 +34,31 @@ def describe(path: Path | str, as_json: bool = False, reference: Path | str | No
     matrix = load_matrix(path)
     results = compute_all(matrix, None if reference is None else load_matrix(reference))
     if as_json:
-        return json.dumps({"metrics": results_to_json(results), "matrix": matrix.to_json()}, indent=1, allow_nan=False)
-    return f"{format_matrix(matrix)}\n\n{format_table(results)}"
+        named = {} if reference is None else {"reference": short(reference, 4096)}
+        content = {"metrics": results_to_json(results), "matrix": matrix.to_json(), **named}
+        return json.dumps(content, indent=1, allow_nan=False)
+    told = "" if reference is None else f"\n{_of_reference(Path(reference))}"
+    return f"{format_matrix(matrix)}\n\n{format_table(results)}{told}"
+
+
+def _of_reference(reference: Path) -> str:
+    """Which reference was read, and whether it is one of plain fine-tuning as far as its run says."""
+    summary = reference / "run.json"
+    method = None
+    if summary.is_file():
+        method = read_json_object(summary, "the summary of the reference", "restore it or run again").get("method")
+    note = f"reference of cw_forward_transfer: {short(reference, _PATH)}"
+    if method not in (None, "sequential"):
+        note += f", which learns with {harmless(str(method), 40)} and not by plain fine-tuning (method=sequential)"
+    return textwrap.fill(note, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def results_to_json(results: Mapping[str, Estimate]) -> dict[str, object]:
-    """Metrics as plain data: value, interval or why there is none, what the metric is; undefined is None."""
+    """Metrics as plain data: value and interval, or why there is none, what the metric is; undefined is None."""
     metrics = {metric.name: metric for metric in METRICS}
     return {
         name: {
-            "value": _null(result.value),
-            "low": _null(result.low),
-            "high": _null(result.high),
-            "why_no_interval": result.why or None,
+            **plain(result),
             "direction": metrics[name].direction,
             "meaning": metrics[name].meaning,
             "bias": metrics[name].bias or None,
@@ -54,10 +68,23 @@ def results_to_json(results: Mapping[str, Estimate]) -> dict[str, object]:
     }
 
 
+def plain(estimate: Estimate) -> dict[str, object]:
+    """Value and interval as plain data, None where undefined, and why the one or the other is."""
+    undefined = math.isnan(estimate.value)
+    return {
+        "value": _null(estimate.value),
+        "low": _null(estimate.low),
+        "high": _null(estimate.high),
+        "why_no_interval": None if undefined else estimate.why or None,
+        "why_undefined": estimate.why or None if undefined else None,
+    }
+
+
 def format_table(results: Mapping[str, Estimate]) -> str:
     """Metrics as an aligned table: name, value, 95% interval, which way is better and what it means; notes below it.
 
-    A value without an interval has a word in its place; the notes say why, and which way each metric is off.
+    A value without an interval has a word in its place; the notes say why, why a metric is not defined, and which way
+    each one is off.
     """
     metrics = {metric.name: metric for metric in METRICS}
     rows = [("metric", "value", "95% interval", "better, and what it means")]
@@ -74,11 +101,15 @@ def format_table(results: Mapping[str, Estimate]) -> str:
 
 
 def _notes(results: Mapping[str, Estimate]) -> list[str]:
-    """Each reason for a missing interval, and each bias, with the metrics that it is about."""
+    """Each reason for a missing value or interval, and each bias, with the metrics that it is about."""
     about: dict[str, list[str]] = {}
     for metric in METRICS:
         result = results.get(metric.name)
-        if result is None or math.isnan(result.value):
+        if result is None:
+            continue
+        if math.isnan(result.value):
+            if result.why:
+                about.setdefault(f"not defined: {result.why}", []).append(metric.name)
             continue
         if metric.bias:
             interval = "no interval" if metric.terms is None else "an interval allows for it"
@@ -163,10 +194,12 @@ def _number(value: float) -> str:
 
 
 def _interval(result: Estimate) -> str:
+    if math.isnan(result.value):
+        return ""
     if math.isnan(result.low):
         return f"none: {result.why.partition(':')[0]}" if result.why else ""
     return f"{round(result.low, 3) + 0.0:6.3f} to {round(result.high, 3) + 0.0:6.3f}"
 
 
 def _null(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    return None if math.isnan(value) else value + 0.0  # no -0.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from vla_cl.metrics import SuccessMatrix
 from vla_cl.report.load import RunRecord
 from vla_cl.report.numbers import UNDEFINED, task_name
 from vla_cl.report.tables import FactTable
@@ -19,6 +18,22 @@ SAME = {
     "stream": "streams",
 }
 """Keys of ``run.json`` that should agree for a fair comparison, with their plural."""
+
+_NOT_COMPARED = (
+    *("train_seed", "name", "output_dir", "cache_dir", "device", "threads", "tracking"),
+    *("evaluation.workers", "evaluation.slots_per_worker", "evaluation.videos"),
+)
+"""Settings that may differ between the seeds of one method: the seed, where things lie, and what computes."""
+
+
+def is_compared(setting: str, besides: Sequence[str] = ()) -> bool:
+    """Whether runs with another value of a setting, by its dotted name, are runs of something else.
+
+    Args:
+        setting: Its name.
+        besides: Further settings, or groups of them, that may differ.
+    """
+    return not any(setting == name or setting.startswith(f"{name}.") for name in (*_NOT_COMPARED, *besides))
 
 
 def all_tasks(runs: Sequence[RunRecord]) -> list[str]:
@@ -42,25 +57,6 @@ def _names(tasks: Sequence[str]) -> str:
     return ", ".join(shown + ["…"] * (len(tasks) > 3))
 
 
-def reference_of(run: RunRecord, runs: Sequence[RunRecord]) -> SuccessMatrix | None:
-    """A finished independent run of the same tasks among the others, if possible with the same training seed."""
-    found = [
-        other
-        for other in runs
-        if other is not run
-        and other.arrangement == "independent"
-        and other.finished
-        and set(other.tasks) == set(run.tasks)
-    ]
-    found.sort(key=lambda other: _train_seed(other) != _train_seed(run))  # keeps the order otherwise
-    return found[0].matrix if found else None
-
-
-def _train_seed(run: RunRecord) -> object:
-    seeds = run.info.get("seeds")
-    return seeds.get("train_seed") if isinstance(seeds, Mapping) else None
-
-
 def warnings(runs: Sequence[RunRecord]) -> list[str]:
     """A sentence for everything that makes the runs hard to compare."""
     found = []
@@ -75,6 +71,12 @@ def warnings(runs: Sequence[RunRecord]) -> list[str]:
         values = {str(run.info.get(key, "unknown")) for run in runs}
         if len(values) > 1:
             found.append(f"The runs have different {plural}: {', '.join(sorted(values))}.")
+    formats = sorted({str(run.info["format"]) for run in runs})
+    if len(formats) > 1:
+        found.append(
+            f"The runs were written by different versions of vla-cl (run formats {' and '.join(formats)}), which may "
+            "train otherwise: they are not taken for seeds of one method, nor for references of each other."
+        )
     seeds = {
         str(run.info.get("seeds", {}).get("eval_seed", "unknown"))
         for run in runs

@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 from vla_cl.metrics import HEADLINE_FORGETTING, Estimate, SuccessMatrix, wilson_interval
 from vla_cl.report.load import RunRecord
 from vla_cl.report.numbers import cell_episodes, cell_success, last_row, percent, percent_range, task_name
+from vla_cl.trust.text import counted
 
 LEARNT = 0.5
 """A task counts as learnt if at least this fraction of its episodes succeeds."""
@@ -111,12 +112,19 @@ def _opening(runs: Sequence[RunRecord], estimates: Mapping[str, Mapping[str, Est
             )
     if not ends:
         return Markup("")
-    count, experiences = len(runs[0].tasks), len(runs[0].experiences)
-    again = f" in {experiences} experiences, some more than once" if experiences > count else ""
-    stream = run_text(runs[0], "stream")
-    return Markup("On {} ({} task{} learnt one after another{}), {}.").format(
-        stream, count, "" if count == 1 else "s", again, Markup(", ").join(ends)
-    )
+    stream, learnt = run_text(runs[0], "stream"), _learnt(runs[0])
+    return Markup("On {} ({}), {}.").format(stream, learnt, Markup(", ").join(ends))
+
+
+def _learnt(run: RunRecord) -> str:
+    """``3 tasks learnt one after another``; where experiences bring several tasks, in how many of them."""
+    tasks, brought = counted(len(run.tasks), "task"), [tasks for _, tasks in run.experiences]
+    again = sum(map(len, brought)) > len(run.tasks)
+    if all(len(tasks) == 1 for tasks in brought):
+        order = f"{tasks} learnt one after another"
+        return f"{order} in {len(brought)} experiences, some more than once" if again else order
+    order = f"{tasks} learnt in {counted(len(brought), 'experience')}{' one after another' * (len(brought) > 1)}"
+    return f"{order}, some tasks more than once" if again else order
 
 
 def run_text(run: RunRecord, key: str) -> str:
@@ -189,14 +197,32 @@ def _reference(run: RunRecord, estimates: Mapping[str, Estimate], alone: bool) -
     """What a reference reached: the bar for methods that learn one task after another, if any is reported on."""
     independent = run.arrangement == "independent"
     estimate = estimates.get("learning_accuracy" if independent else "final_average_success")
+    if estimate is not None and math.isnan(estimate.value) and independent and run.finished:
+        estimate = _of_all_learnt(run)
     if estimate is None or math.isnan(estimate.value):
         return Markup("")
-    how = "one model per task" if independent else "learning all tasks at once"
+    several = any(len(tasks) > 1 for _, tasks in run.experiences)
+    alone_with = "one model per experience" if several else "one model per task"
+    how = alone_with if independent else "learning all tasks at once"
     interval = f" ({percent_range(estimate)})" if percent_range(estimate) else ""
     opening = f"On {run_text(run, 'stream')} ({len(run.tasks)} tasks)" if alone else "As a reference"
     return Markup("{}, <strong>{}</strong> ({}) reaches <strong>{}</strong>{}.").format(
         opening, run.label, how, percent(estimate.value), interval
     )
+
+
+def _of_all_learnt(run: RunRecord) -> Estimate:
+    """Mean success of what each experience brought; where that is several tasks, no metric says it."""
+    matrix = run.matrix
+    cells = [
+        cell_success(matrix, row, matrix.tasks.index(task))
+        for row, (_, tasks) in enumerate(run.experiences)
+        for task in tasks
+        if matrix is not None and row < len(matrix.experiences) and task in matrix.tasks
+    ]
+    known = [success for success in cells if success is not None]
+    whole = bool(known) and len(known) == len(cells)
+    return Estimate(sum(known) / len(known) if whole else math.nan, math.nan, math.nan)
 
 
 def _unfinished(run: RunRecord) -> Markup:

@@ -179,10 +179,10 @@ def _read_info(folder: Path) -> Mapping[str, Any]:
     info = read_json_object(path, "the summary of the run", _RESTORE)
     require_seal(info, short(path), "give the run's command again: it writes the file anew")
     require_of_run(info, folder, short(path), "give the run's command again: it writes the file anew")
-    if info.get("format") not in READABLE_RUNS:
+    if type(info.get("format")) is not int or info["format"] not in READABLE_RUNS:
         raise ConfigurationError(
-            f"{short(path)} has format {harmless(repr(info.get('format')), 20)}, but this version reads "
-            f"{', '.join(map(str, READABLE_RUNS))}; report with the version of vla-cl that wrote the run"
+            f"{short(path)} has format {harmless(repr(info.get('format')), 20)}, but this version reads the formats "
+            f"{' and '.join(map(str, READABLE_RUNS))}; report with the version of vla-cl that wrote the run"
         )
     require_entries(info, _ENTRIES, short(path), "the file is damaged")
     if info["arrangement"] not in ARRANGEMENTS:
@@ -330,10 +330,7 @@ def _borders(lines: Sequence[Mapping[str, Any]] | None) -> tuple[float, ...]:
 
 def _labels(infos: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> list[str]:
     """The shortest names that tell the runs apart: method or reference, then the run's name, then its folder."""
-    methods = [
-        info["arrangement"] if info["method"] == "sequential" else _method_label(info["method"], info["arrangement"])
-        for info in infos
-    ]
+    methods = [method_label(info) for info in infos]
     named = [
         label if methods.count(label) == 1 else f"{label} ({info['name']})"
         for label, info in zip(methods, infos, strict=True)
@@ -344,5 +341,9 @@ def _labels(infos: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> list
     ]
 
 
-def _method_label(method: str, arrangement: str) -> str:
-    return method if arrangement == "sequential" else f"{method}, {arrangement}"
+def method_label(info: Mapping[str, Any]) -> str:
+    """``er``; ``independent er`` where tasks are not learnt in sequence; ``independent`` for plain fine-tuning."""
+    method, arrangement = str(info["method"]), str(info["arrangement"])
+    if method == "sequential":
+        return arrangement
+    return method if arrangement == "sequential" else f"{arrangement} {method}"

@@ -65,7 +65,7 @@ def decimal_range(estimate: Estimate) -> str:
 
 def no_interval(estimate: Estimate) -> str:
     """``no interval: too high``, the reason in few words; empty where there is an interval, or no value."""
-    if not estimate.why:
+    if math.isnan(estimate.value) or not estimate.why:
         return ""
     return f"no interval: {estimate.why.partition(':')[0]}"
 

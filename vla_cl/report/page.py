@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from vla_cl import __version__
 from vla_cl.files import write_text
-from vla_cl.metrics import HEADLINE_FORGETTING, Estimate, compute_all
+from vla_cl.metrics import HEADLINE_FORGETTING
 from vla_cl.report import compare, tables
 from vla_cl.report.headline import headline, run_text
 from vla_cl.report.load import RunRecord, load_runs
@@ -24,6 +24,7 @@ from vla_cl.report.plots import (
     success_over_learning,
     training_curves,
 )
+from vla_cl.report.reference import estimates_of, reference_notes
 from vla_cl.report.videos import video_sections
 from vla_cl.trust.text import harmless_lines, short
 from vla_cl.types import ConfigurationError
@@ -62,7 +63,8 @@ def render(runs: Sequence[RunRecord]) -> str:
         ConfigurationError: The runs share no task, or a file of a run is damaged.
     """
     tasks = compare.all_tasks(runs)
-    estimates = {run.label: _estimates(run, runs) for run in runs}
+    measured = {run.label: estimates_of(run, runs) for run in runs}
+    estimates = {label: found for label, (found, _) in measured.items()}
     metrics, undefined = tables.metric_rows(runs, estimates)
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -90,6 +92,7 @@ def render(runs: Sequence[RunRecord]) -> str:
         dashed=bool(reference_runs(runs)),
         metrics=metrics,
         undefined=undefined,
+        reference_notes=reference_notes({label: chosen for label, (_, chosen) in measured.items()}, estimates),
         training_plots=training_curves(runs),
         bordered=borders_are_drawn(runs),
         rolled_out=any(run.matrix is not None for run in runs),
@@ -110,13 +113,6 @@ def _title(runs: Sequence[RunRecord]) -> str:
         return title if (stream := run_text(runs[0], "stream")) in title else f"{title} on {stream}"
     labels = ", ".join(run.label for run in runs)
     return f"{labels} on {run_text(runs[0], 'stream')}"
-
-
-def _estimates(run: RunRecord, runs: Sequence[RunRecord]) -> dict[str, Estimate]:
-    """All metrics of a run; an independent run among the others serves as their single-task reference."""
-    if run.matrix is None:
-        return {}
-    return compute_all(run.matrix, reference=compare.reference_of(run, runs))
 
 
 def _instructions(runs: Sequence[RunRecord]) -> dict[str, str]:

@@ -9,24 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vla_cl.metrics import HEADLINE, METRICS, Estimate, compute_all
+from vla_cl.metrics import HEADLINE, METRICS, Estimate
 from vla_cl.metrics.matrix import rollouts_skipped
 from vla_cl.metrics.seeds import over_seeds
-from vla_cl.report.compare import flat_settings, reference_of, warnings
-from vla_cl.report.load import RunRecord, load_runs
+from vla_cl.metrics.text import plain
+from vla_cl.report.compare import flat_settings, is_compared, warnings
+from vla_cl.report.load import RunRecord, load_runs, method_label
 from vla_cl.report.numbers import decimal, decimal_range, memory_size
+from vla_cl.report.reference import AGAINST_REFERENCE, Reference, estimates_of, reference_notes
 from vla_cl.trust.reading import require_entries
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
 
 SHOWN = HEADLINE
 """Metrics that are shown unless others are asked for."""
-
-_NOT_COMPARED = (
-    *("train_seed", "name", "output_dir", "cache_dir", "device", "threads", "tracking"),
-    *("evaluation.workers", "evaluation.slots_per_worker", "evaluation.videos"),
-)
-"""Settings that may differ between the seeds of one group: the seed, where things lie, and what computes."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +34,20 @@ class SeedGroup:
         seeds: Training seeds, ascending.
         metrics: Metric name to estimate over the seeds.
         kept: Bytes kept of the past, at most.
+        run_format: Of their ``run.json``.
+        references: Folders of the independent runs that `AGAINST_REFERENCE` is measured against.
     """
 
     label: str
     seeds: tuple[int, ...]
     metrics: Mapping[str, Estimate]
     kept: int
+    run_format: int
+    references: tuple[str, ...]
+
+
+Measured = Mapping[str, tuple[Mapping[str, Estimate], Reference]]
+"""Run label to its metrics, and the reference that they are measured against."""
 
 
 def compare(folders: Sequence[Path], metrics: Sequence[str] = SHOWN, style: str = "text") -> str:
@@ -63,7 +67,8 @@ def compare(folders: Sequence[Path], metrics: Sequence[str] = SHOWN, style: str 
         raise ConfigurationError(f"there is no metric {unknown[0]!r}; there are {', '.join(known)}")
     runs = load_runs(folders)
     _require_comparable(runs)
-    groups = _groups(runs, metrics)
+    measured = {run.label: estimates_of(run, runs) for run in runs}
+    groups = _groups(runs, measured, metrics)
     sign = 1 if known[metrics[0]].direction == "lower" else -1
     groups.sort(key=lambda group: _order(sign * group.metrics[metrics[0]].value))
     if style == "json":
@@ -76,7 +81,23 @@ def compare(folders: Sequence[Path], metrics: Sequence[str] = SHOWN, style: str 
         "kept",
     )
     table = _markdown(head, rows) if style == "markdown" else _text(head, rows)
-    return "\n".join([table, *(f"note: {warning}" for warning in warnings(runs))])
+    notes = [*warnings(runs), *_undefined(groups, metrics)]
+    if AGAINST_REFERENCE in metrics:
+        notes += reference_notes(
+            {label: reference for label, (_, reference) in measured.items()},
+            {label: found for label, (found, _) in measured.items()},
+        )
+    return "\n".join([table, *(f"note: {note}" for note in notes)])
+
+
+def _undefined(groups: Sequence[SeedGroup], metrics: Sequence[str]) -> list[str]:
+    """A sentence for each reason why metrics are not defined."""
+    about: dict[tuple[str, str], list[str]] = {}
+    for group in groups:
+        for name in metrics:
+            if math.isnan(group.metrics[name].value):
+                about.setdefault((group.label, group.metrics[name].why), []).append(name)
+    return [f"{', '.join(names)} of {label}: not defined, {why}." for (label, why), names in about.items()]
 
 
 def _require_comparable(runs: Sequence[RunRecord]) -> None:
@@ -98,27 +119,27 @@ def _few(tasks: Sequence[str]) -> str:
     return harmless(", ".join(tasks), 40)
 
 
-def _groups(runs: Sequence[RunRecord], metrics: Sequence[str]) -> list[SeedGroup]:
+def _groups(runs: Sequence[RunRecord], measured: Measured, metrics: Sequence[str]) -> list[SeedGroup]:
     together: dict[str, list[RunRecord]] = {}
     for run in runs:
         together.setdefault(json.dumps(_identity(run), sort_keys=True), []).append(run)
     labels = _labels([members[0] for members in together.values()])
-    return [_group(label, members, runs, metrics) for label, members in zip(labels, together.values(), strict=True)]
+    return [_group(label, members, measured, metrics) for label, members in zip(labels, together.values(), strict=True)]
 
 
 def _identity(run: RunRecord) -> dict[str, str]:
     """The settings that tell runs of one method apart."""
-    settings = {
-        key: value
-        for key, value in flat_settings(run).items()
-        if not any(key == name or key.startswith(f"{name}.") for name in _NOT_COMPARED)
+    settings = {key: value for key, value in flat_settings(run).items() if is_compared(key)}
+    return settings | {
+        "method": str(run.info["method"]),
+        "arrangement": run.arrangement,
+        "format": str(run.info["format"]),  # another version of vla-cl may train otherwise
     }
-    return settings | {"method": str(run.info["method"]), "arrangement": run.arrangement}
 
 
 def _labels(first: Sequence[RunRecord]) -> list[str]:
     """Method or reference; where two groups have the same, with the settings in which they differ."""
-    names = [run.arrangement if run.info["method"] == "sequential" else str(run.info["method"]) for run in first]
+    names = [method_label(run.info) for run in first]
     settings = [_identity(run) for run in first]
     labels = []
     for name, own in zip(names, settings, strict=True):
@@ -129,8 +150,8 @@ def _labels(first: Sequence[RunRecord]) -> list[str]:
     return labels
 
 
-def _group(label: str, members: Sequence[RunRecord], runs: Sequence[RunRecord], metrics: Sequence[str]) -> SeedGroup:
-    """One line; an independent run among ``runs`` is the reference of what needs one."""
+def _group(label: str, members: Sequence[RunRecord], measured: Measured, metrics: Sequence[str]) -> SeedGroup:
+    """One line."""
     by_seed: dict[int, RunRecord] = {}
     for run in members:
         what = f"seeds in {short(run.folder / 'run.json')}"
@@ -141,13 +162,16 @@ def _group(label: str, members: Sequence[RunRecord], runs: Sequence[RunRecord], 
                 f"train_seed={seed}; leave one out"
             )
         by_seed[seed] = run
-    results = [compute_all(run.matrix, reference_of(run, runs)) for run in by_seed.values() if run.matrix is not None]
+    results = [measured[run.label][0] for run in by_seed.values()]
+    references = [measured[run.label][1].run for run in by_seed.values()]
     lowest = {metric.name: metric.lowest for metric in METRICS}
     return SeedGroup(
         label,
         tuple(sorted(by_seed)),
         {name: over_seeds([result[name] for result in results], lowest[name]) for name in metrics},
         max(int(run.info.get("memory_bytes", 0)) for run in members),
+        int(members[0].info["format"]),
+        tuple(dict.fromkeys(str(run.folder) for run in references if run is not None)),
     )
 
 
@@ -178,9 +202,7 @@ def _plain(group: SeedGroup) -> dict[str, Any]:
         "label": group.label,
         "seeds": list(group.seeds),
         "memory_bytes": group.kept,
-        "metrics": {
-            name: {key: None if math.isnan(value := getattr(found, key)) else value for key in ("value", "low", "high")}
-            | {"why_no_interval": found.why or None}
-            for name, found in group.metrics.items()
-        },
+        "format": group.run_format,
+        "references": list(group.references),
+        "metrics": {name: plain(found) for name, found in group.metrics.items()},
     }

@@ -154,18 +154,46 @@ class MetricRow:
     values: tuple[tuple[str, str], ...]
 
 
-def metric_rows(runs: Sequence[RunRecord], estimates: Estimates) -> tuple[list[MetricRow], list[str]]:
-    """All metrics that are defined for at least one run, and the names of the others."""
+@dataclass(frozen=True)
+class Undefined:
+    """Metrics that are not defined for some runs, for one reason.
+
+    Attributes:
+        names: The metrics.
+        labels: The runs; empty for all of them.
+        why: The reason, in words.
+    """
+
+    names: tuple[str, ...]
+    labels: tuple[str, ...]
+    why: str
+
+
+def metric_rows(runs: Sequence[RunRecord], estimates: Estimates) -> tuple[list[MetricRow], list[Undefined]]:
+    """All metrics that are defined for at least one run, and why which metrics are not defined for which runs."""
     rows: list[MetricRow] = []
-    undefined: list[str] = []
     for metric in METRICS if any(estimates.values()) else ():
         values = [estimates[run.label].get(metric.name, UNKNOWN) for run in runs]
         if all(math.isnan(estimate.value) for estimate in values):
-            undefined.append(metric.name)
             continue
         shown = tuple((decimal(estimate.value), decimal_range(estimate)) for estimate in values)
         rows.append(MetricRow(metric.name, str(metric.direction), metric.meaning, metric.bias, metric.source, shown))
-    return rows, undefined
+    return rows, _undefined(runs, estimates)
+
+
+def _undefined(runs: Sequence[RunRecord], estimates: Estimates) -> list[Undefined]:
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for run in runs:
+        for name, estimate in estimates[run.label].items():
+            if math.isnan(estimate.value):
+                reasons.setdefault((run.label, estimate.why), []).append(name)
+    together: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (label, why), names in reasons.items():
+        together.setdefault((why, tuple(names)), []).append(label)
+    return [
+        Undefined(names, () if len(labels) == len(runs) else tuple(labels), why)
+        for (why, names), labels in together.items()
+    ]
 
 
 @dataclass(frozen=True)
