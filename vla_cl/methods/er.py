@@ -61,7 +61,8 @@ def restore_memory(
     """
     require_keys(method, extra, ["memory", "experiences"])
     index, experiences = _checked_index(extra["memory"]), whole_number("experiences", extra["experiences"])
-    if (found := len(index.keys() - {NOTES})) != experiences:
+    found = len([name for name in index if name != NOTES])
+    if found != experiences:
         raise ValueError(f"the memory was of {experiences} experiences, but the checkpoint holds rows of {found}")
     memory.restore(index, past)
 
@@ -74,7 +75,7 @@ def _checked_index(index: object) -> Mapping[str, Any]:
     """
     if not isinstance(index, Mapping):
         raise ValueError(f"a memory maps experiences to rows; the checkpoint holds {str(index)[:40]!r}")
-    rows_of = {name: rows for name, rows in index.items() if name != NOTES}
+    rows_of: dict[str, Any] = {name: rows for name, rows in index.items() if name != NOTES}
     for name, rows in rows_of.items():
         if not _numbers(rows) or len(set(rows)) != len(rows):
             raise ValueError(f"a memory's rows are different whole numbers; those of {name!r} are not")

@@ -22,7 +22,7 @@ from torch.optim import AdamW, Optimizer
 
 from vla_cl.interfaces import Data, Method, Model
 from vla_cl.methods.parameter_patterns import Freezer
-from vla_cl.methods.saved_state import require_alike, require_keys
+from vla_cl.methods.saved_state import lists_of_texts, require_alike, require_keys
 from vla_cl.methods.task_buffers import TaskBuffers
 from vla_cl.types import Batch, ConfigurationError, Experience, MethodCard, Task
 
@@ -274,8 +274,8 @@ class PackNet(Method):
     def extra_state(self) -> dict[str, object]:
         """Which tasks each experience had, which buffers they changed, and which of these came into being later."""
         absent, shapes = self._buffers.absent(), self._buffers.shapes()
-        more = ({"absent": absent} if absent else {}) | ({"buffers": shapes} if shapes else {})
-        return {"learnt": [list(ids) for ids in self.learnt]} | more
+        more: dict[str, object] = {"absent": absent, "buffers": shapes}
+        return {"learnt": [list(ids) for ids in self.learnt]} | {key: value for key, value in more.items() if value}
 
     def load_state_dict(
         self, state: Mapping[str, Tensor], extra: Mapping[str, object], past: Iterator[tuple[Experience, Data]]
@@ -287,11 +287,15 @@ class PackNet(Method):
                 have not been learnt.
         """
         require_keys("PackNet", extra, {"learnt"} | (extra.keys() & {"absent", "buffers"}))
-        learnt = _checked_learnt(extra["learnt"])
+        learnt = lists_of_texts("learnt", extra["learnt"])
         buffers = {name: tensor for name, tensor in state.items() if name.startswith("buffer.")}
         owners = {name: tensor for name, tensor in state.items() if name not in buffers}
         require_alike("PackNet", owners, {_OWNER + name: owner for name, owner in self.owners.items()})
-        numbers = {int(number) for owner in owners.values() for number in owner.unique()}
+        numbers = {
+            number
+            for owner in owners.values()
+            for number in torch.bincount(owner.flatten()).nonzero().flatten().tolist()
+        }
         if numbers - {FREE} != set(range(1, len(learnt) + 1)):
             raise ValueError(
                 f"each of the {len(learnt)} tasks learnt owns weights and nobody else does, but the checkpoint holds "
@@ -302,18 +306,6 @@ class PackNet(Method):
             owner.copy_(state[_OWNER + name])
         self.learnt = learnt
         self._masks = {}
-
-
-def _checked_learnt(learnt: object) -> list[list[str]]:
-    """The ids of the tasks of each experience.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    whole = isinstance(learnt, list) and all(isinstance(ids, list) for ids in learnt)
-    if not whole or not all(isinstance(name, str) for ids in cast(list[list[object]], learnt) for name in ids):
-        raise ValueError(f"learnt must hold a list of tasks of each experience; got {str(learnt)[:60]!r}")
-    return [list(ids) for ids in cast(list[list[str]], learnt)]
 
 
 class _OwnedAdamW(AdamW):

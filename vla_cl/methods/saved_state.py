@@ -39,6 +39,19 @@ def whole_number(name: str, value: object, low: int = 0) -> int:
     return value
 
 
+def lists_of_texts(name: str, value: object) -> list[list[str]]:
+    """A list of lists of the plain data, such as the ids of the tasks of each experience.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if not isinstance(value, list) or not all(isinstance(part, list) for part in value):
+        raise ValueError(f"{name} must hold lists of texts; the checkpoint holds {str(value)[:40]!r}")
+    if not all(isinstance(text, str) for part in value for text in part):
+        raise ValueError(f"{name} must hold texts; the checkpoint holds {str(value)[:40]!r}")
+    return [list(part) for part in value]
+
+
 def require_alike(method: str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Refuse tensors with other names, shapes or types than these.
 
