@@ -92,7 +92,8 @@ def _checked_index(index: object) -> Mapping[str, Any]:
 def _require_notes_on(name: str, rows: Sequence[int], notes: object) -> None:
     if not isinstance(notes, Mapping) or not notes.keys() >= _NOTED:
         raise ValueError(f"a memory notes {', '.join(sorted(_NOTED))} of {name!r}; the checkpoint holds others")
-    lengths, episodes, files = notes["lengths"], notes["episodes"], notes.get("files")
+    lengths, episodes = notes["lengths"], notes["episodes"]
+    files: Any = notes.get("files")
     numbers = [notes[key] for key in ("bytes_per_sample", "frames_in_total")] + [notes.get("beside", 0)]
     if type(notes["experience"]) is not int or not _numbers(numbers) or not _numbers(episodes):
         raise ValueError(f"a memory's notes on {name!r} are whole numbers; the checkpoint holds others")
