@@ -1,8 +1,9 @@
 import pytest
 from toy_world import PointSuite
 
-from vla_cl.compose import build, choices, compose
+from vla_cl.compose import build, checked_arguments, choices, compose
 from vla_cl.interfaces import Method, Suite
+from vla_cl.rollout.evaluation import EvaluationSettings
 from vla_cl.types import ConfigurationError
 
 
@@ -76,10 +77,10 @@ def test_other_classes_are_refused(location, message):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("method.samples_per_task=many", "must be of type int; got 'many'"),
+        ("method.samples_per_task=many", "^method.samples_per_task must be of type int; got 'many'"),
         ("method.samples_per_task=1.5", "must be of type int"),
-        ("method.mixing=shaken", "must be one of added, replaced"),
-        ("+method.size=3", "has no setting 'size'"),
+        ("method.mixing=shaken", "^method.mixing must be one of added, replaced"),
+        ("+method.size=3", "there is no setting method.size of ExperienceReplay"),
     ],
 )
 def test_arguments_are_checked_against_the_constructor(override, message):
@@ -89,3 +90,28 @@ def test_arguments_are_checked_against_the_constructor(override, message):
 
 def test_an_integer_is_a_float_where_one_is_due():
     assert build(compose(["method=er", "method.share=2"])["method"], Method).share == 2.0
+
+
+def test_settings_are_named_as_they_are_typed():
+    with pytest.raises(ConfigurationError, match=r"^suite\.image_size must be of type int; got 'wide'"):
+        build({**compose(["suite=metaworld"])["suite"], "image_size": "wide"}, Suite)
+    with pytest.raises(ConfigurationError, match=r"^evaluation\.episodes must be of type int; got 'many'"):
+        checked_arguments(EvaluationSettings, {"episodes": "many"})
+
+
+ODD_VALUES = ("linear", 0.5, 3, True, None, float("nan"), float("inf"), -1, ["a", "b"], [1, 2], [[1]], {"a": "b"},
+              {"a": 1}, {"a": None}, [], {})  # fmt: skip
+
+
+@pytest.mark.parametrize("name", choices("method"))
+def test_a_value_of_a_wrong_type_is_refused_by_the_name_of_its_setting(name):
+    settings = compose([f"method={name}"])["method"]
+    for setting in settings.keys() - {"class", "name"}:
+        refused = 0
+        for value in ODD_VALUES:
+            try:
+                build({**settings, setting: value}, Method)
+            except ConfigurationError as error:
+                assert f"method.{setting}" in str(error), (setting, value, str(error))
+                refused += 1
+        assert refused >= len(ODD_VALUES) // 2, setting

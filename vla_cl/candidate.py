@@ -56,7 +56,7 @@ def find_candidate(location: str, settings: Settings, suite: Suite, replan_every
     if location == RANDOM:
         given = {"suite": suite.spec, **settings["random"]}
         given["chunk_size"] = given["chunk_size"] or replan_every
-        policy = RandomPolicy(**checked_arguments(RandomPolicy, given))
+        policy = RandomPolicy(**checked_arguments(RandomPolicy, given, RANDOM))
         return Candidate(location, {RANDOM: {"seed": given["seed"]}}, "none", lambda: (policy, None))
     found = find_policy(location)
     folder, notes = found.folder, found.passed_over

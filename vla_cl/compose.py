@@ -191,17 +191,18 @@ def build[Part](
     """
     kind = part_class(str(settings.get("class", "")), interface, plugins)
     arguments = {key: value for key, value in settings.items() if key not in ("class", "name")} | extra
+    group = interface.__name__.lower()  # as the user types it
     if "plugins" in inspect.signature(kind).parameters:  # it imports by name too; only the user's own list counts
         arguments["plugins"] = list(plugins)
     try:
-        part: Part = kind(**checked_arguments(kind, arguments))
+        part: Part = kind(**checked_arguments(kind, arguments, group))
     except ConfigurationError:
         raise
     except _REFUSALS as error:  # a structured argument of another shape, a number that no list can hold
         reason = " ".join(str(error).split())[:_LONGEST_REASON]
         raise ConfigurationError(
-            f"{kind.__name__} cannot be made with these settings ({type(error).__name__}: {reason}); compare them with "
-            "its yaml, or run again with --debug"
+            f"{group} {settings.get('name', kind.__name__)!r} cannot be made with these settings "
+            f"({type(error).__name__}: {reason}); compare them with its yaml, or run again with --debug"
         ) from error
     if "name" in settings:
         part.name = str(settings["name"])  # type: ignore[attr-defined]  # Suite and Method both have one
@@ -234,22 +235,28 @@ def part_class[Part](location: str, interface: type[Part], plugins: Sequence[str
     return kind
 
 
-def checked_arguments(kind: type, arguments: Mapping[str, object]) -> dict[str, Any]:
+def checked_arguments(kind: type, arguments: Mapping[str, object], group: str | None = None) -> dict[str, Any]:
     """The arguments, if the constructor of ``kind`` takes them by these names and types.
+
+    Args:
+        kind: Whose constructor.
+        arguments: By name.
+        group: Where the user sets them, such as ``method``; None: as the class is called, less ``Settings``.
 
     Raises:
         ConfigurationError: A name is unknown, a required one is missing, or a value is of another type.
     """
+    group = group or kind.__name__.removesuffix("Settings").lower()
     signature = inspect.signature(kind)
     hints = typing.get_type_hints(vars(kind).get("__init__", object)) or typing.get_type_hints(kind)
     for name in arguments:
         if name not in signature.parameters:
             hint = nearest(name, list(signature.parameters))
-            raise ConfigurationError(f"{kind.__name__} has no setting {name!r}; {hint}")
+            raise ConfigurationError(f"there is no setting {group}.{name} of {kind.__name__}; {hint}")
     for name, parameter in signature.parameters.items():
         if parameter.default is inspect.Parameter.empty and name not in arguments:
-            raise ConfigurationError(f"{kind.__name__} needs the setting {name!r}, which is missing")
-    return {name: _typed(f"{kind.__name__}.{name}", value, hints.get(name)) for name, value in arguments.items()}
+            raise ConfigurationError(f"{kind.__name__} needs the setting {group}.{name}, which is missing")
+    return {name: _typed(f"{group}.{name}", value, hints.get(name)) for name, value in arguments.items()}
 
 
 def _typed(name: str, value: object, annotation: object) -> object:

@@ -128,7 +128,7 @@ def test_state_round_trip():
 
 
 def test_another_methods_state_is_refused():
-    with pytest.raises(ValueError, match="only its memory"):
+    with pytest.raises(ValueError, match="keeps experiences, memory, but the checkpoint holds tasks_learnt"):
         attached(TinyModel()).load_state_dict({}, {"tasks_learnt": 1}, iter([]))
 
 

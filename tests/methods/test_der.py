@@ -194,9 +194,11 @@ def test_a_resumed_run_continues_bit_for_bit():
 
 
 def test_state_of_other_draws_is_refused():
-    state = after_one_task(draws_per_sample=2).state_dict()
-    with pytest.raises(ValueError, match="expected outputs of 1 draws"):
-        StoredOutputs(1, torch.float32).load_state_dict(state)
+    method = after_one_task(draws_per_sample=2)
+    state, shapes, kept = method.state_dict(), method.extra_state()["outputs"], method.memory.everything()
+    StoredOutputs(2, torch.float32).load_state_dict(state, shapes, kept)
+    with pytest.raises(ValueError, match=r"seeds.0 must be torch.int64 of shape \(\d+, 1\)"):
+        StoredOutputs(1, torch.float32).load_state_dict(state, shapes, kept)
 
 
 def test_a_model_without_outputs_is_refused():

@@ -82,7 +82,7 @@ def test_state_round_trip():
 def test_a_memory_of_another_stream_is_refused():
     method = attached()
     with pytest.raises(ValueError, match="'e7', which is not among"):
-        method.load_state_dict({}, {"memory": {"e7": [0]}}, iter([(experience(0), TinyData())]))
+        method.load_state_dict({}, {"memory": {"e7": [0]}, "experiences": 1}, iter([(experience(0), TinyData())]))
 
 
 def test_mixing_refuses_what_does_not_fit():
@@ -144,5 +144,5 @@ def test_token_sequences_of_different_lengths_are_padded_on_the_right():
 
 
 def test_state_of_another_method_is_refused():
-    with pytest.raises(ValueError, match="keeps only its memory"):
+    with pytest.raises(ValueError, match="keeps experiences, memory, but the checkpoint holds tasks_learnt"):
         attached().load_state_dict({}, {"tasks_learnt": 1}, iter([]))

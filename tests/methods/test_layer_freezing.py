@@ -1,7 +1,7 @@
 import pytest
 import torch
 from tiny_distillable import TinyDistillable, assert_continues_after_resume, assert_sequential, run, weights
-from tiny_model import TinyModel
+from tiny_model import TinyModel, experience
 
 from vla_cl.methods.layer_freezing import LayerFreezing
 from vla_cl.types import ConfigurationError, Roles
@@ -134,8 +134,21 @@ def test_an_unknown_pattern_and_a_model_with_nothing_left_to_train_are_refused()
         LayerFreezing(frozen=["vison.*"]).attach(TinyDistillable(), 0)
     with pytest.raises(ConfigurationError, match=r"method\.frozen freezes every parameter of TinyDistillable"):
         LayerFreezing(frozen=["vision.*", "state.*", "head.*"]).attach(TinyDistillable(), 0)
+    model = TinyDistillable()
+    for parameter in model.module.head.parameters():
+        parameter.requires_grad_(False)
     with pytest.raises(ConfigurationError, match=r"method\.first_share freezes every parameter"):
-        LayerFreezing(first_share=1.0).attach(TinyDistillable(), 0)
+        LayerFreezing(first_share=1.0).attach(model, 0)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.99999])
+def test_of_all_that_is_trained_the_output_layers_learn_on(share):
+    model, method = TinyDistillable(), LayerFreezing(first_share=share)
+    method.attach(model, 0)
+    run(model, method, [0])
+    method.begin_task(experience(1))
+    learning = {name for name, parameter in model.module.named_parameters() if parameter.requires_grad}
+    assert learning == {"head.weight", "head.bias"}
 
 
 @pytest.mark.parametrize(

@@ -225,12 +225,13 @@ def test_state_round_trip():
     model, method = TinyDistillable(), OrthogonalGradientDescent(vectors_per_task=3)
     run(model, method, range(2))
     state, before = {name: tensor.clone() for name, tensor in method.state_dict().items()}, weights(model)
-    assert method.extra_state() == {}
+    extra = method.extra_state()
+    assert extra == {"vectors": [3, 3]}
     run(model, method, [2], attach=False)
     again, other = TinyDistillable(seed=9), OrthogonalGradientDescent(vectors_per_task=3)
     again.module.load_state_dict(before)
     other.attach(again, train_seed=5)
-    other.load_state_dict(state, {}, iter([]))
+    other.load_state_dict(state, extra, iter([]))
     assert other.memory_bytes() == sum(4 * tensor.numel() for tensor in state.values()) > 0
     run(again, other, [2], attach=False)
     assert_same(weights(again), weights(model))
@@ -238,8 +239,8 @@ def test_state_round_trip():
 
 
 def test_another_models_state_is_refused():
-    with pytest.raises(ValueError, match="OGD keeps vectors of 26 entries"):
-        attached(RegressionModel()).load_state_dict({"basis.000": torch.zeros(2, 25)}, {}, iter([]))
+    with pytest.raises(ValueError, match=r"basis.000 must be torch.float32 of shape \(2, 26\)"):
+        attached(RegressionModel()).load_state_dict({"basis.000": torch.zeros(2, 25)}, {"vectors": [2]}, iter([]))
 
 
 @pytest.mark.parametrize(

@@ -242,13 +242,39 @@ def test_a_task_for_which_nothing_is_left_is_refused():
     model, method = Varied(), PackNet(prune_share=0.0)
     run(model, method, [0])
     before = weights(model)
-    with pytest.raises(ConfigurationError, match="nothing left for 'e1': the 1 tasks before own every weight"):
+    with pytest.raises(ConfigurationError, match="nothing left for 'e1': the task before owns every weight"):
         run(model, method, [1], attach=False)
     assert_same(weights(model), before)
     model = RegressionModel()
     model._module = nn.Embedding(3, 4)
     with pytest.raises(ConfigurationError, match="linear layers or convolutions that learn"):
         attached(model)
+
+
+def test_a_share_that_gives_nothing_back_is_refused_before_a_second_task():
+    PackNet(prune_share=0.0).require_length(1)
+    with pytest.raises(ConfigurationError, match=r"prune_share is 0, .* but the stream has 2 experiences"):
+        PackNet(prune_share=0.0).require_length(2)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.5, 0.75])
+def test_a_stream_that_uses_up_all_weights_is_refused_before_it_is_learnt(share):
+    model, learner = Varied(), PackNet(prune_share=share)
+    learner.attach(model, 5)
+    last = 0
+    with pytest.raises(ConfigurationError, match="nothing left for"):
+        for last in range(40):
+            run(model, learner, [last], attach=False)
+    for enough in range(1, last + 1):
+        method = PackNet(prune_share=share)
+        method.require_length(enough)
+        method.attach(Varied(), 5)
+    method = PackNet(prune_share=share)
+    method.require_length(last + 1)
+    before = "the task before owns" if last == 1 else f"the {last} tasks before own"
+    message = f"nothing left for task {last + 1} of {last + 1}: {before} every weight"
+    with pytest.raises(ConfigurationError, match=message):
+        method.attach(Varied(), 5)
 
 
 def test_the_first_task_is_learnt_as_sequentially_where_nothing_is_pruned():
@@ -261,7 +287,7 @@ def test_state_round_trip():
     run(model, method, range(2))
     state = {name: tensor.clone() for name, tensor in method.state_dict().items()}
     extra, before = json.loads(json.dumps(method.extra_state())), weights(model)
-    assert extra == {"learnt": [["toy/t0-0"], ["toy/t1-0"]]}
+    assert extra["learnt"] == [["toy/t0-0"], ["toy/t1-0"]]
     run(model, method, [2], attach=False)
     again, other = Varied(seed=9), PackNet(prune_share=0.5)
     again.module.load_state_dict(before)
@@ -275,7 +301,7 @@ def test_state_round_trip():
 
 def test_another_models_state_is_refused():
     method = attached(Varied())
-    with pytest.raises(ValueError, match=r"holds \['learnt'\] and differs in \['owner.attention"):
+    with pytest.raises(ValueError, match=r"PackNet's checkpoint lacks owner.attention"):
         method.load_state_dict({}, {"learnt": []}, iter([]))
 
 

@@ -193,7 +193,7 @@ def test_settings_out_of_range_are_refused(options, message):
 
 
 def test_a_resumed_count_is_needed():
-    with pytest.raises(ValueError, match="SlowLearner keeps only the number of tasks"):
+    with pytest.raises(ValueError, match="SlowLearner keeps tasks_learnt"):
         SlowLearner().load_state_dict({}, {}, iter([]))
 
 

@@ -8,14 +8,14 @@ in a step as at new ones, drawn from all past tasks together, and projects the g
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
 from vla_cl.interfaces import Data, Method, Model
 from vla_cl.memory.mixing import Mixture
 from vla_cl.memory.replay_memory import Selection
-from vla_cl.methods.er import make_memory
+from vla_cl.methods.er import make_memory, memory_state, restore_memory
 from vla_cl.methods.gradient_vectors import (
     add_scaled,
     dot,
@@ -23,6 +23,7 @@ from vla_cl.methods.gradient_vectors import (
     require_finite,
     with_gradient,
 )
+from vla_cl.methods.saved_state import require_alike
 from vla_cl.methods.step_projection import Project, StepTaken, check_project, require_fine_weights
 from vla_cl.methods.task_counting import check_range
 from vla_cl.random_numbers import Purpose, number
@@ -157,7 +158,7 @@ class AveragedGradientEpisodicMemory(Method):
 
     def extra_state(self) -> dict[str, object]:
         """Which rows are remembered."""
-        return {"memory": self.memory.index()}
+        return memory_state(self.memory)
 
     def load_state_dict(
         self, state: Mapping[str, Tensor], extra: Mapping[str, object], past: Iterator[tuple[Experience, Data]]
@@ -167,9 +168,8 @@ class AveragedGradientEpisodicMemory(Method):
         Raises:
             ValueError: The checkpoint is another method's, or of another stream.
         """
-        if state or extra.keys() != {"memory"}:
-            raise ValueError(f"A-GEM keeps only its memory, but the checkpoint holds {sorted(state) + sorted(extra)}")
-        self.memory.restore(cast(Mapping[str, Any], extra["memory"]), past)
+        require_alike(type(self).__name__, state, {})
+        restore_memory(type(self).__name__, self.memory, extra, past)
 
 
 def _take_out(vector: Sequence[Tensor], direction: Sequence[Tensor], product: float) -> None:

@@ -154,7 +154,7 @@ class ConfidenceAwareMovingAverage(DarkExperienceReplay):
 
     def extra_state(self) -> dict[str, object]:
         """Which rows are remembered, and recent confidences by experience."""
-        found = {str(experience): list(values) for experience, values in self._confidences.items()}
+        found = {experience: list(self._confidences[int(experience)]) for experience in self.stored.shapes()}
         return {**super().extra_state(), "confidences": found}
 
     def load_state_dict(
@@ -168,7 +168,12 @@ class ConfidenceAwareMovingAverage(DarkExperienceReplay):
         if "confidences" not in extra:
             raise ValueError(f"CAMA keeps confidences; the checkpoint holds {sorted(extra)}")
         super().load_state_dict(state, {key: extra[key] for key in extra if key != "confidences"}, past)
-        for experience, values in cast(Mapping[str, list[float]], extra["confidences"]).items():
+        found, known = extra["confidences"], self.stored.shapes().keys()
+        if not isinstance(found, Mapping) or found.keys() != known:
+            raise ValueError(f"CAMA keeps confidences in the experiences {sorted(known)}; the checkpoint holds others")
+        for experience, values in found.items():
+            if not isinstance(values, list) or len(values) > self.recent or not all(map(_is_confidence, values)):
+                raise ValueError(f"confidences are at most {self.recent} numbers from 0 to 1; got {str(values)[:60]}")
             self._confidences[int(experience)] = list(values)
 
     def _distances(self, replayed: Replayed) -> Tensor:
@@ -192,6 +197,10 @@ class ConfidenceAwareMovingAverage(DarkExperienceReplay):
         at_storage = [max(self.stored.loss(place), 1e-12) for place in replayed.places.tolist()]
         losses = zip(replayed.losses.tolist(), at_storage, strict=True)
         return np.asarray([math.exp(-max(0.0, now) / then) for now, then in losses])
+
+
+def _is_confidence(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= cast(float, value) <= 1 + 1e-6  # rounding
 
 
 def _chance(replayed: Replayed) -> float:

@@ -201,16 +201,23 @@ class DarkExperienceReplay(ReplayMethod):
         """The stored outputs."""
         return self.stored.state_dict()
 
+    def extra_state(self) -> dict[str, object]:
+        """Which rows are remembered, and the shape of an output of each experience."""
+        return {**super().extra_state(), "outputs": self.stored.shapes()}
+
     def load_state_dict(
         self, state: Mapping[str, Tensor], extra: Mapping[str, object], past: Iterator[tuple[Experience, Data]]
     ) -> None:
         """Remember the same rows and outputs again.
 
         Raises:
-            ValueError: The checkpoint is another method's, or of another stream.
+            ValueError: The checkpoint is another method's, or of another stream, or outputs of some rows are missing.
         """
-        super().load_state_dict({}, extra, past)
-        self.stored.load_state_dict(state)
+        if "outputs" not in extra:
+            raise ValueError(f"{type(self).__name__} keeps outputs; the checkpoint holds {sorted(extra)}")
+        super().load_state_dict({}, {key: extra[key] for key in extra if key != "outputs"}, past)
+        remembered = self.memory.everything()
+        self.stored.load_state_dict(state, extra["outputs"], remembered if self.alpha else remembered[:0])
         self._charge()
 
     def _charge(self) -> None:

@@ -156,6 +156,7 @@ class ElasticWeightConsolidation(ImportancePenalty):
 
     def end_task(self, experience: Experience, data: Data) -> None:
         """Add the Fisher of what was just learnt."""
+        super().end_task(experience, data)
         if self.strength == 0:
             return
         importance = self._importance(experience, data)

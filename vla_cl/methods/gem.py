@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from vla_cl.interfaces import Data, Method, Model
 from vla_cl.memory.replay_memory import Selection
-from vla_cl.methods.er import make_memory
+from vla_cl.methods.er import make_memory, memory_state, restore_memory
 from vla_cl.methods.gradient_vectors import GradientRows, dot, gradients_of, require_finite, with_gradient
+from vla_cl.methods.saved_state import require_alike
 from vla_cl.methods.step_projection import Project, StepTaken, check_project, require_fine_weights
 from vla_cl.methods.task_counting import check_range
 from vla_cl.random_numbers import Purpose, generator, number
@@ -211,7 +212,7 @@ class GradientEpisodicMemory(Method):
 
     def extra_state(self) -> dict[str, object]:
         """Which rows are remembered."""
-        return {"memory": self.memory.index()}
+        return memory_state(self.memory)
 
     def load_state_dict(
         self, state: Mapping[str, Tensor], extra: Mapping[str, object], past: Iterator[tuple[Experience, Data]]
@@ -221,9 +222,8 @@ class GradientEpisodicMemory(Method):
         Raises:
             ValueError: The checkpoint is another method's, or of another stream.
         """
-        if state or extra.keys() != {"memory"}:
-            raise ValueError(f"GEM keeps only its memory, but the checkpoint holds {sorted(state) + sorted(extra)}")
-        self.memory.restore(cast(Mapping[str, Any], extra["memory"]), past)
+        require_alike(type(self).__name__, state, {})
+        restore_memory(type(self).__name__, self.memory, extra, past)
 
 
 def minimise_above(matrix: NDArray[np.float64], vector: NDArray[np.float64], low: float) -> NDArray[np.float64]:

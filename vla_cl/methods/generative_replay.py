@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from vla_cl.interfaces import Data, Distillable, Generator, Method
 from vla_cl.memory.mixing import Mixing, Mixture, concatenate, select, union_losses
+from vla_cl.methods.saved_state import TASKS_LEARNT, require_alike, require_keys, whole_number
 from vla_cl.methods.task_counting import check_range
 from vla_cl.methods.teacher import Teacher, teacher_bytes
 from vla_cl.random_numbers import Purpose, generator, number
@@ -132,7 +133,8 @@ class GenerativeReplay(Method):
 
     def extra_state(self) -> dict[str, object]:
         """Sizes and tasks of the past experiences."""
-        return {"past": [{**item, "tasks": dict(item["tasks"])} for item in self._past], "bytes": self._bytes}
+        past = [{**item, "tasks": dict(item["tasks"])} for item in self._past]
+        return {"past": past, "bytes": self._bytes, TASKS_LEARNT: len(past)}
 
     def load_state_dict(
         self, state: Mapping[str, Tensor], extra: Mapping[str, object], past: Iterator[tuple[Experience, Data]]
@@ -142,11 +144,14 @@ class GenerativeReplay(Method):
         Raises:
             ValueError: The checkpoint is another method's.
         """
-        if state or extra.keys() != {"past", "bytes"}:
-            kept = sorted(state) + sorted(extra)
-            raise ValueError(f"{type(self).__name__} keeps sizes and tasks, but the checkpoint holds {kept}")
-        self._past = [{**item, "tasks": dict(item["tasks"])} for item in cast(list[dict[str, Any]], extra["past"])]
-        self._bytes = cast(int, extra["bytes"])
+        require_alike(type(self).__name__, state, {})
+        require_keys(type(self).__name__, extra, ["past", "bytes", TASKS_LEARNT])
+        tasks_learnt = whole_number(TASKS_LEARNT, extra[TASKS_LEARNT])
+        if not isinstance(extra["past"], list) or len(extra["past"]) != tasks_learnt:
+            raise ValueError(f"past must be a list of {tasks_learnt}; the checkpoint holds {str(extra['past'])[:40]!r}")
+        known = [_checked_past(item) for item in extra["past"]]
+        self._bytes = whole_number("bytes", extra["bytes"])
+        self._past = known
 
     def _picked(self, generated: Batch, total: int, step: int) -> Batch | None:
         """The generated samples of a step with ``total`` current ones; None if it has none."""
@@ -288,6 +293,22 @@ class GenerativeDistillation(GenerativeReplay):
     @property
     def _student(self) -> Distillable:
         return cast(Distillable, self.model)
+
+
+def _checked_past(item: object) -> dict[str, Any]:
+    """What a checkpoint says of a past experience: how many samples it had, and of which tasks.
+
+    Raises:
+        ValueError: It says something else.
+    """
+    tasks = item.get("tasks") if isinstance(item, Mapping) else None
+    if not isinstance(item, Mapping) or item.keys() != {"samples", "tasks"} or not isinstance(tasks, Mapping):
+        raise ValueError(f"a past experience has samples and tasks; the checkpoint holds {str(item)[:60]!r}")
+    samples = whole_number("the samples of a past experience", item["samples"], 1)
+    counts = {name: whole_number("the samples of a past task", count, 1) for name, count in tasks.items()}
+    if sum(counts.values()) != min(_ROWS_LOOKED_AT, samples):
+        raise ValueError(f"the tasks of {samples} samples were counted in {min(_ROWS_LOOKED_AT, samples)} of them")
+    return {"samples": samples, "tasks": counts}
 
 
 def _bytes(batch: Batch) -> int:

@@ -21,6 +21,7 @@ from vla_cl.methods.quadratic_penalty import (
     tensors_named,
     trainable,
 )
+from vla_cl.methods.saved_state import require_alike, require_finite_state, require_keys
 from vla_cl.methods.task_counting import check_range
 from vla_cl.types import ConfigurationError, Experience, MethodCard
 
@@ -142,13 +143,18 @@ class L2(Method):
         """Continue with the same anchors.
 
         Raises:
-            ValueError: The checkpoint is another method's.
+            ValueError: The checkpoint is another method's or another model's.
         """
-        anchors = tensors_named(state, ANCHOR, self.model.device)
-        if len(anchors) != len(state) or set(extra) != {"has_past"}:
-            raise ValueError(f"L2 keeps anchors and has_past, but the checkpoint holds {sorted(state)} {sorted(extra)}")
-        self._anchors = anchors
-        self._has_past = bool(extra["has_past"])
+        require_keys("L2", extra, ["has_past"])
+        if not isinstance(extra["has_past"], bool):
+            raise ValueError(f"has_past must be true or false; the checkpoint holds {str(extra['has_past'])[:40]!r}")
+        kept = self.to_warm_start and self.strength > 0
+        parameters = self.model.module.named_parameters() if kept else ()
+        expected = {ANCHOR + n: p.detach() for n, p in parameters if p.requires_grad or ANCHOR + n in state}
+        require_alike("L2", state, expected)
+        require_finite_state(state)
+        self._anchors = tensors_named(state, ANCHOR, self.model.device)
+        self._has_past = extra["has_past"]
 
 
 def _copies(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ class LayerFreezing(TaskCountingMethod):
             in the order in which the forward pass uses them, which the model tells (`vla_cl.interfaces.Model.roles`).
             Whole tensors are frozen, so the share is met to within half of the tensor at the border: NanoVLA's first
             trunk layer holds four fifths of it, so 0.5 freezes its encoders, which are a ninth. Layers that give the
-            output are never frozen. 0 is sequential fine-tuning.
+            output are never frozen, so 1 trains them alone. 0 is sequential fine-tuning.
         from_task: First task that finds them frozen; 1: they are never trained.
 
     Raises:
@@ -71,7 +71,7 @@ class LayerFreezing(TaskCountingMethod):
             return  # nothing was asked for
         learning = trained(model.module).keys()
         chosen = self._chosen().keys() & learning
-        if chosen == learning or (self.frozen is None and self.first_share == 1):
+        if chosen == learning:
             raise ConfigurationError(f"method.{setting} freezes every parameter of {model.name}; leave some to train")
         if not chosen:
             raise ConfigurationError(

@@ -80,6 +80,7 @@ class MemoryAwareSynapses(ImportancePenalty):
 
     def end_task(self, experience: Experience, data: Data) -> None:
         """Add the importances on what was just learnt."""
+        super().end_task(experience, data)
         if self.strength == 0:
             return
         sampled = SampledGradients(

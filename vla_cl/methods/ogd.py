@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vla_cl.interfaces import Data, Distillable, Method, Model
 from vla_cl.methods.gradient_vectors import GradientRows, gradients_of
 from vla_cl.methods.quadratic_penalty import trainable
+from vla_cl.methods.saved_state import require_alike, require_keys, whole_number
 from vla_cl.methods.step_projection import Project, StepTaken, check_project, require_fine_weights
 from vla_cl.methods.stored_outputs import evaluation_mode, outputs_that_count
 from vla_cl.methods.task_counting import check_range
@@ -31,6 +32,9 @@ _NEW = 1e-4
 
 _ROUNDING = 1e-6
 """Of products of the basis's vectors."""
+
+_OFF_ONE = 1e-3
+"""How far the length of a vector of the basis may be from one."""
 
 
 class OrthogonalGradientDescent(Method):
@@ -207,21 +211,29 @@ class OrthogonalGradientDescent(Method):
         """The basis, ``basis.<number>`` for the vectors of one task."""
         return {f"basis.{number:03d}": block.matrix for number, block in enumerate(self.basis)}
 
+    def extra_state(self) -> dict[str, object]:
+        """How many vectors each part of the basis has."""
+        return {"vectors": [len(block.matrix) for block in self.basis]}
+
     def load_state_dict(
         self, state: Mapping[str, Tensor], extra: Mapping[str, object], past: Iterator[tuple[Experience, Data]]
     ) -> None:
         """Continue with the same basis.
 
         Raises:
-            ValueError: The checkpoint is another method's, or of another model.
+            ValueError: The checkpoint is another method's, or of another model, or its vectors are not of length one.
         """
+        require_keys("OGD", extra, ["vectors"])
+        counts = extra["vectors"]
+        if not isinstance(counts, list):
+            raise ValueError(f"vectors must be a list of numbers; the checkpoint holds {str(counts)[:40]!r}")
         parameters = self._parameters()
-        size = sum(parameter.numel() for parameter in parameters)
-        if extra or any(not key.startswith("basis.") or state[key].shape[1:] != (size,) for key in state):
-            found = {key: tuple(tensor.shape) for key, tensor in state.items()} | dict(extra)
-            raise ValueError(f"OGD keeps vectors of {size} entries, but the checkpoint holds {found}")
-        self.basis = []
-        for key in sorted(state):
-            block = GradientRows(len(state[key]), parameters)
-            block.matrix.copy_(state[key])
-            self.basis.append(block)
+        basis = [GradientRows(whole_number("vectors", count, 1), parameters) for count in counts]
+        blocks = {f"basis.{number:03d}": block.matrix for number, block in enumerate(basis)}
+        require_alike("OGD", state, blocks)
+        for key, matrix in blocks.items():
+            lengths = torch.linalg.vector_norm(state[key], dim=1)
+            if not bool(((lengths - 1).abs() < _OFF_ONE).all()):
+                raise ValueError(f"the vectors of a basis are of length one, but those of {key} are not")
+            matrix.copy_(state[key])
+        self.basis = basis

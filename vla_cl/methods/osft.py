@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from vla_cl.interfaces import Data, Model
-from vla_cl.methods.parameter_patterns import roles_of
-from vla_cl.methods.task_counting import TaskCountingMethod, check_range
+from vla_cl.methods.parameter_patterns import checked_patterns, roles_of
+from vla_cl.methods.task_counting import TaskCountingMethod, check_range, check_share, checked_shares, counted
 from vla_cl.types import ConfigurationError, Experience, MethodCard
 
 Output = Literal["split", "frozen", "trained"]
@@ -81,18 +81,14 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
         check_range("tasks", tasks, 1, float("inf"))
         if effective_rank is not None and rank_schedule is not None:
             raise ConfigurationError("method.effective_rank and method.rank_schedule exclude each other; give one")
-        for share in [effective_rank or 0.0, *(rank_schedule or [])]:
-            if not 0 <= share < 1:
-                setting = "rank_schedule" if rank_schedule else "effective_rank"
-                raise ConfigurationError(f"method.{setting}: shares must be at least 0 and below 1; got {share}")
-        if rank_schedule is not None and not rank_schedule:
-            raise ConfigurationError("method.rank_schedule must hold at least one share; got an empty list")
+        if effective_rank is not None:
+            check_share("effective_rank", effective_rank)
         if output not in OUTPUTS:
             raise ConfigurationError(f"method.output must be one of {', '.join(OUTPUTS)}; got {output!r}")
         self.tasks = tasks
         self.effective_rank = effective_rank
-        self.rank_schedule = None if rank_schedule is None else tuple(rank_schedule)
-        self.target = None if target is None else tuple(target)
+        self.rank_schedule = checked_shares("rank_schedule", rank_schedule)
+        self.target = checked_patterns("target", target)
         self.output = output
         self.train_rest = train_rest
         self.exact = exact
@@ -135,11 +131,17 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
                 )
 
     def require_length(self, experiences: int) -> None:
-        """Refuse more tasks than ``tasks`` divides the directions between.
+        """Refuse more tasks than ``tasks`` divides the directions between, and a schedule that freezes nothing.
 
         Raises:
-            ConfigurationError: There are more.
+            ConfigurationError: There are more, or ``rank_schedule`` freezes nothing in any task of the stream.
         """
+        told = max(experiences, 2)  # a stream of one experience may grow
+        if self.rank_schedule is not None and not any(self.rank_schedule[:told]):
+            raise ConfigurationError(
+                f"method.rank_schedule is 0 for all of {counted(experiences, 'experience')}, so method 'osft' would "
+                "change nothing; raise a share, or use method=sequential"
+            )
         if self.rank_schedule is None and self.effective_rank is None and experiences > self.tasks:
             raise ConfigurationError(
                 f"method.tasks is {self.tasks}, but the stream has {experiences} experiences and nothing may learn "

@@ -22,6 +22,7 @@ from torch.optim import AdamW, Optimizer
 
 from vla_cl.interfaces import Data, Method, Model
 from vla_cl.methods.parameter_patterns import Freezer
+from vla_cl.methods.saved_state import lists_of_texts, require_alike, require_keys
 from vla_cl.methods.task_buffers import TaskBuffers
 from vla_cl.types import Batch, ConfigurationError, Experience, MethodCard, Task
 
@@ -80,6 +81,7 @@ class PackNet(Method):
         self.prune_share = prune_share
         self.retrain_share = retrain_share
         self.train_rest = train_rest
+        self._experiences = 1  # that will come, as far as known
         self.learnt: list[list[str]] = []  # the ids of the tasks of each experience
         self._now: list[str] | None = None  # those of the experience that is being learnt
         self._trains = FREE
@@ -89,16 +91,22 @@ class PackNet(Method):
         self._norms: list[_BatchNorm] = []
 
     def require_length(self, experiences: int) -> None:
-        """Refuse more tasks than a byte can number.
+        """Refuse more tasks than a byte can number, and a second one if the first keeps everything.
 
         Raises:
             ConfigurationError: There are more.
         """
+        if experiences > 1 and self.prune_share == 0:
+            raise ConfigurationError(
+                f"method.prune_share is 0, so the first task would keep every weight, but the stream has {experiences} "
+                "experiences; raise method.prune_share"
+            )
         if experiences > MAX_TASKS:
             raise ConfigurationError(
                 f"method 'packnet' numbers at most {MAX_TASKS} tasks, but the stream has {experiences} experiences; "
                 "learn fewer, or several tasks in one experience"
             )
+        self._experiences = experiences
 
     @property
     def works_alone(self) -> bool:
@@ -109,12 +117,14 @@ class PackNet(Method):
         """Meet the model; nobody owns a weight yet.
 
         Raises:
-            ConfigurationError: It has no weights that could be owned, or some that are computed from other parameters.
+            ConfigurationError: It has no weights that could be owned, too few for every task of the stream, or some
+                that are computed from other parameters.
         """
         super().attach(model, train_seed)
         self._weights = _prunable(model.module)
         if not self._weights:
             raise ConfigurationError("method 'packnet' needs a model with linear layers or convolutions that learn")
+        self._require_enough()
         self._buffers = TaskBuffers(model.module)
         self.owners = {name: torch.zeros_like(p, dtype=torch.uint8) for name, p in self._weights.items()}
 
@@ -127,11 +137,12 @@ class PackNet(Method):
         self.select_task(None)
         number = len(self.learnt) + 1
         free = sum(int((owner == FREE).sum()) for owner in self.owners.values())
-        if not free or number > MAX_TASKS:
+        if not free:
+            raise self._nothing_left(repr(experience.name), number)
+        if number > MAX_TASKS:
             raise ConfigurationError(
-                f"method 'packnet' has nothing left for {experience.name!r}: the {number - 1} tasks before own "
-                f"{'every weight' if not free else f'what can be numbered, {MAX_TASKS}'}; raise method.prune_share "
-                f"(now {self.prune_share}), so that each task keeps less"
+                f"method 'packnet' numbers at most {MAX_TASKS} tasks, and {experience.name!r} is one more; learn "
+                "several tasks in one experience"
             )
         self._now = [task.id for task in experience.tasks]
         self._train(FREE)
@@ -139,6 +150,29 @@ class PackNet(Method):
         mine = {id(parameter) for parameter in self._weights.values()}
         self._freezer.freeze(p for p in self.model.module.parameters() if frozen and id(p) not in mine)
         self._norms = [m for m in self.model.module.modules() if frozen and isinstance(m, _BatchNorm)]
+
+    def _require_enough(self) -> None:
+        """Count ahead what each task gives back of each tensor, as `_prune` does.
+
+        Raises:
+            ConfigurationError: Some task of the stream would find no free weight.
+        """
+        free = [parameter.numel() for parameter in self._weights.values()]
+        for number in range(2, self._experiences + 1):
+            free = [self._given_back(count) for count in free]
+            if not any(free):
+                raise self._nothing_left(f"task {number} of {self._experiences}", number)
+
+    def _given_back(self, free: int) -> int:
+        """How many of the free weights of a tensor a task gives back."""
+        return math.floor(self.prune_share * free)
+
+    def _nothing_left(self, task: str, number: int) -> ConfigurationError:
+        before = "the task before owns" if number == 2 else f"the {number - 1} tasks before own"
+        return ConfigurationError(
+            f"method 'packnet' has nothing left for {task}: {before} every weight of {self.model.name}; raise "
+            f"method.prune_share (now {self.prune_share}), so that each task keeps less"
+        )
 
     def phases(self, steps: int) -> Sequence[tuple[str, int]]:
         """``learn``, then ``retrain`` what is kept; at least one step of the first."""
@@ -220,7 +254,7 @@ class PackNet(Method):
             owner = self.owners[name]
             free = owner == FREE
             count = int(free.sum())
-            kept = count - math.floor(self.prune_share * count)
+            kept = count - self._given_back(count)
             sizes = parameter.abs().masked_fill(~free, -1).flatten()
             owner.view(-1)[torch.topk(sizes, kept, sorted=False).indices] = number
             parameter.masked_fill_(owner == FREE, 0)
@@ -238,9 +272,10 @@ class PackNet(Method):
         return {_OWNER + name: owner for name, owner in self.owners.items()} | self._buffers.state_dict()
 
     def extra_state(self) -> dict[str, object]:
-        """Which tasks each experience had, and which buffers came into being later."""
-        absent = self._buffers.absent()
-        return {"learnt": [list(ids) for ids in self.learnt]} | ({"absent": absent} if absent else {})
+        """Which tasks each experience had, which buffers they changed, and which of these came into being later."""
+        absent, shapes = self._buffers.absent(), self._buffers.shapes()
+        more: dict[str, object] = {"absent": absent, "buffers": shapes}
+        return {"learnt": [list(ids) for ids in self.learnt]} | {key: value for key, value in more.items() if value}
 
     def load_state_dict(
         self, state: Mapping[str, Tensor], extra: Mapping[str, object], past: Iterator[tuple[Experience, Data]]
@@ -248,21 +283,28 @@ class PackNet(Method):
         """Continue with the same owners and buffers.
 
         Raises:
-            ValueError: The checkpoint is another method's, or of another model.
+            ValueError: The checkpoint is another method's, or of another model, or weights are owned by tasks that
+                have not been learnt.
         """
-        expected = {_OWNER + name: owner.shape for name, owner in self.owners.items()}
+        require_keys("PackNet", extra, {"learnt"} | (extra.keys() & {"absent", "buffers"}))
+        learnt = lists_of_texts("learnt", extra["learnt"])
         buffers = {name: tensor for name, tensor in state.items() if name.startswith("buffer.")}
-        found = {name: tensor.shape for name, tensor in state.items() if name not in buffers}
-        if found != expected or extra.keys() - {"absent"} != {"learnt"}:
-            differing = sorted(name for name in expected.keys() | found if expected.get(name) != found.get(name))
+        owners = {name: tensor for name, tensor in state.items() if name not in buffers}
+        require_alike("PackNet", owners, {_OWNER + name: owner for name, owner in self.owners.items()})
+        numbers = {
+            number
+            for owner in owners.values()
+            for number in torch.bincount(owner.flatten()).nonzero().flatten().tolist()
+        }
+        if numbers - {FREE} != set(range(1, len(learnt) + 1)):
             raise ValueError(
-                "PackNet keeps the owner of each weight and the tasks learnt, but the checkpoint holds "
-                f"{sorted(extra)} and differs in {differing[:5]}"
+                f"each of the {len(learnt)} tasks learnt owns weights and nobody else does, but the checkpoint holds "
+                f"weights of {sorted(numbers - {FREE})[:8]}"
             )
+        self._buffers.load(buffers, extra.get("absent", []), extra.get("buffers", {}), len(learnt))
         for name, owner in self.owners.items():
             owner.copy_(state[_OWNER + name])
-        self.learnt = [list(ids) for ids in cast(list[list[str]], extra["learnt"])]
-        self._buffers.load(buffers, cast(list[list[object]], extra.get("absent", [])), len(self.learnt))
+        self.learnt = learnt
         self._masks = {}
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vla_cl.interfaces import Data, Method
+from vla_cl.methods.saved_state import TASKS_LEARNT, require_alike, require_finite_state, require_keys, whole_number
 from vla_cl.methods.task_counting import check_range
 from vla_cl.types import Experience
 
@@ -262,6 +263,7 @@ class ImportancePenalty(Method):
         self.half = half
         self.penalty = QuadraticPenalty()
         self.parameters: dict[str, nn.Parameter] = {}
+        self.tasks_learnt = 0
 
     def begin_task(self, experience: Experience) -> None:
         """Look up what learns in this task; it may not be what learnt in the last."""
@@ -271,6 +273,10 @@ class ImportancePenalty(Method):
         """Add the penalty's gradient, in closed form."""
         self.penalty.add_gradient(self.parameters, self.strength, self.half)
 
+    def end_task(self, experience: Experience, data: Data) -> None:
+        """One task more has been learnt; a method adds its importances."""
+        self.tasks_learnt += 1
+
     def memory_bytes(self) -> int:
         """Importance and anchor: 8 bytes per parameter, for any number of tasks."""
         return self.penalty.memory_bytes()
@@ -279,14 +285,32 @@ class ImportancePenalty(Method):
         """Importance and anchor."""
         return self.penalty.state_dict()
 
+    def extra_state(self) -> dict[str, object]:
+        """How many tasks have been learnt."""
+        return {TASKS_LEARNT: self.tasks_learnt}
+
     def load_state_dict(
         self, state: Mapping[str, Tensor], extra: Mapping[str, object], past: Iterator[tuple[Experience, Data]]
     ) -> None:
         """Continue with the same penalty.
 
         Raises:
-            ValueError: The checkpoint is another method's.
+            ValueError: The checkpoint is another method's or another model's, or an importance is negative.
         """
-        if extra:
-            raise ValueError(f"{type(self).__name__} keeps tensors only, but the checkpoint holds {sorted(extra)}")
+        name = type(self).__name__
+        require_keys(name, extra, [TASKS_LEARNT])
+        tasks_learnt = whole_number(TASKS_LEARNT, extra[TASKS_LEARNT])
+        require_alike(name, state, self._expected(state) if tasks_learnt and self.strength else {})
+        require_finite_state(state)
+        if negative := [key for key in state if key.startswith(IMPORTANCE) and bool((state[key] < 0).any())]:
+            raise ValueError(f"an importance is never negative, but the checkpoint holds such in {negative[:5]}")
         self.penalty.load_state_dict(state, self.model.device)
+        self.tasks_learnt = tasks_learnt
+
+    def _expected(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a checkpoint must hold: of all that learns, and of what else of the model it has."""
+        kept = {
+            name: p for name, p in self.model.module.named_parameters() if p.requires_grad or ANCHOR + name in state
+        }
+        like = {name: p.detach().to("meta", torch.promote_types(p.dtype, torch.float32)) for name, p in kept.items()}
+        return {prefix + name: tensor for prefix in (IMPORTANCE, ANCHOR) for name, tensor in like.items()}

@@ -97,6 +97,7 @@ class SynapticIntelligence(ImportancePenalty):
     @torch.no_grad()
     def end_task(self, experience: Experience, data: Data) -> None:
         """Add the importances of what was just learnt; the next path begins at zero."""
+        super().end_task(experience, data)
         if self.strength == 0:
             return
         importance = {}

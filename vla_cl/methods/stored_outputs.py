@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from vla_cl.interfaces import Distillable
 from vla_cl.memory.replay_memory import ReplayMemory
+from vla_cl.methods.saved_state import require_alike, whole_number
 from vla_cl.random_numbers import Purpose, generator, number
 from vla_cl.types import Batch, Draw
 
@@ -142,22 +143,57 @@ class StoredOutputs:
                 state[f"losses.{experience}"] = entry.losses.clone()
         return state
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue with what `state_dict` gave.
+    def shapes(self) -> dict[str, list[int]]:
+        """Experience to the shape of one of its outputs; plain data."""
+        return {str(experience): list(entry.outputs.shape[2:]) for experience, entry in self._entries.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor], shapes: object, everything: NDArray[np.int64]) -> None:
+        """Continue with what `state_dict` and `shapes` gave.
+
+        Args:
+            state: The tensors.
+            shapes: Of the outputs.
+            everything: `ReplayMemory.everything`: there must be outputs of all of it, and of nothing else.
 
         Raises:
-            ValueError: These are no stored outputs, or another number of draws of each sample.
+            ValueError: These are no stored outputs, or those of other samples, or another number of draws of each.
         """
-        entries = {}
-        for experience in [int(key.removeprefix("rows.")) for key in state if key.startswith("rows.")]:
-            rows = state[f"rows.{experience}"].numpy().copy()
-            kept = state.get(f"losses.{experience}", torch.empty(len(rows), 0)).clone()
-            seeds, outputs = (state[f"{name}.{experience}"].clone() for name in ("seeds", "outputs"))
-            entries[experience] = _Entry(rows, seeds, outputs.to(self._dtype), kept)
-        per_entry = 4 if self._keep_losses else 3
-        if len(state) != per_entry * len(entries) or any(e.seeds.shape[1] != self.draws for e in entries.values()):
-            raise ValueError(f"expected outputs of {self.draws} draws per sample; the checkpoint holds {sorted(state)}")
-        self._entries = entries
+        rows_of = {
+            int(experience): np.sort(everything[everything[:, 0] == experience, 1])
+            for experience in np.unique(everything[:, 0])
+        }
+        if not isinstance(shapes, Mapping) or shapes.keys() != {str(experience) for experience in rows_of}:
+            raise ValueError(f"expected outputs of the experiences {sorted(rows_of)}; the checkpoint holds {shapes}")
+        expected = {}
+        for experience, rows in rows_of.items():
+            one = [whole_number("a size of an output", size) for size in shapes[str(experience)]]
+            count = (len(rows), self.draws)
+            expected[f"rows.{experience}"] = torch.from_numpy(rows)
+            expected[f"seeds.{experience}"] = torch.empty(count, dtype=torch.int64, device="meta")
+            expected[f"outputs.{experience}"] = torch.empty(*count, *one, dtype=self._dtype, device="meta")
+            if self._keep_losses:
+                expected[f"losses.{experience}"] = torch.empty(count, device="meta")
+        require_alike("the stored outputs", state, expected)
+        for experience in rows_of:
+            self._require_sound(state, experience, expected[f"rows.{experience}"])
+        self._entries = {
+            experience: _Entry(
+                rows,
+                state[f"seeds.{experience}"].clone(),
+                state[f"outputs.{experience}"].clone(),
+                state[f"losses.{experience}"].clone() if self._keep_losses else torch.empty(len(rows), 0),
+            )
+            for experience, rows in rows_of.items()
+        }
+
+    def _require_sound(self, state: Mapping[str, Tensor], experience: int, rows: Tensor) -> None:
+        if not torch.equal(state[f"rows.{experience}"], rows):
+            raise ValueError(f"rows.{experience} are not the rows that the memory holds of this experience")
+        if bool((state[f"seeds.{experience}"] < 0).any()):
+            raise ValueError(f"seeds.{experience} holds negative numbers")
+        for kind in ("outputs", "losses") if self._keep_losses else ("outputs",):  # float16 may be infinite
+            if bool(torch.isnan(state[f"{kind}.{experience}"]).any()):
+                raise ValueError(f"{kind}.{experience} holds entries that are not numbers")
 
     def _find(self, place: Place) -> tuple[_Entry, tuple[int, int]]:
         experience, row, draw = (int(number) for number in place)

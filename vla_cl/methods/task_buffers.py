@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -67,12 +67,21 @@ class TaskBuffers:
         """Where a buffer did not exist: the number of tasks learnt, and its name."""
         return [[n, name] for n, kept in enumerate(self._kept) for name, value in kept.items() if value is None]
 
-    def load(self, state: Mapping[str, Tensor], absent: Sequence[Sequence[object]], tasks: int) -> None:
+    def shapes(self) -> dict[str, list[int]]:
+        """The shape of each copy, ``<number of tasks learnt>.<name>``; plain data."""
+        return {name: list(value.shape) for name, value in self._tensors().items()}
+
+    def load(self, state: Mapping[str, Tensor], absent: object, shapes: object, tasks: int) -> None:
         """Continue with copies, after ``tasks`` tasks. What a saved model lacks (buffers that are not saved) is put in.
 
         Raises:
-            ValueError: They are not those of so many tasks.
+            ValueError: They are not those of so many tasks, or not those that `absent` and `shapes` told of.
         """
+        found = {key.removeprefix(_BUFFER): list(value.shape) for key, value in state.items()}
+        if found != shapes:
+            raise ValueError(f"the checkpoint tells of the buffers {str(shapes)[:80]}, but holds {str(found)[:80]}")
+        if not isinstance(absent, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in absent):
+            raise ValueError(f"buffers that are absent have a number and a name; got {str(absent)[:80]}")
         kept: list[dict[str, Tensor | None]] = [{} for _ in range(tasks + 1)]
         for key, value in state.items():
             number, _, name = key.removeprefix(_BUFFER).partition(".")
