@@ -9,21 +9,23 @@ about gradient descent; AdamW's scaling undoes it. What a diffusion model genera
 distilled (Masip et al. 2023): generative replay and LAMOL forget more there than plain fine-tuning does, also with
 fifty denoising steps and as many pictures as there were samples.
 
+Two seeds are run. Shares that two seeds had come near to were measured with six, and hold for all of them.
+
 Where all samples fit into the memory, as here, ``er_libero`` is ``er``, so it is not run again.
 
 That a method forgets less at its preset is not claimed where it does not for every seed, or not by a clear margin:
 
 * on all beds: ``ewc_llmcl``, whose strength belongs to large models, ``ogd`` and ``ogd_loss``; but for the language
   bed ``ewc_trace`` too;
-* policy_regression: ``ewc_clog``, ``l2``, ``l2_sp``, ``lwf_trace``, ``mofo``, ``slca``;
+* policy_regression: ``ewc_clog``, ``ewc_libero``, ``l2``, ``l2_sp``, ``lwf_trace``, ``mofo``, ``slca``;
 * policy_flow: ``ewc_clog``, ``ewc_libero``, ``l2``, ``layer_freezing``, ``mas``, ``mofo``, ``osft``, ``osft_peft``,
-  ``slca``; ``l2_sp`` learns nothing there;
-* language: ``hft``, ``mofo``, ``osft``;
-* diffusion: ``ewc_clog``, to whose batches of 1,024 a task is a single one, ``hft``, ``layer_freezing``, ``l2_sp``,
-  whose warm start is random weights; ``osft_peft`` hardly learns.
+  ``slca``; ``l2_sp`` learns nothing there, nor, for some seeds, ``ewc_separate`` and ``si``;
+* language: ``hft``, ``layer_freezing``, ``mofo``, ``osft``;
+* diffusion: ``ewc_clog``, to whose batches of 1,024 a task is a single one, ``hft``, ``layer_freezing``, ``mofo``,
+  ``slca``, ``l2_sp``, whose warm start is random weights; ``osft_peft`` hardly learns.
 
-On policy_flow, where one of the seeds learns its tasks by halves only, SLCA and MoFO learn less than plain fine-tuning,
-so nothing else is claimed of them there. OGD of losses does not forget less than gradient descent for every seed.
+On policy_flow, where one of the seeds learns its tasks by halves only, SLCA, MoFO and L2 learn less than plain
+fine-tuning, so nothing else is claimed of them there. OGD of losses does not forget less than gradient descent for every seed.
 """
 
 from __future__ import annotations
@@ -63,7 +65,6 @@ LARGEST_SHARE = {
         "er_coin_flip": 0.9,
         "er_replaced": 0.3,
         "ewc": 0.95,
-        "ewc_libero": 0.97,
         "ewc_separate": 0.97,
         "gem": 0.2,
         "hft": 0.97,
@@ -87,7 +88,6 @@ LARGEST_SHARE = {
         "er_coin_flip": 0.85,
         "er_replaced": 0.1,
         "ewc": 0.85,
-        "ewc_separate": 0.9,
         "gem": 0.3,
         "hft": 0.8,
         "lwf": 0.7,
@@ -95,16 +95,15 @@ LARGEST_SHARE = {
         "m2distill": 0.6,
         "mir": 0.1,
         "retain": 0.85,
-        "si": 0.9,
         "weight_merging": 0.85,
     },
     "language": {
         "agem": 0.7,
         "cama": 0.1,
-        "der": 0.6,
+        "der": 0.75,
         "der_pp": 0.1,
         "er": 0.1,
-        "er_coin_flip": 0.4,
+        "er_coin_flip": 0.5,
         "er_replaced": 0.1,
         "ewc": 0.6,
         "ewc_clog": 0.8,
@@ -114,17 +113,16 @@ LARGEST_SHARE = {
         "gem": 0.1,
         "generative_distillation": 0.1,
         "generative_replay": 0.3,
-        "l2": 0.8,
+        "l2": 0.95,
         "l2_sp": 0.75,
         "lamol": 0.4,
-        "layer_freezing": 0.9,
         "lwf": 0.45,
         "lwf_trace": 0.6,
         "mas": 0.4,
         "mir": 0.1,
         "osft_peft": 0.95,
         "retain": 0.7,
-        "si": 0.4,
+        "si": 0.5,
         "slca": 0.95,
         "weight_merging": 0.7,
     },
@@ -144,13 +142,11 @@ LARGEST_SHARE = {
         "l2": 0.9,
         "lwf": 0.6,
         "lwf_trace": 0.9,
-        "mas": 0.4,
+        "mas": 0.6,
         "mir": 0.1,
-        "mofo": 0.95,
-        "osft": 0.5,
+        "osft": 0.7,
         "retain": 0.5,
-        "si": 0.4,
-        "slca": 0.8,
+        "si": 0.6,
         "weight_merging": 0.5,
     },
 }
@@ -162,9 +158,6 @@ AT_A_SETTING = {
         ("l2_sp", {"strength": 1.0}, 0.9),
         ("osft", {"effective_rank": 0.9}, 0.7),
         ("slca", {"slow_share": 0.01}, 0.9),
-    ],
-    "policy_flow": [
-        ("osft", {"effective_rank": 0.9}, 0.8),
     ],
     "language": [
         ("hft", {"frozen_share": 0.75}, 0.85),
@@ -305,7 +298,7 @@ def test_at_this_setting_it_forgets_less(bed, name, changes, largest):
 def test_ogd_forgets_less_than_plain_gradient_descent():
     plain = runs("policy_regression", "sequential", rate_of_descent=0.1)
     ours = runs("policy_regression", "ogd", rate_of_descent=0.1, vectors_per_task=256)
-    assert_forgets_less("policy_regression", ours, plain, 0.9)
+    assert_forgets_less("policy_regression", ours, plain, 0.99)  # six seeds: .62 to .98
 
 
 @pytest.mark.parametrize("bed", BEDS)
@@ -338,7 +331,8 @@ def test_generated_pictures_are_to_be_distilled_not_learnt_as_data():
 
 
 @pytest.mark.parametrize(
-    ("bed", "name"), [(bed, name) for bed in BEDS for name in LARGEST_WAY if (bed, name) != ("policy_flow", "slca")]
+    ("bed", "name"),
+    [(bed, name) for bed in BEDS for name in LARGEST_WAY if bed != "policy_flow" or name not in ("l2", "slca")],
 )
 def test_it_stays_nearer_to_the_old_weights(bed, name):
     ours, plain = runs(bed, name), runs(bed, "sequential")
