@@ -25,7 +25,8 @@ That a method forgets less at its preset is not claimed where it does not for ev
   ``slca``, ``l2_sp``, whose warm start is random weights; ``osft_peft`` hardly learns.
 
 On policy_flow, where one of the seeds learns its tasks by halves only, SLCA, MoFO and L2 learn less than plain
-fine-tuning, so nothing else is claimed of them there. OGD of losses does not forget less than gradient descent for every seed.
+fine-tuning, so nothing else is claimed of them there. OGD of losses does not forget less than gradient descent for
+every seed.
 """
 
 from __future__ import annotations
