@@ -6,9 +6,10 @@ the steps have the right numbers of samples and weigh them rightly.
 
 import numpy as np
 import torch
+from keyed_model import KeyedModel
 from torch import nn
 
-from vla_cl.interfaces import Data, Distillable, ForwardPass, Generator
+from vla_cl.interfaces import Data, ForwardPass
 from vla_cl.types import Ability, Draw
 
 DRAW = Draw(0)
@@ -36,7 +37,7 @@ class Alike(Data):
         return {"x": x, "y": y, "task": ["t"] * len(rows), "index": torch.as_tensor(np.asarray(rows))}
 
 
-class Linear(Distillable, Generator):
+class Linear(KeyedModel):
     """f(x) = w x; the loss is (f - y)^2, the distance (f - z)^2; it makes up the old sample."""
 
     def __init__(self):
@@ -48,14 +49,6 @@ class Linear(Distillable, Generator):
             self._module.weight.copy_(torch.tensor([weights]))
 
     @property
-    def module(self):
-        return self._module
-
-    @property
-    def device(self):
-        return torch.device("cpu")
-
-    @property
     def abilities(self):
         return frozenset(set(Ability) - {Ability.MODALITIES})
 
@@ -63,20 +56,8 @@ class Linear(Distillable, Generator):
         outputs = self._module(batch["x"].double())
         return ForwardPass((outputs - batch["y"]).square().mean(1), outputs)
 
-    def loss(self, batch, draw):
-        return self.forward_pass(batch, draw).losses
-
-    def distance(self, student, teacher, batch, temperature=2.0):
-        return (student - teacher).square().mean(1)
-
-    def features(self, batch):
-        return batch["x"]
-
     def generate(self, tasks, seed):
         return Alike(OLD).batch(np.arange(len(tasks)))
-
-    def save(self, folder):
-        raise NotImplementedError
 
 
 def gradient(weights, sample, wanted=None):

@@ -7,15 +7,14 @@ in a step as at new ones, drawn from all past tasks together, and projects the g
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from vla_cl.interfaces import Data, Method, Model
+from vla_cl.interfaces import Model
 from vla_cl.memory.mixing import Mixture
 from vla_cl.memory.replay_memory import Selection
-from vla_cl.methods.er import make_memory, memory_state, restore_memory
 from vla_cl.methods.gradient_vectors import (
     add_scaled,
     dot,
@@ -23,14 +22,14 @@ from vla_cl.methods.gradient_vectors import (
     require_finite,
     with_gradient,
 )
-from vla_cl.methods.saved_state import require_alike
+from vla_cl.methods.remembering import RememberingMethod, make_memory
 from vla_cl.methods.step_projection import Project, StepTaken, check_project, require_fine_weights
 from vla_cl.methods.task_counting import check_range
 from vla_cl.random_numbers import Purpose, number
-from vla_cl.types import Batch, Draw, Experience, MethodCard
+from vla_cl.types import Batch, Draw, MethodCard
 
 
-class AveragedGradientEpisodicMemory(Method):
+class AveragedGradientEpisodicMemory(RememberingMethod):
     """Projection onto the half space where the loss on one remembered batch does not rise.
 
     With ``project: gradient``, as published, the product of the gradient with the remembered batch's gradient g_ref is
@@ -47,7 +46,7 @@ class AveragedGradientEpisodicMemory(Method):
         share: Remembered samples per sample of the batch; LIBERO takes as many as new ones; 0 is sequential
             fine-tuning.
         selection: Which samples are kept; ``first`` is LIBERO's rule.
-        memory: In place of ``samples_per_task`` and ``selection``, see `vla_cl.methods.er.make_memory`.
+        memory: In place of ``samples_per_task`` and ``selection``, see `vla_cl.methods.remembering.make_memory`.
         project: The ``gradient``, before clipping, as the paper and LIBERO do, or the optimizer's ``step``.
 
     Raises:
@@ -100,11 +99,6 @@ class AveragedGradientEpisodicMemory(Method):
         super().attach(model, train_seed)
         require_fine_weights(model.module, self.name, self.project)
 
-    @property
-    def works_alone(self) -> bool:
-        """With the memory of another run."""
-        return self.memory.settings.reuse is not None
-
     def remembered_count(self, total: int, step: int) -> int:
         """How many remembered samples a step with ``total`` new ones looks at: the share on average over the steps.
 
@@ -147,29 +141,6 @@ class AveragedGradientEpisodicMemory(Method):
         if product > 0:
             _take_out(self._parameters, self._reference, product)
         self._parameters, self._reference = [], []
-
-    def end_task(self, experience: Experience, data: Data) -> None:
-        """Remember samples of what was just learnt."""
-        self.memory.remember(experience, data, self.train_seed, self.model)
-
-    def memory_bytes(self) -> int:
-        """Bytes of the remembered samples, raw. The reference gradient lives only inside a step."""
-        return self.memory.memory_bytes()
-
-    def extra_state(self) -> dict[str, object]:
-        """Which rows are remembered."""
-        return memory_state(self.memory)
-
-    def load_state_dict(
-        self, state: Mapping[str, Tensor], extra: Mapping[str, object], past: Iterator[tuple[Experience, Data]]
-    ) -> None:
-        """Remember the same rows again.
-
-        Raises:
-            ValueError: The checkpoint is another method's, or of another stream.
-        """
-        require_alike(type(self).__name__, state, {})
-        restore_memory(type(self).__name__, self.memory, extra, past)
 
 
 def _take_out(vector: Sequence[Tensor], direction: Sequence[Tensor], product: float) -> None:

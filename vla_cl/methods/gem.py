@@ -14,25 +14,24 @@ rise. The paper's equation has neither ``eps`` nor ``margin``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vla_cl.interfaces import Data, Method, Model
+from vla_cl.interfaces import Data, Model
 from vla_cl.memory.replay_memory import Selection
-from vla_cl.methods.er import make_memory, memory_state, restore_memory
 from vla_cl.methods.gradient_vectors import GradientRows, dot, gradients_of, require_finite, with_gradient
-from vla_cl.methods.saved_state import require_alike
+from vla_cl.methods.remembering import RememberingMethod, make_memory
 from vla_cl.methods.step_projection import Project, StepTaken, check_project, require_fine_weights
 from vla_cl.methods.task_counting import check_range
 from vla_cl.random_numbers import Purpose, generator, number
 from vla_cl.types import Batch, ConfigurationError, Draw, Experience, MethodCard
 
 
-class GradientEpisodicMemory(Method):
+class GradientEpisodicMemory(RememberingMethod):
     """Projection onto the cone where the loss on no past task's memory rises.
 
     With ``project: gradient``, as published, the product of each past task's gradient with the projected one is at
@@ -57,7 +56,7 @@ class GradientEpisodicMemory(Method):
         eps: Added to the diagonal of G G^T. It has the unit of a squared gradient: where gradients are much smaller
             than its root, only the margin is left of the projection. 0 with ``project: step``, which promises more.
         selection: Which samples are kept.
-        memory: In place of ``samples_per_task`` and ``selection``, see `vla_cl.methods.er.make_memory`.
+        memory: In place of ``samples_per_task`` and ``selection``, see `vla_cl.methods.remembering.make_memory`.
         project: The ``gradient``, before clipping, as the authors do, or the optimizer's ``step``.
 
     Raises:
@@ -119,11 +118,6 @@ class GradientEpisodicMemory(Method):
         """
         super().attach(model, train_seed)
         require_fine_weights(model.module, self.name, self.project)
-
-    @property
-    def works_alone(self) -> bool:
-        """With the memory of another run."""
-        return self.memory.settings.reuse is not None
 
     def compose(self, batch: Batch, step: int) -> Batch:
         """The batch, unedited; which remembered samples are looked at follows from the step."""
@@ -204,26 +198,7 @@ class GradientEpisodicMemory(Method):
     def end_task(self, experience: Experience, data: Data) -> None:
         """Remember samples of what was just learnt."""
         self._rows = None
-        self.memory.remember(experience, data, self.train_seed, self.model)
-
-    def memory_bytes(self) -> int:
-        """Bytes of the remembered samples, raw. The past tasks' gradients are computed anew in each step."""
-        return self.memory.memory_bytes()
-
-    def extra_state(self) -> dict[str, object]:
-        """Which rows are remembered."""
-        return memory_state(self.memory)
-
-    def load_state_dict(
-        self, state: Mapping[str, Tensor], extra: Mapping[str, object], past: Iterator[tuple[Experience, Data]]
-    ) -> None:
-        """Remember the same rows again.
-
-        Raises:
-            ValueError: The checkpoint is another method's, or of another stream.
-        """
-        require_alike(type(self).__name__, state, {})
-        restore_memory(type(self).__name__, self.memory, extra, past)
+        super().end_task(experience, data)
 
 
 def minimise_above(matrix: NDArray[np.float64], vector: NDArray[np.float64], low: float) -> NDArray[np.float64]:

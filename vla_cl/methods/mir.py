@@ -33,7 +33,7 @@ class MaximallyInterferedRetrieval(ReplayMethod):
     Args:
         samples_per_task: Samples kept of each past task.
         selection: Which samples are kept.
-        memory: In place of both, see `vla_cl.methods.er.make_memory`.
+        memory: In place of both, see `vla_cl.methods.remembering.make_memory`.
         mixing: ``replaced`` or ``added``, as in ER.
         share: Remembered samples per sample of the batch that the loop hands over.
         candidates: Candidates per remembered sample that is learnt from (the paper: 50 for 10).

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from vla_cl.interfaces import Data, Model
 from vla_cl.methods.parameter_patterns import checked_patterns, roles_of
-from vla_cl.methods.task_counting import TaskCountingMethod, check_range, check_share, checked_shares, counted
+from vla_cl.methods.task_counting import TaskCountingMethod, check_range, check_share, checked_shares
+from vla_cl.trust.text import counted
 from vla_cl.types import ConfigurationError, Experience, MethodCard
 
 Output = Literal["split", "frozen", "trained"]

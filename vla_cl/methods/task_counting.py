@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vla_cl.interfaces import Data, Method
 from vla_cl.methods.saved_state import TASKS_LEARNT, require_keys, whole_number
+from vla_cl.trust.text import counted
 from vla_cl.types import ConfigurationError, Experience
 
 
@@ -63,11 +64,6 @@ class TaskCountingMethod(Method):
             )
         require_keys(type(self).__name__, extra, [TASKS_LEARNT])
         self.tasks_learnt = whole_number(TASKS_LEARNT, extra[TASKS_LEARNT])
-
-
-def counted(number: int, thing: str) -> str:
-    """``1 experience``, ``2 experiences``."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def check_range(setting: str, value: float, low: float, high: float) -> None:
