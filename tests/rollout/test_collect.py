@@ -147,7 +147,8 @@ def test_an_interrupted_call_continues_and_ends_alike(tmp_path, kind, error):
     if kind == "raise":
         assert "misbehave" in str(caught.value.__cause__)  # the worker's traceback
     staged = sorted(broken.rglob(".*.staged/*.npz"))
-    assert [path.stem for path in staged if ".green" in str(path)] == ["0", "1"]
+    stems = [path.stem for path in staged if ".green" in str(path)]
+    assert stems[:2] == ["0", "1"] and "2" not in stems  # a worker may end what it had in hand: 3
     times = {path: path.stat().st_mtime_ns for path in staged}
     folders = collect(faulty, [RED, GREEN], broken, 3, workers=1, progress=False)
     assert all(not path.exists() for path in times)

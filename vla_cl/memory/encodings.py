@@ -22,8 +22,8 @@ FILM_BYTES = 4 * 2**30
 _MACROBLOCK = 16
 """Pixels; pictures are padded to a multiple by what stands at their edge."""
 
-_REPEATABLE = "mbtree=0:log-level=none"
-"""In films narrower than 64 pixels, x264's macroblock tree depends on what the memory held before."""
+REPEATABLE = "mbtree=0:log-level=none"
+"""For x264: in small films its macroblock tree depends on what the memory held before."""
 
 
 class Codec(ABC):
@@ -125,7 +125,7 @@ class H264(Codec):
             stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt = "yuv420p"
             stream.thread_count = 1
-            stream.options = {"crf": str(self.crf), "x264-params": _REPEATABLE}
+            stream.options = {"crf": str(self.crf), "x264-params": REPEATABLE}
             for frame in frames:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
             container.mux(stream.encode())

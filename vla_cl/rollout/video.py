@@ -9,10 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.files import replacing
+from vla_cl.memory.encodings import REPEATABLE
 
 
 def write_video(path: Path, frames: NDArray[np.uint8], fps: float) -> None:
     """Write an mp4: H.264, yuv420p, its index in front, so that it starts playing before all of it has come.
+
+    The same frames always give the same bytes.
 
     Sides of odd length get one more row or column, a copy of the last: yuv420p needs even ones.
 
@@ -40,7 +43,7 @@ def write_video(path: Path, frames: NDArray[np.uint8], fps: float) -> None:
         stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "26", "preset": "veryfast", "threads": "1"}
+        stream.options = {"crf": "26", "preset": "veryfast", "threads": "1", "x264-params": REPEATABLE}
         for frame in frames:
             file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         file.mux(stream.encode(None))
