@@ -1,6 +1,7 @@
 """A method's memory may be described in full, in place of a number of samples."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from keyed_model import KeyedModel
 from regression_model import RegressionModel
 from tiny_model import TinyData, TinyModel, experience
 
+from vla_cl.compose import build, compose
+from vla_cl.interfaces import Method
 from vla_cl.methods.agem import AveragedGradientEpisodicMemory
 from vla_cl.methods.cama import ConfidenceAwareMovingAverage
 from vla_cl.methods.der import DarkExperienceReplay
@@ -16,6 +19,7 @@ from vla_cl.methods.gem import GradientEpisodicMemory
 from vla_cl.methods.mir import MaximallyInterferedRetrieval
 from vla_cl.types import ConfigurationError, Draw
 
+CONF = Path(__file__).parents[2] / "conf" / "method"
 KINDS = (ExperienceReplay, MaximallyInterferedRetrieval, AveragedGradientEpisodicMemory, GradientEpisodicMemory)
 DARK = (DarkExperienceReplay, ConfidenceAwareMovingAverage)
 
@@ -29,6 +33,19 @@ def test_a_budget_in_bytes_is_kept_over_tasks(kind):
         assert 0 < method.memory_bytes() <= 200
     kept = method.memory.everything()
     assert np.unique(kept[:, 0]).tolist() == [0, 1, 2]
+
+
+REMEMBERING = [path.stem for path in sorted(CONF.glob("*.yaml")) if "selection:" in path.read_text()]
+
+
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_a_memory_without_a_selection_has_the_methods(name):
+    for selection in ("first", "uniform"):
+        given = [f"method={name}", f"method.selection={selection}"]
+        method = build(compose([*given, "method.memory={samples_per_task: 10}"])["method"], Method)
+        assert method.memory.settings.selection == selection
+        method = build(compose([*given, "method.memory={samples_per_task: 10, selection: herding}"])["method"], Method)
+        assert method.memory.settings.selection == "herding"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -15,6 +15,8 @@ from tiny_distillable import (
 from tiny_model import TinyData, TinyModel, experience
 from torch import nn
 
+from vla_cl.compose import build, compose
+from vla_cl.interfaces import Method
 from vla_cl.methods.osft import OrthogonalSubspaceFineTuning
 from vla_cl.train import TrainingSettings, learn
 from vla_cl.types import ConfigurationError, Draw, Roles
@@ -153,6 +155,18 @@ def test_the_schedule_freezes_more_with_each_task():
     assert [constant.frozen_share(task) for task in (1, 2, 20)] == [0, 0.5, 0.5]
     chosen = OrthogonalSubspaceFineTuning(rank_schedule=[0.1, 0.4])
     assert [chosen.frozen_share(task) for task in (1, 2, 3)] == [0.1, 0.4, 0.4]
+
+
+@pytest.mark.parametrize("preset", ["osft", "osft_peft"])
+def test_where_nothing_is_announced_the_stream_is_as_long_as_it_is(preset):
+    method = build(compose([f"method={preset}", "method.effective_rank=null"])["method"], Method)
+    method.require_length(4)
+    assert [method.frozen_share(task) for task in (1, 2, 3, 4)] == [0, 0.25, 0.5, 0.75]
+    method.require_length(1)  # a stream of one experience may grow
+    assert [method.frozen_share(task) for task in (1, 2)] == [0, 0.5]
+    announced = OrthogonalSubspaceFineTuning(tasks=8)
+    announced.require_length(4)
+    assert announced.frozen_share(4) == 3 / 8
 
 
 def test_torchs_fast_path_does_not_pass_the_split_layers_by():

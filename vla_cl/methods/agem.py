@@ -46,7 +46,7 @@ class AveragedGradientEpisodicMemory(RememberingMethod):
         share: Remembered samples per sample of the batch; LIBERO takes as many as new ones; 0 is sequential
             fine-tuning.
         selection: Which samples are kept; ``first`` is LIBERO's rule.
-        memory: In place of ``samples_per_task`` and ``selection``, see `vla_cl.methods.remembering.make_memory`.
+        memory: In place of ``samples_per_task``, see `vla_cl.methods.remembering.make_memory`.
         project: The ``gradient``, before clipping, as the paper and LIBERO do, or the optimizer's ``step``.
 
     Raises:

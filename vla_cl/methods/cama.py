@@ -45,7 +45,7 @@ class ConfidenceAwareMovingAverage(DarkExperienceReplay):
         beta: Weight of the loss on remembered samples (the paper's code: 0.5).
         samples_per_task: Samples kept of each past task, with their outputs.
         selection: Which samples are kept.
-        memory: In place of both, see `vla_cl.methods.remembering.make_memory`.
+        memory: In place of ``samples_per_task``, see `vla_cl.methods.remembering.make_memory`.
         mixing: ``replaced`` or ``added``, as in ER.
         share: Remembered samples per sample of the batch; 2/3 with ``replaced`` and ``independent`` gives the paper's
             thirds: new samples, remembered ones, remembered ones with outputs.

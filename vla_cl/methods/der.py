@@ -79,7 +79,7 @@ class DarkExperienceReplay(ReplayMethod):
         beta: Weight of the loss on remembered samples; 0 is DER. With alpha also 0: sequential fine-tuning.
         samples_per_task: Samples kept of each past task, with their outputs.
         selection: Which samples are kept.
-        memory: In place of both, see `vla_cl.methods.remembering.make_memory`.
+        memory: In place of ``samples_per_task``, see `vla_cl.methods.remembering.make_memory`.
         mixing: ``replaced`` or ``added``, as in ER.
         share: Remembered samples per sample of the batch that the loop hands over.
         label_batch: ``same``: the beta term looks at the samples of the alpha term; ``independent``: each of the terms

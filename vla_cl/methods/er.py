@@ -25,7 +25,7 @@ class ReplayMethod(RememberingMethod):
         mixing: How remembered samples enter a batch, see `vla_cl.memory.mixing.Mixture`.
         share: How many of them.
         selection: Which samples are kept.
-        memory: In place of both, see `make_memory`.
+        memory: In place of ``samples_per_task``, see `make_memory`.
         mixings: The kinds of mixing that the method can do.
 
     Raises:
@@ -75,7 +75,7 @@ class ExperienceReplay(ReplayMethod):
         share: Remembered samples per sample of the batch that the loop hands over; 1.0 with ``added`` is LIBERO's 1:1.
             With ``coin_flip`` the probability of a step that only remembers. 0 is sequential fine-tuning.
         selection: Which samples are kept; ``first`` is LIBERO's rule.
-        memory: In place of ``samples_per_task`` and ``selection``, see `make_memory`.
+        memory: In place of ``samples_per_task``, see `make_memory`.
 
     Raises:
         ConfigurationError: A setting is out of range.

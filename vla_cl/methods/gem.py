@@ -56,7 +56,7 @@ class GradientEpisodicMemory(RememberingMethod):
         eps: Added to the diagonal of G G^T. It has the unit of a squared gradient: where gradients are much smaller
             than its root, only the margin is left of the projection. 0 with ``project: step``, which promises more.
         selection: Which samples are kept.
-        memory: In place of ``samples_per_task`` and ``selection``, see `vla_cl.methods.remembering.make_memory`.
+        memory: In place of ``samples_per_task``, see `vla_cl.methods.remembering.make_memory`.
         project: The ``gradient``, before clipping, as the authors do, or the optimizer's ``step``.
 
     Raises:

@@ -24,6 +24,9 @@ Output = Literal["split", "frozen", "trained"]
 OUTPUTS: tuple[Output, ...] = ("split", "frozen", "trained")
 _ADAPTER = "default"
 
+UNTOLD_TASKS = 10
+"""How many tasks are taken to come where neither the settings nor a run tell."""
+
 
 class OrthogonalSubspaceFineTuning(TaskCountingMethod):
     """PEFT's OSF layers while a task is learnt, plain weights between tasks.
@@ -38,7 +41,8 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
     after the first task learns little.
 
     Args:
-        tasks: T, how many tasks will come; at task t the share (t - 1) / T is frozen.
+        tasks: T, how many tasks will come; at task t the share (t - 1) / T is frozen. Null: as many as the stream has,
+            which a run tells (`require_length`); whoever does not tell gets ten.
         effective_rank: A constant share to freeze from the second task on instead, of the smaller side of each matrix
             (PEFT's own default is 0.5); 0 is sequential fine-tuning.
         rank_schedule: The shares to freeze instead, one per task from the first on; the last holds for all that follow.
@@ -71,7 +75,7 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
 
     def __init__(
         self,
-        tasks: int = 10,
+        tasks: int | None = None,
         effective_rank: float | None = None,
         rank_schedule: Sequence[float] | None = None,
         target: Sequence[str] | None = None,
@@ -79,14 +83,16 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
         train_rest: bool = False,
         exact: bool = True,
     ) -> None:
-        check_range("tasks", tasks, 1, float("inf"))
+        if tasks is not None:
+            check_range("tasks", tasks, 1, float("inf"))
         if effective_rank is not None and rank_schedule is not None:
             raise ConfigurationError("method.effective_rank and method.rank_schedule exclude each other; give one")
         if effective_rank is not None:
             check_share("effective_rank", effective_rank)
         if output not in OUTPUTS:
             raise ConfigurationError(f"method.output must be one of {', '.join(OUTPUTS)}; got {output!r}")
-        self.tasks = tasks
+        self._announced = tasks
+        self.tasks = UNTOLD_TASKS if tasks is None else tasks
         self.effective_rank = effective_rank
         self.rank_schedule = checked_shares("rank_schedule", rank_schedule)
         self.target = checked_patterns("target", target)
@@ -132,7 +138,9 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
                 )
 
     def require_length(self, experiences: int) -> None:
-        """Refuse more tasks than ``tasks`` divides the directions between, and a schedule that freezes nothing.
+        """Take the stream's length for ``tasks`` where that is null; refuse what does not fit it.
+
+        Refused are more tasks than ``tasks`` divides the directions between, and a schedule that freezes nothing.
 
         Raises:
             ConfigurationError: There are more, or ``rank_schedule`` freezes nothing in any task of the stream.
@@ -143,10 +151,12 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
                 f"method.rank_schedule is 0 for all of {counted(experiences, 'experience')}, so method 'osft' would "
                 "change nothing; raise a share, or use method=sequential"
             )
+        if self._announced is None:
+            self.tasks = told
         if self.rank_schedule is None and self.effective_rank is None and experiences > self.tasks:
             raise ConfigurationError(
                 f"method.tasks is {self.tasks}, but the stream has {experiences} experiences and nothing may learn "
-                f"after the {self.tasks}th; set method.tasks={experiences}"
+                f"after number {self.tasks}; set method.tasks={experiences}, or null for the stream's length"
             )
 
     def frozen_share(self, task: int) -> float:

@@ -21,13 +21,16 @@ def make_memory(samples_per_task: int, selection: Selection, memory: Mapping[str
     Args:
         samples_per_task: Samples kept of each past task.
         selection: Which ones.
-        memory: In place of both: the fields of `vla_cl.memory.settings.MemorySettings`, for example a budget in bytes.
+        memory: In place of ``samples_per_task``: the fields of `vla_cl.memory.settings.MemorySettings`, for example a
+            budget in bytes. Where it names no ``selection`` of its own, the one above holds.
 
     Raises:
         ConfigurationError: A setting is unknown or out of range.
     """
+    if isinstance(memory, Mapping):
+        return ReplayMemory.from_settings({"selection": selection, **memory})
     if memory is not None:
-        return ReplayMemory.from_settings(memory)
+        return ReplayMemory.from_settings(memory)  # which refuses it
     if samples_per_task < 1:
         raise ConfigurationError(f"method.samples_per_task must be at least 1; got {samples_per_task}")
     if selection not in SELECTIONS:
