@@ -22,9 +22,9 @@ def test_seeds_that_differ_have_students_interval():
     assert found.high == 1.0  # 0.5 + half is above the range
 
 
-def test_seeds_that_agree_have_the_interval_of_their_episodes():
+def test_seeds_that_agree_have_the_interval_of_one_since_all_have_the_same_states():
     found = over_seeds([Estimate(1.0, 0.9, 1.0)] * 4, 0.0)
-    assert (found.value, found.low, found.high) == pytest.approx((1.0, 0.95, 1.0))  # 0.1 / sqrt(4)
+    assert (found.value, found.low, found.high) == pytest.approx((1.0, 0.9, 1.0))
 
 
 def test_the_range_is_kept():

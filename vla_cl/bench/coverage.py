@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,15 @@ class World:
         baseline: Of the untrained policy, shape (K,).
         curves: Of each task while it is learnt, shape (K, points).
         alone: Of each task learnt alone, shape (K, points).
+        decided: Share of the initial states that decide alone: what happens there is the same in all evaluations that
+            have the same rate.
     """
 
     success: FloatArray
     baseline: FloatArray
     curves: FloatArray
     alone: FloatArray
+    decided: float = 0.0
 
 
 def worlds(tasks: int) -> dict[str, World]:
@@ -67,7 +70,11 @@ def worlds(tasks: int) -> dict[str, World]:
             after < 0, _AHEAD, learnt * np.where((after > 0) & (column % 2 == 1), 0.3, 1.0)
         ),
     }
-    return {name: _world(success) for name, success in rates.items()}
+    found = {name: _world(success) for name, success in rates.items()}
+    for decided in (0.2, 1.0):
+        for name in ("all .5, nothing forgotten", "mixed, little by little"):
+            found[f"{name}, {decided:.0%} of the states decide alone"] = replace(found[name], decided=decided)
+    return found
 
 
 def _world(success: FloatArray) -> World:
@@ -78,24 +85,50 @@ def _world(success: FloatArray) -> World:
     return World(success, start, curves, start[:, None] + (end - start)[:, None] * way)
 
 
+@dataclass(frozen=True)
+class _State:
+    """The luck of each task's initial states: shape (K, episodes); NaN where a state does not decide alone."""
+
+    luck: FloatArray
+    generator: np.random.Generator
+
+    @classmethod
+    def draw(cls, decided: float, tasks: int, episodes: int, generator: np.random.Generator | None) -> _State | None:
+        if generator is None:
+            return None
+        alone = generator.random((tasks, episodes)) < decided
+        return cls(np.where(alone, generator.random((tasks, episodes)), np.nan), generator)
+
+    def success(self, rates: FloatArray) -> FloatArray:
+        """Measured rates, of true ones of shape (..., K)."""
+        if np.isnan(self.luck).all():
+            episodes = self.luck.shape[1]
+            return self.generator.binomial(episodes, rates) / episodes
+        fresh = self.generator.random((*rates.shape, self.luck.shape[1]))
+        drawn = np.where(np.isnan(self.luck), fresh, self.luck)
+        return np.asarray((drawn < rates[..., None]).mean(axis=-1))
+
+
 def measured(
     world: World, episodes: int, generator: np.random.Generator | None = None
 ) -> tuple[SuccessMatrix, SuccessMatrix]:
     """A run and its reference with so many episodes behind every number; without a generator the rates themselves."""
-
-    def seen(rates: FloatArray) -> FloatArray:
-        return rates if generator is None else generator.binomial(episodes, rates) / episodes
-
     size = len(world.success)
+    reported, selected = (_State.draw(world.decided, size, episodes, generator) for _ in range(2))
+
+    def seen(rates: FloatArray, states: _State | None = reported) -> FloatArray:
+        return rates if states is None else states.success(rates)
+
     names = tuple(f"task-{number}" for number in range(size))
     steps = np.arange(_POINTS)
     counts = np.full((size, size), episodes)
+    curves = _curves(names, steps, seen(world.curves.T, selected).T)
     run = SuccessMatrix(
-        names, names, seen(world.success), counts, _curves(names, steps, seen(world.curves)), seen(world.baseline),
+        names, names, seen(world.success), counts, curves, seen(world.baseline),
         curve_episodes=episodes, baseline_episodes=episodes,
     )  # fmt: skip
     diagonal = np.where(np.eye(size, dtype=bool), 0.5, np.nan)
-    alone = _curves(names, steps, seen(world.alone))
+    alone = _curves(names, steps, seen(world.alone.T, selected).T)
     reference = SuccessMatrix(names, names, diagonal, counts, alone, curve_episodes=episodes)
     return run, reference
 
@@ -114,17 +147,26 @@ class Coverage:
             ``sum_i c_i^2 n_i p_i (1 - p_i) / max_i c_i^2`` with weights c per episode.
         off: Mean of the values minus the truth.
         defined: Share of the replications in which the metric was defined.
+        decided: As of `World`.
     """
 
     held: float
     chance: float
     off: float
     defined: float
+    decided: float = 0.0
 
     @property
     def promised(self) -> bool:
-        """Whether the interval keeps its promise; with little chance it may hold the truth oftener."""
-        return self.held >= PROMISED[0] and (self.held <= PROMISED[1] or self.chance < LITTLE_CHANCE)
+        """Whether the interval keeps its promise, if there is one.
+
+        It may hold the truth oftener with little chance, and where states decide, since what is shared cancels in
+        differences.
+        """
+        if math.isnan(self.held):
+            return True
+        often = self.held <= PROMISED[1] or self.chance < LITTLE_CHANCE or self.decided > 0
+        return self.held >= PROMISED[0] and often
 
 
 def coverages(world: World, episodes: int, replications: int, generator: np.random.Generator) -> dict[str, Coverage]:
@@ -137,7 +179,13 @@ def coverages(world: World, episodes: int, replications: int, generator: np.rand
     for start in range(0, replications, _AT_ONCE):
         runs = [measured(world, episodes, generator) for _ in range(min(_AT_ONCE, replications - start))]
         results += compute_many(runs, metrics=chosen)
-    found = {metric.name: _coverage(metric, exact, truth[metric.name].value, results) for metric in chosen}
+    found = {
+        metric.name: replace(
+            _coverage(metric, exact, truth[metric.name].value, results),
+            decided=world.decided,
+        )
+        for metric in chosen
+    }
     return {metric.name: found[same[metric.name]] for metric in METRICS}
 
 
@@ -168,9 +216,10 @@ def _coverage(
     values = np.array([estimate.value for estimate in seen])
     ends = np.array([(estimate.low, estimate.high) for estimate in seen])
     defined = ~np.isnan(values)
+    with_interval = defined & ~np.isnan(ends).any(axis=1)
     held = (ends[:, 0] <= true + 1e-9) & (true - 1e-9 <= ends[:, 1])
     return Coverage(
-        float(held[defined].mean()) if metric.terms is not None and defined.any() else math.nan,
+        float(held[with_interval].mean()) if with_interval.any() else math.nan,
         _chance(metric, Measurements(*exact)),
         float(values[defined].mean() - true) if defined.any() else math.nan,
         float(defined.mean()),
@@ -215,12 +264,20 @@ def coverage(overrides: Sequence[str], folders: Sequence[Path]) -> dict[str, Any
 
 
 def _summary(metric: Metric, conditions: Mapping[str, Mapping[str, Coverage]]) -> str:
-    """``93.1 to 96.9 % (98.2 to 100.0 % with little chance); value off by -0.001 to 0.002``."""
+    """``93.1 to 96.9 %; 98.2 to 100.0 % with little chance; value off by -0.001 to 0.002``."""
     found = [figures[metric.name] for figures in conditions.values()]
     off = f"value off by {min(item.off for item in found):+.3f} to {max(item.off for item in found):+.3f}"
-    if metric.terms is None:
+    if all(math.isnan(item.held) for item in found):
         return f"no interval; {off}"
-    much = [100 * item.held for item in found if item.chance >= LITTLE_CHANCE]
-    little = [100 * item.held for item in found if item.chance < LITTLE_CHANCE]
-    rest = f" ({min(little):.1f} to {max(little):.1f} % with little chance)" if little else ""
-    return f"{min(much):.1f} to {max(much):.1f} %{rest}; {off}"
+    alone = [item for item in found if not item.decided]
+    kinds = {
+        "": [item for item in alone if item.chance >= LITTLE_CHANCE],
+        " with little chance": [item for item in alone if item.chance < LITTLE_CHANCE],
+        " where states decide": [item for item in found if item.decided],
+    }
+    told = [
+        f"{100 * min(item.held for item in items):.1f} to {100 * max(item.held for item in items):.1f} %{kind}"
+        for kind, items in kinds.items()
+        if items
+    ]
+    return "; ".join([*told, off])

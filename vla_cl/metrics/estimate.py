@@ -5,6 +5,11 @@ of several evaluations (`chaudhry_forgetting`, `tail_fwt`) has none: the best of
 interval around it misses the truth more often than it says, and the more tasks there are the oftener. Its entry in the
 table says which way it is off.
 
+A sum over several evaluations of one task has none either (`average_incremental_success`, `clare_auc`): every row of a
+run is rolled out on the same initial states, and a state that is hard for one row's policy is hard for the next one's.
+On six tasks of Meta-World the outcomes on a state in two rows correlate with .2; for PackNet, whose old outputs do not
+change, with 1. In differences (forgetting) what is shared cancels, so that their intervals are rather too wide.
+
 The episodes of learning curves and of the baseline must be known (``curve_episodes``, ``baseline_episodes``) for what
 reads them to have an interval.
 
@@ -25,6 +30,10 @@ from vla_cl.metrics.measurements import Measurements
 from vla_cl.metrics.reasons import why_undefined
 from vla_cl.metrics.table import METRICS, Metric
 from vla_cl.metrics.terms import Terms
+
+SHARED_STATES = (
+    "shared: it adds up success on the same initial states in several evaluations, whose luck is partly the same"
+)
 
 
 @dataclass(frozen=True)
@@ -91,10 +100,9 @@ def _measure(metric: Metric, measured: Measurements) -> tuple[float, Terms | str
     if metric.terms is None:
         return value, metric.bias
     terms = metric.terms(measured)
-    return (
-        value,
-        f"no counts: the file does not say how many episodes are behind {terms.unknown[0]}" if terms.unknown else terms,
-    )
+    if terms.unknown:
+        return value, f"no counts: the file does not say how many episodes are behind {terms.unknown[0]}"
+    return value, SHARED_STATES if terms.shared else terms
 
 
 def _intervals(sums: Sequence[Terms]) -> list[tuple[float, float]]:

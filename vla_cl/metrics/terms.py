@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +24,16 @@ class Terms:
         rates: Measured success, shape (n,).
         episodes: Behind each rate, shape (n,).
         unknown: What of it has no known number of episodes, in words; then there is no interval.
+        shared: Whether it adds up success on the same initial states in several evaluations. Their luck is partly the
+            same, so that the sum is less certain than one of independent cells; then there is no interval. Where such
+            cells are subtracted from each other, what they share cancels.
     """
 
     weights: FloatArray
     rates: FloatArray
     episodes: FloatArray
     unknown: tuple[str, ...] = ()
+    shared: bool = False
 
     def __add__(self, other: Terms) -> Terms:
         """Both sums together; they share no rate."""
@@ -38,6 +42,7 @@ class Terms:
             np.concatenate([self.rates, other.rates]),
             np.concatenate([self.episodes, other.episodes]),
             self.unknown + other.unknown,
+            self.shared or other.shared,
         )
 
 
@@ -85,7 +90,8 @@ def along_curves(measured: Measurements) -> Terms:
     for position, column in enumerate(measured.positions or ()):
         curve = measured.curves[position]
         weights = np.full(len(curve), slopes[position] / len(curve))
-        own += _read(weights, curve, measured.matrix.curve_episodes, _CURVES)
+        points = _read(weights, curve, measured.matrix.curve_episodes, _CURVES)
+        own += replace(points, shared=len(curve) > 1)  # all points are of the selection states
         slope = -slopes[position] * (1 - means[position]) / (1 - references[position])
         shared[column] = shared.get(column, 0.0) + slope
     episodes = None if measured.reference is None else measured.reference.curve_episodes
@@ -96,7 +102,10 @@ def along_curves(measured: Measurements) -> Terms:
 
 
 def _cells(measured: Measurements, weights: FloatArray) -> Terms:
-    return _read(weights, measured.success, measured.matrix.episodes, _CELLS)
+    found = _read(weights, measured.success, measured.matrix.episodes, _CELLS)
+    # Fully shared luck gives a task's cells the variance (sum w)^2, independent luck sum w^2.
+    added_up = weights.sum(axis=0) ** 2 > (weights**2).sum(axis=0) * (1 + 1e-9)
+    return replace(found, shared=bool(added_up.any()))
 
 
 def _read(weights: FloatArray, rates: FloatArray, episodes: NDArray[np.int64] | int | None, what: str) -> Terms:

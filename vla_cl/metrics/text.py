@@ -112,7 +112,7 @@ def _notes(results: Mapping[str, Estimate]) -> list[str]:
                 about.setdefault(f"not defined: {result.why}", []).append(metric.name)
             continue
         if metric.bias:
-            interval = "no interval" if metric.terms is None else "an interval allows for it"
+            interval = "no interval" if math.isnan(result.low) else "an interval allows for it"
             about.setdefault(f"{metric.bias}; {interval}", []).append(metric.name)
         if result.why and metric.terms is not None:
             about.setdefault(f"no interval: {result.why}", []).append(metric.name)
