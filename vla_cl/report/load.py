@@ -30,8 +30,8 @@ _ENTRIES: dict[str, type | tuple[type, ...]] = {
     "name": str, "method": str, "arrangement": str, "status": str, "experiences": list,
 }  # fmt: skip
 _OPTIONAL: dict[str, type | tuple[type, ...]] = {
-    "told_the_task": bool, "seeds": dict, "seconds": dict, "versions": dict, "machine": dict, "tasks": list, "passed_over": list,
-    "memory_bytes": (int, float), "parameters": (int, float), "steps": (int, float),
+    "seeds": dict, "seconds": dict, "versions": dict, "machine": dict, "tasks": list, "passed_over": list,
+    "told_the_task": bool, "memory_bytes": (int, float), "parameters": (int, float), "steps": (int, float),
 }  # fmt: skip
 """Entries of ``run.json`` that are shown where they are there."""
 
