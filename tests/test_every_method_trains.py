@@ -35,6 +35,7 @@ def test_it_learns_three_tasks_from_the_command_line(cache, tmp_path, capfd, nam
     summary = json.loads((folder / "run.json").read_text())
     assert summary["status"] == "finished"
     assert summary["method"] == name
+    assert summary["told_the_task"] == method.task_id_at_test
     assert sorted(path.name for path in (folder / "checkpoints").iterdir() if path.name.isdigit()) == [
         "001",
         "002",

@@ -49,7 +49,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
         type=user_location,
         help="a run's folder, a checkpoint, a LeRobot policy (folder, hub name), or random",
     )
-    add_overrides(evaluate)
+    add_overrides(evaluate, "evaluate")
     report = add(
         "report", _report, "write an HTML report of one or more runs", "vla-cl report outputs/run-a outputs/run-b"
     )
@@ -95,7 +95,7 @@ def _add_tools(add: Callable[..., argparse.ArgumentParser]) -> None:
         choices=("startup", "training", "learning", "rollout", "methods", "preflight", "coverage"),
         help="what to measure",
     )
-    add_overrides(bench)
+    add_overrides(bench, "bench")
     gallery = add(
         "gallery", _gallery, "pictures of every task of a suite", "vla-cl gallery metaworld --output outputs/gallery"
     )
@@ -103,7 +103,7 @@ def _add_tools(add: Callable[..., argparse.ArgumentParser]) -> None:
     gallery.add_argument("--output", type=user_path, default=Path("outputs/gallery"), help="folder of the picture")
     gallery.add_argument("--cameras", action="store_true", help="every camera as a policy sees it")
     gallery.add_argument("--profiles", metavar="TASK", help="instead: this task in every render profile")
-    add_overrides(gallery)
+    add_overrides(gallery, "evaluate")
     methods = add("methods", _methods, "list the methods, or write the page about them", "vla-cl methods")
     methods.add_argument("--write", type=user_path, metavar="FILE", help="write the whole page there, as Markdown")
     methods.add_argument(

@@ -180,8 +180,8 @@ def parse(arguments: Sequence[str], parser: Parser, commands: dict[str, Parser])
     return options
 
 
-def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Hydra overrides behind the command's own arguments."""
+def add_overrides(parser: argparse.ArgumentParser, root: str = "config") -> None:
+    """Hydra overrides behind the command's own arguments, of the settings in ``conf/<root>.yaml``."""
     parser.add_argument(
         "--conf",
         type=user_path,
@@ -195,5 +195,5 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         default=[],
         metavar="KEY=VALUE",
-        help="settings that differ from conf/config.yaml (Hydra syntax)",
+        help=f"settings that differ from conf/{root}.yaml (Hydra syntax)",
     )

@@ -378,6 +378,7 @@ class ContinualRun:
                 "machine": machine(str(model.device)),
                 "seconds": {name: round(value, 1) for name, value in seconds.items()},
                 "passed_over": list(self._passed_over),
+                "told_the_task": self._method.task_id_at_test,
                 "memory_bytes": self._method.memory_bytes(),
                 "parameters": sum(p.numel() for p in model.module.parameters()),
                 "steps": progress.step,

@@ -19,6 +19,7 @@ from vla_cl.manifest import of_run, require_text_seal, seal, seal_text
 from vla_cl.metrics.matrix import SuccessMatrix
 from vla_cl.names import VIDEOS
 from vla_cl.rollout.table import EpisodeTable
+from vla_cl.settings.speed import WHERE_AND_HOW_FAST, is_among
 from vla_cl.trust.reading import read_text
 from vla_cl.trust.text import counted, harmless, short
 from vla_cl.trust.yaml_files import YAML_BYTES, read_yaml_object
@@ -31,9 +32,8 @@ PACKAGES = (
 
 CONFIG, TABLE, MATRIX, LOCK = "config.yaml", "episodes.parquet", "matrix.json", ".lock"
 
-_SPEED = tuple(f"evaluation.{name}" for name in ("workers", "slots_per_worker", "batch_size", "deadline"))
 _PLACES = ("stream.datasets", "data.datasets")  # datasets are compared by content (`vla_cl.data.identity`)
-MAY_DIFFER = ("output_dir", "name", "device", "threads", "cache_dir", "tracking", *_SPEED, *_PLACES)
+MAY_DIFFER = (*WHERE_AND_HOW_FAST, *_PLACES)
 """Settings that a resumed run may change: they decide where and how fast, not what."""
 
 
@@ -101,8 +101,7 @@ class RunFolder:
 
         require_same_program(self.checkpoints)
         before = read_settings(self.root / CONFIG)
-        changed = _differences(before, dict(settings)) - set(MAY_DIFFER)
-        changed = {key for key in changed if not key.startswith(tuple(f"{name}." for name in MAY_DIFFER))}
+        changed = {key for key in _differences(before, dict(settings)) if not is_among(key, MAY_DIFFER)}
         if changed:
             raise ConfigurationError(
                 f"{short(self.root)} holds a run with other settings ({harmless(', '.join(sorted(changed)), 110)}); "

@@ -1,3 +1,4 @@
+import contextlib
 import subprocess
 import sys
 
@@ -31,6 +32,13 @@ def test_help_shows_an_example_and_imports_nothing_heavy(arguments):
     assert done.returncode == 0
     assert "example: vla-cl " in done.stdout
     assert "heavy: []" in done.stdout
+
+
+@pytest.mark.parametrize(("command", "root"), [("train", "config"), ("evaluate", "evaluate"), ("bench", "bench")])
+def test_help_names_the_file_of_the_settings(command, root, capsys):
+    with contextlib.suppress(SystemExit):
+        main([command, "--help"])
+    assert f"settings that differ from conf/{root}.yaml" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

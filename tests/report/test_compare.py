@@ -3,10 +3,15 @@
 import json
 
 import pytest
+import yaml
 from generated_run import TASKS, GeneratedRun
 
 from vla_cl import cli
+from vla_cl.report import write_report
+from vla_cl.report.compare import is_compared
 from vla_cl.report.seed_groups import compare
+from vla_cl.run_folder import MAY_DIFFER
+from vla_cl.settings.speed import WHERE_AND_HOW_FAST, is_among
 from vla_cl.types import ConfigurationError
 
 KEPT = ((1.0, None, None), (0.9, 1.0, None), (0.9, 0.9, 1.0))
@@ -59,6 +64,30 @@ def test_runs_with_other_settings_are_lines_of_their_own_that_say_which(tmp_path
         (folder / "config.yaml").write_text((folder / "config.yaml").read_text() + f"\nextra: {{rate: {rate}}}\n")
     groups = json.loads(compare(folders, style="json"))
     assert sorted(group["label"] for group in groups) == ["er extra.rate=0.1", "er extra.rate=0.2"]
+
+
+@pytest.mark.parametrize("setting", WHERE_AND_HOW_FAST)
+def test_seeds_that_differ_in_speed_or_place_are_one_line(tmp_path, setting):
+    folders = [write(tmp_path / str(seed), "er", seed, KEPT) for seed in (0, 1)]
+    for seed, folder in enumerate(folders):
+        settings = {**yaml.safe_load((folder / "config.yaml").read_text())}
+        group, _, key = setting.rpartition(".")
+        (settings.setdefault(group, {}) if group else settings)[key] = seed
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    (group,) = json.loads(compare(folders, style="json"))
+    assert (group["label"], group["seeds"]) == ("er", [0, 1])
+    assert not is_compared(setting)
+    assert is_among(setting, MAY_DIFFER)  # a resumed run may change it too
+
+
+def test_a_method_that_is_told_the_task_is_marked(tmp_path):
+    told = [write(tmp_path / f"p{seed}", "packnet", seed, KEPT, extra={"told_the_task": True}) for seed in (0, 1)]
+    other = write(tmp_path / "er", "er", 0, LOST, extra={"told_the_task": False})
+    groups = json.loads(compare([*told, other], style="json"))
+    assert [group["label"] for group in groups] == ["packnet (told the task)", "er"]
+    page = write_report([told[0], other], tmp_path / "report.html").read_text()
+    assert "<strong>packnet (told the task)</strong>" in page
+    assert "er (told" not in page
 
 
 def test_the_same_seed_twice_is_refused(tmp_path):

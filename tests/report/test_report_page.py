@@ -11,6 +11,7 @@ from parsed_page import ParsedPage
 
 from vla_cl.manifest import write_manifest
 from vla_cl.report import write_report
+from vla_cl.report.headline import LEARNT
 from vla_cl.types import ConfigurationError
 
 
@@ -44,6 +45,17 @@ def test_headline_is_derived_from_the_numbers(comparison: Path) -> None:
     assert "still does window-close (100 %)" in text
     assert "er forgot nothing beyond what chance explains" in text
     assert "joint (learning all tasks at once) reaches 97 %" in text
+
+
+def test_a_task_below_the_threshold_is_not_called_never_learnt(tmp_path: Path) -> None:
+    page = page_of(GeneratedRun(success=((0.1, None, None), (0.0, 0.9, None), (0.0, 0.9, 1.0)), videos=0), tmp_path)
+    assert f"did not reach {100 * LEARNT:.0f} % on drawer-open (10 %)" in page.text("")
+    assert "never" not in page.text("")
+
+
+def test_an_interval_in_the_headline_does_not_break_after_its_dash(comparison: Path) -> None:
+    assert re.search(r'\(95 % interval <span class="whole">\d+–\d+\s%</span>\)', comparison.read_text())
+    assert ".whole { white-space: nowrap; }" in comparison.read_text()
 
 
 def test_small_losses_on_many_tasks_are_not_called_nothing(tmp_path: Path) -> None:

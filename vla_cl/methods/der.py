@@ -1,6 +1,7 @@
 """Dark experience replay (DER, DER++): on remembered samples, say what the model said when it had just learnt them.
 
 Buzzega et al., "Dark experience for general continual learning", NeurIPS 2020, arXiv 2004.07211, equations 5 and 6.
+There ||z - h||^2 is a sum over the outputs; the authors' code (mammoth) takes the mean, and so does this.
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ class DarkExperienceReplay(ReplayMethod):
     samples a step has; where that number differs from step to step, on average over the steps. One forward pass of the
     mixed batch gives all of them.
 
-    Differences from the paper: outputs are stored when their task ends, not while its samples stream by, so they are
-    the finished task's; they are computed in evaluation mode; and by default both terms of DER++ look at the same
+    Differences from the paper: the squared differences of a sample's outputs are averaged, as in the authors' code, not
+    added, so alpha does not depend on how many outputs there are; outputs are stored when their task ends, not while
+    its samples stream by, so they are the finished task's; they are computed in evaluation mode; and by default both terms of DER++ look at the same
     remembered samples, where the paper draws a second batch (``label_batch=independent``). An output that depends on
     noise and time is stored with the seed of them and compared under the same.
 
@@ -84,8 +86,8 @@ class DarkExperienceReplay(ReplayMethod):
         share: Remembered samples per sample of the batch that the loop hands over.
         label_batch: ``same``: the beta term looks at the samples of the alpha term; ``independent``: each of the terms
             gets half of the remembered samples.
-        compare: ``squared_error``: of tokens' logits, the paper's distance, the mean over vocabulary and tokens that
-            are learnt from; of anything else, the model's distance, which is a squared error too. ``distance``: always
+        compare: ``squared_error``: of tokens' logits, the mean over vocabulary and tokens that are learnt from; of
+            anything else, the model's distance, which is a mean squared error too. ``distance``: always
             the model's, for tokens the divergence between distributions.
         draws_per_sample: Outputs stored of each sample, each under noise of its own.
         temperature: Of ``compare=distance``, for models of tokens.
@@ -107,8 +109,9 @@ class DarkExperienceReplay(ReplayMethod):
         step="1 if replaced, 1 + share if added",
         memory="samples, their outputs and 8 bytes per output",
         follows=(
-            "the stored outputs and both terms. Not followed: the reservoir over a stream without borders; the "
-            "memory is filled at each task's end."
+            "the stored outputs and both terms, with the mean over a sample's outputs, as in the authors' code; the "
+            "paper's equations have the sum. Not followed: the reservoir over a stream without borders; the memory is "
+            "filled at each task's end."
         ),
     )
     needs = frozenset({Ability.PER_SAMPLE_LOSSES, Ability.OUTPUTS, Ability.KEYED_DRAWS})

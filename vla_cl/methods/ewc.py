@@ -47,13 +47,14 @@ class ElasticWeightConsolidation(ImportancePenalty):
             ``steps``: their squares' sum over the steps of an epoch, as in TRACE, which grows with the epochs;
             ``falling_steps``: the sum of g_s^2 / s, as in LLMCL. The next four settings do not apply to these two.
         samples: Of a task, to estimate its Fisher on; None for all.
-        batch_size: Samples of one pass; with ``batch`` it changes the result.
+        batch_size: Samples of one pass; it changes the result with ``batch`` and ``weighted_batch``, and for models
+            that draw their noise for a whole batch at once (those without `Ability.KEYED_DRAWS` whose loss is noisy).
         measured_in: The model's mode meanwhile. ``evaluation``, without augmentation and dropout: what acts is
             protected, and what only learning uses (the encoder of actions in ACT) has no importance; ``training``: what
             lowers the training loss is protected, as in LIBERO. Running statistics stand still in both.
-        estimator: ``empirical``: gradients of the loss, so of the data's targets; ``model``: targets drawn from the
-            model itself, the Fisher proper. Actions, velocities and noise are then means of normal distributions of
-            unit variance, whatever the loss (a regressed action's absolute error included); tokens are categorical.
+        estimator: ``empirical``: gradients at the data's own targets, the empirical Fisher; ``model``: at targets drawn
+            from the model itself, the Fisher proper. Actions, velocities and noise are then means of normal distributions
+            of unit variance, whatever the loss (a regressed action's absolute error included); tokens are categorical.
             As in the loss, d squared differences are averaged, so their Fisher is (2 / d)^2 times that of their joint
             density (and n tokens' 1 / n^2 times); ``normalise`` takes such factors away. Needs a model whose outputs
             can be compared.

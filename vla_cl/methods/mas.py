@@ -36,7 +36,8 @@ class MemoryAwareSynapses(ImportancePenalty):
             step of actions, the logits of one token. Of tokens those count that are learnt from, as in a distance of
             outputs.
         samples: Of a task, to estimate its importances on; None for all.
-        batch_size: Samples of one pass; the result does not depend on it.
+        batch_size: Samples of one pass; the result does not depend on it, but for models that draw their noise for a
+            whole batch at once (those without `Ability.KEYED_DRAWS` whose outputs depend on noise).
 
     Raises:
         ConfigurationError: A setting is out of range.

@@ -69,8 +69,8 @@ class OrthogonalGradientDescent(Method):
         step="1, and 8 n bytes per parameter moved for n vectors",
         memory="4 n bytes per parameter; with project=step 4 more during a step",
         follows=(
-            "one vector per sample (OGD-AVE). Not followed: gradient descent; AdamW's steps are only about orthogonal "
-            "to the past, with project=step exactly."
+            "one vector per sample (OGD-AVE). Not followed: gradient descent; as published nothing is promised of "
+            "AdamW's steps, with project=step it is of every optimizer's."
         ),
     )
 

@@ -28,7 +28,8 @@ CHECKED_SAMPLES = 5
 """Samples on which gradients per sample are compared with autograd; rarely the size of anything else."""
 
 PASS = 64
-"""Samples of one pass where the gradient of a larger batch's mean is asked for: the result does not depend on it."""
+"""Samples of one pass where the gradient of a larger batch's mean is asked for: without noise, or with keyed draws, the
+result does not depend on it."""
 
 Reduction = Literal["per_sample", "batch", "weighted_batch"]
 MeasuredIn = Literal["evaluation", "training"]
@@ -53,7 +54,8 @@ class Estimate:
 class SampledGradients:
     """Samples of an experience and what is differentiated on them.
 
-    The samples, their noise and their order are a function of seed and experience alone.
+    The samples and their order are a function of seed and experience alone. So is their noise in models with keyed
+    draws; in others it depends on the batch, too.
 
     Args:
         model: Its samples are independent meanwhile.

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from vla_cl.report.load import RunRecord
 from vla_cl.report.numbers import UNDEFINED, task_name
 from vla_cl.report.tables import FactTable
+from vla_cl.settings.speed import WHERE_AND_HOW_FAST, is_among
 from vla_cl.trust.text import harmless, short
 from vla_cl.trust.yaml_files import parse_yaml
 from vla_cl.types import ConfigurationError
@@ -19,10 +20,7 @@ SAME = {
 }
 """Keys of ``run.json`` that should agree for a fair comparison, with their plural."""
 
-_NOT_COMPARED = (
-    *("train_seed", "name", "output_dir", "cache_dir", "device", "threads", "tracking"),
-    *("evaluation.workers", "evaluation.slots_per_worker", "evaluation.videos"),
-)
+_NOT_COMPARED = ("train_seed", "evaluation.videos", *WHERE_AND_HOW_FAST)
 """Settings that may differ between the seeds of one method: the seed, where things lie, and what computes."""
 
 
@@ -33,7 +31,7 @@ def is_compared(setting: str, besides: Sequence[str] = ()) -> bool:
         setting: Its name.
         besides: Further settings, or groups of them, that may differ.
     """
-    return not any(setting == name or setting.startswith(f"{name}.") for name in (*_NOT_COMPARED, *besides))
+    return not is_among(setting, (*_NOT_COMPARED, *besides))
 
 
 def all_tasks(runs: Sequence[RunRecord]) -> list[str]:

@@ -104,7 +104,7 @@ def _opening(runs: Sequence[RunRecord], estimates: Mapping[str, Mapping[str, Est
             average = "" if ends else " average success"
             verb = "at" if ends else "ends at" if run.finished else "stands at"
             which = "" if ends else "95 % interval "
-            interval = f" ({which}{percent_range(estimate)})" if percent_range(estimate) else ""
+            interval = _in_brackets(estimate, which)
             ends.append(
                 Markup("<strong>{}</strong> {} <strong>{}</strong>{}{}").format(
                     run.label, verb, percent(estimate.value), average, interval
@@ -114,6 +114,12 @@ def _opening(runs: Sequence[RunRecord], estimates: Mapping[str, Mapping[str, Est
         return Markup("")
     stream, learnt = run_text(runs[0], "stream"), _learnt(runs[0])
     return Markup("On {} ({}), {}.").format(stream, learnt, Markup(", ").join(ends))
+
+
+def _in_brackets(estimate: Estimate, which: str = "") -> Markup:
+    """`` (25–50 %)``, which no line break tears; empty if there is no interval."""
+    interval = percent_range(estimate)
+    return Markup(' ({}<span class="whole">{}</span>)').format(which, interval) if interval else Markup("")
 
 
 def _learnt(run: RunRecord) -> str:
@@ -148,7 +154,7 @@ def _overlap(runs: Sequence[RunRecord], estimates: Mapping[str, Mapping[str, Est
 
 
 def _kept_and_forgotten(run: RunRecord, estimates: Mapping[str, Estimate]) -> list[Markup]:
-    """What a run forgot, kept and never learnt."""
+    """What a run forgot, what it kept, and what it did not learn."""
     courses = task_courses(run)
     if not courses:
         return []
@@ -168,7 +174,7 @@ def _kept_and_forgotten(run: RunRecord, estimates: Mapping[str, Estimate]) -> li
         parts.append(Markup("still does {}").format(_listing(names)))
     if never:
         names = [Markup("{} ({})").format(task_name(c.task), percent(c.best)) for c in never]
-        parts.append(Markup("never learnt {}").format(_listing(names)))
+        parts.append(Markup("did not reach {} on {}").format(percent(LEARNT), _listing(names)))
     return [Markup("<strong>{}</strong> {}.").format(run.label, Markup("; it ").join(parts))] if parts else []
 
 
@@ -204,7 +210,7 @@ def _reference(run: RunRecord, estimates: Mapping[str, Estimate], alone: bool) -
     several = any(len(tasks) > 1 for _, tasks in run.experiences)
     alone_with = "one model per experience" if several else "one model per task"
     how = alone_with if independent else "learning all tasks at once"
-    interval = f" ({percent_range(estimate)})" if percent_range(estimate) else ""
+    interval = _in_brackets(estimate)
     opening = f"On {run_text(run, 'stream')} ({len(run.tasks)} tasks)" if alone else "As a reference"
     return Markup("{}, <strong>{}</strong> ({}) reaches <strong>{}</strong>{}.").format(
         opening, run.label, how, percent(estimate.value), interval

@@ -31,7 +31,7 @@ _ENTRIES: dict[str, type | tuple[type, ...]] = {
 }  # fmt: skip
 _OPTIONAL: dict[str, type | tuple[type, ...]] = {
     "seeds": dict, "seconds": dict, "versions": dict, "machine": dict, "tasks": list, "passed_over": list,
-    "memory_bytes": (int, float), "parameters": (int, float), "steps": (int, float),
+    "told_the_task": bool, "memory_bytes": (int, float), "parameters": (int, float), "steps": (int, float),
 }  # fmt: skip
 """Entries of ``run.json`` that are shown where they are there."""
 
@@ -342,8 +342,13 @@ def _labels(infos: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> list
 
 
 def method_label(info: Mapping[str, Any]) -> str:
-    """``er``; ``independent er`` where tasks are not learnt in sequence; ``independent`` for plain fine-tuning."""
+    """``er``; ``independent er`` where tasks are not learnt in sequence; ``independent`` for plain fine-tuning.
+
+    ``packnet (told the task)`` where the model is told which task it is evaluated on: others have to find out.
+    """
     method, arrangement = str(info["method"]), str(info["arrangement"])
+    if info.get("told_the_task"):
+        method += " (told the task)"
     if method == "sequential":
         return arrangement
     return method if arrangement == "sequential" else f"{arrangement} {method}"
