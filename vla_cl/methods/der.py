@@ -72,9 +72,10 @@ class DarkExperienceReplay(ReplayMethod):
 
     Differences from the paper: the squared differences of a sample's outputs are averaged, as in the authors' code, not
     added, so alpha does not depend on how many outputs there are; outputs are stored when their task ends, not while
-    its samples stream by, so they are the finished task's; they are computed in evaluation mode; and by default both terms of DER++ look at the same
-    remembered samples, where the paper draws a second batch (``label_batch=independent``). An output that depends on
-    noise and time is stored with the seed of them and compared under the same.
+    its samples stream by, so they are the finished task's; they are computed in evaluation mode; and by default both
+    terms of DER++ look at the same remembered samples, where the paper draws a second batch
+    (``label_batch=independent``). An output that depends on noise and time is stored with the seed of them and compared
+    under the same.
 
     Args:
         alpha: Weight of the distance from stored outputs.

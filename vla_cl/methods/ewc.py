@@ -53,11 +53,11 @@ class ElasticWeightConsolidation(ImportancePenalty):
             protected, and what only learning uses (the encoder of actions in ACT) has no importance; ``training``: what
             lowers the training loss is protected, as in LIBERO. Running statistics stand still in both.
         estimator: ``empirical``: gradients at the data's own targets, the empirical Fisher; ``model``: at targets drawn
-            from the model itself, the Fisher proper. Actions, velocities and noise are then means of normal distributions
-            of unit variance, whatever the loss (a regressed action's absolute error included); tokens are categorical.
-            As in the loss, d squared differences are averaged, so their Fisher is (2 / d)^2 times that of their joint
-            density (and n tokens' 1 / n^2 times); ``normalise`` takes such factors away. Needs a model whose outputs
-            can be compared.
+            from the model itself, the Fisher proper. Actions, velocities and noise are then means of normal
+            distributions of unit variance, whatever the loss (a regressed action's absolute error included); tokens are
+            categorical. As in the loss, d squared differences are averaged, so their Fisher is (2 / d)^2 times that of
+            their joint density (and n tokens' 1 / n^2 times); ``normalise`` takes such factors away. Needs a model
+            whose outputs can be compared.
         half: Whether the penalty is strength / 2 * sum_i ...
         normalise: Divide each task's Fisher by its largest entry, so that ``strength`` means the same for any loss.
 
