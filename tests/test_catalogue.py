@@ -45,6 +45,32 @@ def test_each_method_and_each_preset_says_what_it_follows(entry, page):
     assert "\n" not in card.follows
 
 
+def test_in_the_list_every_preset_can_be_told_from_the_others(capsys):
+    assert main(["methods"]) == 0
+    words = {line.split()[0]: line.split(maxsplit=2)[2] for line in capsys.readouterr().out.splitlines()}
+    assert len(set(words.values())) == len(words) == len(choices("method"))
+    assert words["ewc"] == "Elastic weight consolidation (EWC)"
+    assert words["ewc_clog"] == "EWC with the settings of CLoG's code"
+
+
+def section(page, title):
+    return page.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def test_the_page_keeps_code_font_and_lists_and_names_no_class(page):
+    assert "`block` is that for any network" in section(page, "Half fine-tuning (HFT)")
+    assert "\n- tokens: the probability" in section(page, "Confidence-aware moving average (CAMA)")
+    assert " * " not in page
+    for name in ("Ability.", "MomentumFilteredAdamW", "``"):
+        assert name not in page
+
+
+def test_a_method_that_builds_on_another_of_its_file_speaks_for_itself(page):
+    assert "Generative replay: learn from samples" in section(page, "Generative replay, LAMOL")
+    assert "Generative replay:" not in section(page, "Generative distillation")
+    assert "Experience replay (ER): learn from remembered samples" in section(page, "Experience replay (ER)")
+
+
 def test_measured_figures_are_put_into_a_table(tmp_path):
     row = {
         "machine": {"cpu": "a processor"},

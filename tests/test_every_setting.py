@@ -2,9 +2,11 @@
 
 import copy
 import math
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from vla_cl import run
 from vla_cl.compose import build, choices, compose
@@ -137,3 +139,21 @@ def test_what_is_typed_is_refused_before_anything_is_recorded(value, tmp_path, m
             continue  # a value that can be used
         else:
             pytest.fail(f"{name}={value} went past the recording of demonstrations")
+
+
+def examples_of_methods():
+    """(method, setting, value) of every list and mapping that a comment in ``conf/method`` shows for a setting."""
+    folder = Path(__file__).parents[1] / "conf" / "method"
+    shown = re.compile(r"^(\w+): .*#.* for example ([\[{].*[\]}])", re.MULTILINE)
+    return [(path.stem, *found) for path in sorted(folder.glob("*.yaml")) for found in shown.findall(path.read_text())]
+
+
+@pytest.mark.parametrize(("method", "setting", "value"), examples_of_methods())
+def test_examples_in_comments_can_be_typed_as_they_stand(method, setting, value):
+    assert compose([f"method={method}", f"method.{setting}={value}"])["method"][setting] == yaml.safe_load(value)
+
+
+def test_there_are_examples():
+    assert {("retain", "shares"), ("slca", "slow"), ("layer_freezing", "frozen"), ("er", "memory")} <= {
+        (method, setting) for method, setting, _ in examples_of_methods()
+    }

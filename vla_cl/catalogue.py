@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,15 +94,18 @@ def text(measured: Path | None = None) -> str:
 def table() -> str:
     """The methods in lines, for a terminal."""
     rows = [
-        (
-            entry.name,
-            _FAMILIES[_family(entry.kind)] if entry.kind.card else "",
-            entry.kind.card.title if entry.kind.card else "",
-        )
+        (entry.name, _FAMILIES[_family(entry.kind)] if entry.kind.card else "", _told_apart(entry))
         for entry in entries()
     ]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return "\n".join(f"{name:{widths[0]}}  {family:{widths[1]}}  {title}" for name, family, title in rows)
+
+
+def _told_apart(entry: Entry) -> str:
+    """The method's title; of its further presets, how their comment begins, as in ``OGD for any model``."""
+    if entry.kind.card and entry.name == entry.kind.name:
+        return entry.kind.card.title
+    return re.split(r" \(|[:;.](?: |$)", entry.comment)[0]
 
 
 def _matrix(listed: Sequence[Entry]) -> Iterator[str]:
@@ -186,10 +190,22 @@ def _section(kind: type[Method], presets: Sequence[Entry]) -> Iterator[str]:
 
 
 def _summary(kind: type[Method]) -> str:
-    """The first sentence about the module, and what the class says of itself before its arguments."""
-    about = (sys.modules[kind.__module__].__doc__ or "").split("\n\n")[0]
+    """The first sentence about the module, and what the class says of itself before its arguments, as Markdown.
+
+    A class that builds on another of its module speaks for itself: the sentence is about the other.
+    """
+    builds_on = any(base.__module__ == kind.__module__ and "card" in vars(base) for base in kind.__mro__[1:])
+    about = "" if builds_on else (sys.modules[kind.__module__].__doc__ or "").split("\n\n")[0]
     own = (inspect.getdoc(kind) or "").split("\n\nArgs:")[0].split("\n\nRaises:")[0]
-    return " ".join(f"{about} {own if len(own.split()) > _SHORTEST else ''}".replace("`", "").split())
+    blocks = f"{about} {own if len(own.split()) > _SHORTEST else ''}".strip().replace("``", "`").split("\n\n")
+    return "\n\n".join(_block(block) for block in blocks)
+
+
+def _block(text: str) -> str:
+    """A paragraph in one line; a list with a line for each item."""
+    items = re.split(r"^\* ", text, flags=re.MULTILINE)
+    begin, *listed = (" ".join(item.split()) for item in items)
+    return "\n".join([begin] * bool(begin) + [f"- {item}" for item in listed])
 
 
 def _plain(value: object) -> str:

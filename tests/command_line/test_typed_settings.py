@@ -165,6 +165,8 @@ SAID = [
     (["train", "method=er", "method.memory=25MB"], "{budget: 25 MB}"),
     (["train", "stream=datasets", "stream.experiences=[{name: x, tasks: [a}]"], "must be null or a list like [a,b]"),
     (["train", "stream.experiences=[{name: x, tasks [a]}]"], "close every bracket, and quote each text inside"),
+    (["train", "method=retain", 'method.shares={"head.*": 0.8, "vision": 0}'],
+     "keys inside braces are not quoted; like this: 'method.shares={head.*: 0.8, vision: 0}'"),
     (["train", "a=b=c"], """'a="b=c"'"""),
     (["train", "training.steps=(3"], """'training.steps="(3"'"""),
     (["train", "tracking.trackers=[wandbb]"], "unknown tracker 'wandbb'"),

@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 from many_tensors import SETTINGS, ManyTensors, assert_same, learnt, preset, weights
+from regression_model import RegressionModel
 from tiny_model import experience
 from torch import nn
 from torch.optim import AdamW
 
-from vla_cl.interfaces import Method
+from vla_cl.interfaces import ForwardPass, Method
+from vla_cl.types import Roles
 
 
 def assert_same_tasks(method, ours, published, theirs, tasks, relative):
@@ -205,6 +207,72 @@ def test_layer_freezing_leaves_the_first_layers_as_they_are_from_the_second_task
     ours, theirs = ManyTensors(), ManyTensors()
     method = preset("layer_freezing", ours, frozen=["layers.0.*", "layers.1.*"])
     assert_same_tasks(method, ours, Published(), theirs, range(3), 0.0)
+
+
+class Blocks(RegressionModel):
+    """Ten blocks of two layers and an output layer: 20 tensors of 9 entries and one of 6, in the order of their use."""
+
+    def __init__(self, seed=0):
+        torch.manual_seed(seed)
+        blocks = [{part: nn.Linear(3, 3, bias=False) for part in ("a", "b")} for _ in range(10)]
+        head = nn.Linear(3, 2, bias=False)
+        self._module = nn.ModuleDict({"blocks": nn.ModuleList(map(nn.ModuleDict, blocks)), "head": head}).double()
+
+    def roles(self):
+        return Roles(tuple(name for name, _ in self.module.named_parameters()), frozenset({"head.weight"}))
+
+    def forward_pass(self, batch, draw):
+        h = batch["x"].double()
+        for block in self.module["blocks"]:
+            h = h + block["b"](torch.tanh(block["a"](h)))
+        outputs = self.module["head"](h)
+        return ForwardPass((outputs - batch["y"].double()).square().mean(1), outputs)
+
+
+def changed_by(name, task, earlier):
+    """The tensors that a task changes, learnt with a preset as it ships after so many earlier ones."""
+    model = Blocks()
+    method = preset(name, model)
+    learnt(model, method, range(earlier))
+    before = weights(model)
+    learnt(model, method, [task])
+    return {name for name, now in weights(model).items() if not torch.equal(now, before[name])}
+
+
+EVERY = {f"blocks.{number}.{part}.weight" for number in range(10) for part in "ab"} | {"head.weight"}
+
+
+@pytest.mark.parametrize("name", ["hft", "layer_freezing", "slca"])
+def test_as_it_ships_the_first_task_trains_everything(name):
+    assert changed_by(name, 0, earlier=0) == EVERY
+
+
+def test_layer_freezing_as_it_ships_freezes_the_first_half():
+    """93 of 186 entries: ten tensors are 90, and a tenth of a share more or less would be another one."""
+    frozen = {
+        *("blocks.0.a.weight", "blocks.0.b.weight", "blocks.1.a.weight", "blocks.1.b.weight", "blocks.2.a.weight"),
+        *("blocks.2.b.weight", "blocks.3.a.weight", "blocks.3.b.weight", "blocks.4.a.weight", "blocks.4.b.weight"),
+    }
+    for task in (1, 2):
+        assert changed_by("layer_freezing", task, earlier=task) == EVERY - frozen
+
+
+def test_hft_as_it_ships_freezes_one_of_two_siblings_in_every_block():
+    trained = [changed_by("hft", task, earlier=task) for task in (1, 2)]
+    for names in trained:
+        assert [len({f"blocks.{n}.a.weight", f"blocks.{n}.b.weight"} & names) for n in range(10)] == [1] * 10
+    assert trained[0] != trained[1]
+
+
+def test_slca_as_it_ships_learns_all_but_the_output_layer_at_a_tenth_of_the_rate():
+    method = preset("slca", model := Blocks())
+    names = {id(parameter): name for name, parameter in model.module.named_parameters()}
+    for task, slow in enumerate((1.0, 0.1, 0.1)):
+        method.begin_task(experience(task))
+        groups = method.make_optimizer(model.parameter_groups(2e-3), 2e-3, 0.1).param_groups
+        rates = {names[id(parameter)]: group["lr"] for group in groups for parameter in group["params"]}
+        assert rates == pytest.approx({name: 2e-3 * (1.0 if name == "head.weight" else slow) for name in EVERY})
+        learnt(model, method, [task])
 
 
 def test_the_tasks_are_learnt_in_several_steps():

@@ -174,7 +174,7 @@ class GenerativeReplay(Method):
 
 
 class GenerativeDistillation(GenerativeReplay):
-    """Generative replay whose generated samples are learnt from the old model's outputs, not as data.
+    """Generative distillation: generated samples are learnt from the old model's outputs, not as data.
 
     A generated sample's loss is replaced by strength x distance between the outputs of the model before the task (the
     teacher) and now, under the same noise and time, which are new in every step.

@@ -29,16 +29,15 @@ PRECISIONS: dict[Precision, torch.dtype] = {"float32": torch.float32, "float16":
 class LearningWithoutForgetting(TaskCountingMethod):
     """Loss + strength x distance between the outputs of student and teacher, on new samples only.
 
-    A step costs a forward pass of the teacher on top. Where the model's outputs depend on the sample alone
-    (`Ability.FIXED_OUTPUTS`) they are kept instead: after the first epoch a step costs what a plain one costs, and
-    after the second the teacher is dropped. With several processes each sees other rows in each epoch, so there the
-    teacher stays until the task ends.
+    A step costs a forward pass of the teacher on top. Where the model's outputs depend on the sample alone they are
+    kept instead: after the first epoch a step costs what a plain one costs, and after the second the teacher is
+    dropped. With several processes each sees other rows in each epoch, so there the teacher stays until the task ends.
 
     Args:
         strength: Weight of the distance (lambda); 0 is sequential fine-tuning.
         temperature: T of the distance, for models of tokens; others have none.
-        cache: Whether the teacher's outputs are kept: ``auto``, where they are fixed; ``always``, refused where they
-            are not; ``never``.
+        cache: Whether the teacher's outputs are kept: ``auto``, where they are fixed (`Ability.FIXED_OUTPUTS`);
+            ``always``, refused where they are not; ``never``.
         cache_precision: ``float16`` halves the cache; a kept value is then off by up to 0.05 % of itself (less than
             6e-8 near zero), and magnitudes above 65504 become infinite.
         cache_megabytes: The cache stops growing before it exceeds this; the teacher then answers for the other rows.

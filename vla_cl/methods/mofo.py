@@ -28,7 +28,7 @@ _WORTH_COUNTING = 2**14
 
 
 class MomentumFilteredOptimizer(TaskCountingMethod):
-    """Sequential fine-tuning with `MomentumFilteredAdamW`.
+    """Sequential fine-tuning but for the optimizer, whose moments stay those of AdamW.
 
     Args:
         alpha: Share of each tensor's entries that a step moves (the authors advise 0.05 to 0.2; a benchmark of

@@ -15,7 +15,7 @@ from vla_cl.types import ConfigurationError, Experience, MethodCard
 
 
 class SynapticIntelligence(ImportancePenalty):
-    """SI. While it learns it holds three more tensors of the size of the parameters: path, gradient, last weights.
+    """While it learns it holds three more tensors of the size of the parameters: path, gradient, last weights.
 
     Args:
         strength: Of the penalty; 0 is sequential fine-tuning.

@@ -41,6 +41,7 @@ REMOVABLE = ("suite.", "method.", "policy.")
 
 _WHOLE_LISTS = {"stream.tasks": ("all",)}
 _QUOTES = "'\""
+_QUOTED_KEY = re.compile(r"""([{,]\s*)(['"])([\w.*/-]+)\2\s*:""")
 _OPENING = {"[": "]", "{": "}"}
 
 
@@ -108,6 +109,8 @@ def _advice(prefix: str, key: str, value: str) -> str:
     """How to write a value that Hydra cannot read."""
     if (closing := _unclosed(value)) and value.strip()[:1] in _OPENING:
         return "a bracket is not closed; like this: " + _in_shell(f"{prefix}{key}={value}{closing}")
+    if (bare := _QUOTED_KEY.sub(r"\1\3:", value)) != value:
+        return "keys inside braces are not quoted; like this: " + _in_shell(f"{prefix}{key}={bare}")
     if value.strip().startswith(("[", "{")) and key not in (*PATHS, *TEXTS, *PATH_LISTS):
         return "close every bracket, and quote each text inside that holds brackets, commas or colons: ['one', 'two']"
     shown = f'{prefix}{key}="{value}"' if '"' not in value else f"{prefix}{key}={quoted(value)}"
