@@ -310,7 +310,7 @@ class Method:
         return 0
 
     def require_length(self, experiences: int) -> None:
-        """Refuse a stream of more experiences than the settings allow, before anything is learnt."""
+        """Be told how many experiences come; refuse more than the settings allow, before anything is learnt."""
 
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model, once, before the first task.

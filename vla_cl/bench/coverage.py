@@ -86,14 +86,15 @@ def _world(success: FloatArray) -> World:
 
 
 @dataclass(frozen=True)
-class _State:
+class _States:
     """The luck of each task's initial states: shape (K, episodes); NaN where a state does not decide alone."""
 
     luck: FloatArray
     generator: np.random.Generator
 
     @classmethod
-    def draw(cls, decided: float, tasks: int, episodes: int, generator: np.random.Generator | None) -> _State | None:
+    def draw(cls, decided: float, tasks: int, episodes: int, generator: np.random.Generator | None) -> _States | None:
+        """Of one split; None without a generator: rates are then seen as they are."""
         if generator is None:
             return None
         alone = generator.random((tasks, episodes)) < decided
@@ -114,9 +115,9 @@ def measured(
 ) -> tuple[SuccessMatrix, SuccessMatrix]:
     """A run and its reference with so many episodes behind every number; without a generator the rates themselves."""
     size = len(world.success)
-    reported, selected = (_State.draw(world.decided, size, episodes, generator) for _ in range(2))
+    reported, selected = (_States.draw(world.decided, size, episodes, generator) for _ in range(2))
 
-    def seen(rates: FloatArray, states: _State | None = reported) -> FloatArray:
+    def seen(rates: FloatArray, states: _States | None = reported) -> FloatArray:
         return rates if states is None else states.success(rates)
 
     names = tuple(f"task-{number}" for number in range(size))
@@ -180,11 +181,7 @@ def coverages(world: World, episodes: int, replications: int, generator: np.rand
         runs = [measured(world, episodes, generator) for _ in range(min(_AT_ONCE, replications - start))]
         results += compute_many(runs, metrics=chosen)
     found = {
-        metric.name: replace(
-            _coverage(metric, exact, truth[metric.name].value, results),
-            decided=world.decided,
-        )
-        for metric in chosen
+        metric.name: _coverage(metric, exact, truth[metric.name].value, results, world.decided) for metric in chosen
     }
     return {metric.name: found[same[metric.name]] for metric in METRICS}
 
@@ -211,6 +208,7 @@ def _coverage(
     exact: tuple[SuccessMatrix, SuccessMatrix],
     true: float,
     results: Sequence[Mapping[str, Estimate]],
+    decided: float,
 ) -> Coverage:
     seen = [result[metric.name] for result in results]
     values = np.array([estimate.value for estimate in seen])
@@ -223,6 +221,7 @@ def _coverage(
         _chance(metric, Measurements(*exact)),
         float(values[defined].mean() - true) if defined.any() else math.nan,
         float(defined.mean()),
+        decided,
     )
 
 
@@ -248,7 +247,7 @@ def coverage(overrides: Sequence[str], folders: Sequence[Path]) -> dict[str, Any
         f"{metric.name} in {condition}"
         for condition, found in conditions.items()
         for metric in METRICS
-        if metric.terms is not None and not found[metric.name].promised
+        if not found[metric.name].promised
     ]
     return {
         **{metric.name: _summary(metric, conditions) for metric in METRICS},

@@ -51,14 +51,16 @@ class ReplayMemory:
         self._set_up(MemorySettings(samples_per_task=samples_per_task, selection=selection))
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any] | MemorySettings | None) -> ReplayMemory:
-        """A memory as ``method.memory`` describes it; None means 1000 samples per task, chosen at random.
+    def from_settings(
+        cls, settings: Mapping[str, Any] | MemorySettings | None, selection: str = "uniform"
+    ) -> ReplayMemory:
+        """A memory as ``method.memory`` describes it, see `MemorySettings.of`.
 
         Raises:
             ConfigurationError: A setting is unknown or out of range.
         """
         memory = cls.__new__(cls)
-        memory._set_up(MemorySettings.of(settings))
+        memory._set_up(MemorySettings.of(settings, selection))
         return memory
 
     def _set_up(self, settings: MemorySettings) -> None:

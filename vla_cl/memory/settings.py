@@ -96,8 +96,12 @@ class MemorySettings:
         rule_named(self.selection, self.selection_settings)
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any] | MemorySettings | None) -> MemorySettings:
+    def of(cls, settings: Mapping[str, Any] | MemorySettings | None, selection: str = "uniform") -> MemorySettings:
         """From plain data, as a yaml gives them; None means LIBERO's 1000 samples per task, chosen at random.
+
+        Args:
+            settings: Names and values of fields.
+            selection: The rule where plain data name none.
 
         Raises:
             ConfigurationError: As the constructor; an unknown name comes with the nearest known one.
@@ -114,7 +118,7 @@ class MemorySettings:
         for name in settings:
             if name not in known:
                 raise ConfigurationError(f"{SETTING} has no setting {name!r}; {nearest(str(name), known)}")
-        return cls(**{str(name): value for name, value in settings.items()})
+        return cls(**{"selection": selection} | {str(name): value for name, value in settings.items()})
 
     @property
     def budget_bytes(self) -> int | None:

@@ -28,8 +28,7 @@ def make_memory(samples_per_task: int, selection: Selection, memory: Mapping[str
         ConfigurationError: A setting is unknown or out of range.
     """
     if memory is not None:
-        given: object = memory  # a yaml may hold anything; what is no mapping is refused
-        return ReplayMemory.from_settings({"selection": selection, **memory} if isinstance(given, Mapping) else memory)
+        return ReplayMemory.from_settings(memory, selection)
     if samples_per_task < 1:
         raise ConfigurationError(f"method.samples_per_task must be at least 1; got {samples_per_task}")
     if selection not in SELECTIONS:

@@ -34,6 +34,7 @@ from vla_cl.metrics.terms import Terms
 SHARED_STATES = (
     "shared: it adds up success on the same initial states in several evaluations, whose luck is partly the same"
 )
+"""Why a sum over several evaluations of one task has no interval; tables show the word before the colon."""
 
 
 @dataclass(frozen=True)
