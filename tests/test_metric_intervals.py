@@ -1,6 +1,7 @@
 """How often intervals hold the truth, against rates whose metrics are written out here; what has none says why."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -235,6 +236,15 @@ def test_the_bench_compares_with_the_rates_that_it_draws_from():
         ].off
         > 0.1
     )
+
+
+def test_the_bench_gives_what_a_file_can_hold(monkeypatch):
+    for name, value in {"TASKS": (3,), "EPISODES": (5,), "_REPLICATIONS": 20}.items():
+        monkeypatch.setattr(coverage, name, value)
+    found = json.loads(json.dumps(coverage.coverage([], []), allow_nan=False))
+    assert found["average_incremental_success"].startswith("no interval; ")
+    assert " where states decide; " in found["final_average_success"]
+    assert all(figures["chaudhry_forgetting"]["held"] is None for figures in found["conditions"].values())
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ QUICK = {
 """Arguments that are added to a command; the last of several values counts."""
 
 SLOW = {
-    "train experiment=demo method=er train_seed=0 name=er-0 evaluation.curve_points=0 evaluation.videos=0": SMALL,
+    "train experiment=comparison method=er train_seed=0 name=er-0": SMALL,
     "bench methods rows=[step-ewc,step-er]": ["quick=true", "output=bench.json"],
     "gallery metaworld --output docs/tasks": ["--output", "gallery"],
     "gallery metaworld --output docs/tasks --profiles drawer-open": ["--output", "gallery"],

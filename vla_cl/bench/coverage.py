@@ -255,11 +255,16 @@ def coverage(overrides: Sequence[str], folders: Sequence[Path]) -> dict[str, Any
         "goal": "the truth held in 92 to 98 %; more only where little is left to chance",
         "missed": ", ".join(broken) or "nowhere",
         "conditions": {
-            condition: {name: vars(figures) for name, figures in found.items()}
+            condition: {name: _plain(figures) for name, figures in found.items()}
             for condition, found in conditions.items()
         },
         "holds": not broken,
     }
+
+
+def _plain(figures: Coverage) -> dict[str, float | None]:
+    """For JSON, which has no NaN."""
+    return {name: None if math.isnan(value) else value for name, value in vars(figures).items()}
 
 
 def _summary(metric: Metric, conditions: Mapping[str, Mapping[str, Coverage]]) -> str:
