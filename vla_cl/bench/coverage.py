@@ -252,7 +252,7 @@ def coverage(overrides: Sequence[str], folders: Sequence[Path]) -> dict[str, Any
     return {
         **{metric.name: _summary(metric, conditions) for metric in METRICS},
         "replications": _REPLICATIONS,
-        "goal": "the truth held in 92 to 98 %; more only where little is left to chance",
+        "goal": "the truth held in 92 to 98 %; more only where little is left to chance, or where states decide",
         "missed": ", ".join(broken) or "nowhere",
         "conditions": {
             condition: {name: _plain(figures) for name, figures in found.items()}
