@@ -157,3 +157,41 @@ def test_there_are_examples():
     assert {("retain", "shares"), ("slca", "slow"), ("layer_freezing", "frozen"), ("er", "memory")} <= {
         (method, setting) for method, setting, _ in examples_of_methods()
     }
+
+
+NEVER_FITS = [
+    ("layer_freezing", "frozen=[nope.*]", "no parameter matches"),
+    ("slca", "slow=[nothing.*]", "no parameter matches"),
+    ("retain", "shares={nothing.*: 0.5}", "no parameter matches"),
+    ("weight_merging", "shares={nothing.*: 0.5}", "no parameter matches"),
+    ("osft", "target=[nothing.*]", "no linear layer matches"),
+    ("packnet", "prune_share=1e-9", "weight"),
+]
+
+
+@pytest.mark.parametrize(("method", "setting", "words"), NEVER_FITS)
+def test_what_the_policy_does_not_have_is_refused_before_anything_is_recorded(method, setting, words, monkeypatch):
+    """The method meets the policy's network before its weights are made."""
+    monkeypatch.setattr(run, "demonstrations", record)
+    settings = compose([*POINTS, "policy=nano_vla", f"method={method}", f"method.{setting}"], folders=[CONF])
+    with pytest.raises(ConfigurationError, match=words):
+        run.train(settings)
+
+
+@pytest.mark.parametrize("name", choices("method"))
+def test_every_method_meets_a_network_without_weights(name):
+    """As it meets the real one: neither is refused, and no weight is looked at."""
+    from vla_cl.models.policy_config import check_buildable, policy_config
+    from vla_cl.models.vla import VlaModel
+
+    spec = InterfaceSpec({"observation.images.top": (64, 64)}, 4, 4)
+    method = build(compose([f"method={name}"])["method"], Method, [])
+    method.require_length(2)
+    network = check_buildable(policy_config("nano_vla", {}, spec, "cpu"))
+    assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
+    model = VlaModel(network, None, None)
+    if method.needs <= model.abilities:
+        method.attach(model, 0)
+    else:
+        with pytest.raises(ConfigurationError, match="needs"):
+            method.attach(model, 0)

@@ -6,6 +6,7 @@ together: data and data, data and suite, data and policy, method and policy, and
 
 from __future__ import annotations
 
+import copy
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -101,7 +102,8 @@ def _passed(settings: Settings, examined: Examined, evaluation: EvaluationSettin
         )
     method.require_length(1 if found.stream.independent else len(found.stream))
     policy = _policy(settings, examined, method, evaluation)
-    _check_memory(method, examined, settings, policy.chunk)
+    _require_attachable(method, policy, settings["train_seed"])
+    _check_memory(method, examined, settings, policy)
     return Checked(found, evaluation, training, method, policy, examined.reports, (*notes, *policy.notes))
 
 
@@ -166,6 +168,19 @@ def _policy(settings: Settings, examined: Examined, method: Method, evaluation: 
     return policy
 
 
+def _require_attachable(method: Method, policy: PolicySettings, train_seed: int) -> None:
+    """Let the method meet the policy's network, which has names and sizes but no weights yet.
+
+    Raises:
+        ConfigurationError: They do not fit: a pattern matches no parameter, too few weights for all tasks.
+    """
+    if policy.network is None:
+        return
+    from vla_cl.models.vla import VlaModel
+
+    copy.deepcopy(method).attach(VlaModel(policy.network, None, None), train_seed)
+
+
 def _require_second_task(arrangement: str, method: Method) -> None:
     """Refuse a method that would do nothing in silence.
 
@@ -180,14 +195,15 @@ def _require_second_task(arrangement: str, method: Method) -> None:
         )
 
 
-def _check_memory(method: Method, examined: Examined, settings: Settings, chunk: int) -> None:
+def _check_memory(method: Method, examined: Examined, settings: Settings, policy: PolicySettings) -> None:
     """The method's memory must be able to keep something of every experience."""
     from vla_cl.data.memory_sizes import check_memory
 
     found = examined.found
     shortest = int(settings["demonstrations"]["hold"]) + 1  # frames that are kept after a success, and the one before
-    beside = method.bytes_beside_a_sample(chunk * examined.spec.action_size)
-    check_memory(method, found.stream, found.recorded, examined.reports, examined.spec, shortest, beside)
+    beside = method.bytes_beside_a_sample(policy.chunk * examined.spec.action_size)
+    data = found.stream, found.recorded, examined.reports, examined.spec
+    check_memory(method, *data, shortest, beside, policy.histories)
 
 
 def _check_room(examined: Examined, cache: Path, settings: Settings) -> None:

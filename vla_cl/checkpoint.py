@@ -17,7 +17,15 @@ from safetensors.torch import save_file
 
 from vla_cl.files import replacing_folder, write_json, write_link
 from vla_cl.interfaces import Data, Method, Model
-from vla_cl.manifest import MANIFEST, RUN_FORMAT, of_run, require_of_run, verify_manifest, write_manifest
+from vla_cl.manifest import (
+    MANIFEST,
+    RUN_FORMAT,
+    is_whole,
+    of_run,
+    require_of_run,
+    verify_manifest,
+    write_manifest,
+)
 from vla_cl.trust.reading import read_json_object, read_text, require_entries
 from vla_cl.trust.tensors import load_tensors
 from vla_cl.trust.text import harmless, short, told_as
@@ -28,6 +36,9 @@ FOLDER = "checkpoints"
 
 LAST = "last"
 """The newest checkpoint's other name."""
+
+PROGRESS = "training_state/progress.json"
+"""How far a checkpoint is, within its folder."""
 
 EPISODES = "training_state/episodes.parquet"
 """The episode table up to a checkpoint, within its folder."""
@@ -89,7 +100,7 @@ def save(
         (folder / "cl_state").mkdir()
         model.save(folder / "pretrained_model")
         write_json(
-            folder / "training_state" / "progress.json",
+            folder / PROGRESS,
             of_run({**asdict(progress), "format": RUN_FORMAT}, checkpoints.parent),
         )
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in method.state_dict().items()}
@@ -132,7 +143,7 @@ def verify(folder: Path) -> None:
             the checkpoint of another run.
     """
     verify_manifest(folder, "checkpoint", _REMEDY)
-    path = folder / "training_state" / "progress.json"
+    path = folder / PROGRESS
     if folder.parent.name == FOLDER and path.is_file():
         content = read_json_object(path, "the progress of the checkpoint", _REMEDY)
         require_of_run(content, folder.parent.parent, f"the checkpoint {short(folder)}", _REMEDY)
@@ -157,9 +168,8 @@ def find_newest(checkpoints: Path) -> Newest | None:
     Raises:
         ConfigurationError: There are checkpoints, and every one is damaged.
     """
-    folders = [path for path in checkpoints.glob("[0-9]*") if re.fullmatch(_NUMBER, path.name) and path.is_dir()]
     passed_over: list[str] = []
-    for folder in sorted(folders, key=lambda path: int(path.name), reverse=True):
+    for folder in _newest_first(checkpoints):
         try:
             verify(folder)
             if (done := load_progress(folder).experiences_done) != int(folder.name):
@@ -177,13 +187,18 @@ def find_newest(checkpoints: Path) -> Newest | None:
     return None
 
 
+def _newest_first(checkpoints: Path) -> list[Path]:
+    folders = [path for path in checkpoints.glob("[0-9]*") if re.fullmatch(_NUMBER, path.name) and path.is_dir()]
+    return sorted(folders, key=lambda path: int(path.name), reverse=True)
+
+
 def load_progress(folder: Path) -> Progress:
     """How far the run was.
 
     Raises:
         ConfigurationError: The file does not say.
     """
-    path = folder / "training_state" / "progress.json"
+    path = folder / PROGRESS
     content = read_json_object(path, "the progress of the checkpoint", _REMEDY)
     numbers: dict[str, type | tuple[type, ...]] = {
         "experiences_done": int,
@@ -204,17 +219,22 @@ def load_progress(folder: Path) -> Progress:
 def require_same_program(checkpoints: Path) -> None:
     """Refuse to continue a run whose first experiences were learnt with other random numbers or another method.
 
+    The newest checkpoint whose note of progress is whole tells: all of a run are of one format.
+
     Raises:
-        ConfigurationError: A checkpoint was written by a version in which the same command gives other weights.
+        ConfigurationError: It was written by a version in which the same command gives other weights.
     """
-    for path in sorted(checkpoints.glob("[0-9]*/training_state/progress.json")):
-        written = read_json_object(path, "the progress of the checkpoint", _REMEDY).get("format", 1)
-        if written != RUN_FORMAT:
+    for folder in _newest_first(checkpoints):
+        if not is_whole(folder, PROGRESS):
+            continue
+        written = read_json_object(folder / PROGRESS, "the progress of the checkpoint", _REMEDY).get("format", 1)
+        if type(written) is not int or written != RUN_FORMAT:
             raise ConfigurationError(
                 f"the run {short(checkpoints.parent)} was begun by a version of vla-cl in which the same command gives "
                 "other weights, so this one cannot continue it; begin anew with output_dir=<a new folder> (vla-cl "
                 "report, metrics and evaluate still open it)"
             )
+        return
 
 
 def load_method(folder: Path, method: Method, past: Iterator[tuple[Experience, Data]]) -> None:

@@ -273,25 +273,24 @@ class ContinualRun:
         first_step = 0 if self._stream.independent else progress.step
         began, samples = time.perf_counter(), 0
         label = f"learning {experience.name} ({experience.index + 1}/{len(self._stream)})"
-        bar = tqdm(total=total, desc=label, unit="step")
-        for report in learn(
-            model, self._method, self._as_learnt(experience), data, self._training, self._train_seed, first_step
-        ):
-            samples += report.samples
-            bar.update()
-            if report.step % LOG_EVERY == 0 or report.step == total:
-                bar.set_postfix_str(f"loss {report.loss:.3f}", refresh=False)
-                figures = {
-                    key: value for key, value in asdict(report).items() if key not in ("step", "total", "seconds")
-                }
-                speed = samples / (time.perf_counter() - began)
-                step = progress.step + report.step
-                tracker.log(step, experience=experience.index, samples_per_second=round(speed, 1), **figures)
-            if report.step in points:
-                paused = time.perf_counter()
-                rolled_out = self._curve_point(engine, model, experience, rolled_out, report.step)
-                began += time.perf_counter() - paused  # rollouts are not training
-        bar.close()
+        with tqdm(total=total, desc=label, unit="step") as bar:
+            for report in learn(
+                model, self._method, self._as_learnt(experience), data, self._training, self._train_seed, first_step
+            ):
+                samples += report.samples
+                bar.update()
+                if report.step % LOG_EVERY == 0 or report.step == total:
+                    bar.set_postfix_str(f"loss {report.loss:.3f}", refresh=False)
+                    figures = {
+                        key: value for key, value in asdict(report).items() if key not in ("step", "total", "seconds")
+                    }
+                    speed = samples / (time.perf_counter() - began)
+                    step = progress.step + report.step
+                    tracker.log(step, experience=experience.index, samples_per_second=round(speed, 1), **figures)
+                if report.step in points:
+                    paused = time.perf_counter()
+                    rolled_out = self._curve_point(engine, model, experience, rolled_out, report.step)
+                    began += time.perf_counter() - paused  # rollouts are not training
         seconds = time.perf_counter() - began
         return replace(rolled_out, step=progress.step + total, train_seconds=rolled_out.train_seconds + seconds)
 

@@ -93,6 +93,20 @@ def damaged_files(folder: Path, among: Container[Path] | None = None, run: str |
     return [path for name, path in asked.items() if foreign or not _fits(path, files[name])]
 
 
+def is_whole(folder: Path, name: str) -> bool:
+    """Whether a folder's manifest is sound and lists this file as it is.
+
+    Args:
+        folder: A folder that `write_manifest` was called on.
+        name: Of the file, relative to it.
+    """
+    try:
+        files = _listed(folder, "the folder", "")
+    except ConfigurationError:
+        return False
+    return name in files and (folder / name).is_file() and _fits(folder / name, files[name])
+
+
 def run_key(folder: Path) -> str | None:
     """What the files of a run are marked with: the seal of its settings.
 

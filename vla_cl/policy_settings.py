@@ -61,11 +61,22 @@ def policy_settings(
     if rolled_out:
         _check_rollouts(config, settings["evaluation"]["replan_every"])
     known = (require_told_apart(config, instructions), _other_rate(warm_start, spec))
-    check_buildable(config, fresh=warm_start is None)
+    network = check_buildable(config, fresh=warm_start is None)
     notes = tuple(note for note in known if note is not None)
-    start_from = warm_start, settings["normalisation"]
-    chunk = len(horizon(config).actions)
-    return PolicySettings(kind, fields, *start_from, device, passed_over, chunk, resizes(config), notes)
+    window = horizon(config)
+    return PolicySettings(
+        kind,
+        fields,
+        warm_start,
+        settings["normalisation"],
+        device,
+        passed_over,
+        chunk=len(window.actions),
+        histories=window.observations is not None,
+        any_size=resizes(config),
+        notes=notes,
+        network=network,
+    )
 
 
 def _other_rate(warm_start: str | None, data: InterfaceSpec) -> str | None:

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from toy_commands import EVALUATE, TRAIN, Place, rows, run
 
-from vla_cl.manifest import seal
+from vla_cl.manifest import seal, write_manifest
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,41 @@ def test_an_older_checkpoint_is_named_in_the_results(whole, place):
         assert "model.safetensors is damaged" in sentence
         (place.run / "run.json").unlink()
         again(place, TRAIN)
+
+
+DAMAGE = {
+    "not JSON": lambda path: path.write_text("{"),
+    "no file": lambda path: path.unlink(),
+    "no object": lambda path: path.write_text("[1]"),
+    "another format": lambda path: edit(path, format=1),
+    "a format that is no whole number": lambda path: edit(path, format=2.0),
+    "no format": lambda path: edit(path, format=None),
+    "other steps": lambda path: edit(path, step=10**6),
+}
+
+
+def edit(path, **changes):
+    content = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+@pytest.mark.parametrize("number", ["001", "002"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_note_of_progress_stops_no_run(whole, place, number, damage):
+    """The one before is taken; an old one that nobody needs is not looked at."""
+    DAMAGE[damage](place.run / "checkpoints" / number / "training_state" / "progress.json")
+    said = again(place, TRAIN)
+    assert ("passing over a checkpoint" in said) is (number == "002")
+    assert "begun by a version" not in said
+    assert place.results(TRAIN) == whole.results(TRAIN)
+
+
+@pytest.mark.parametrize("written", [1, 3, 2.0, None])
+def test_a_run_of_another_version_is_not_continued(place, written):
+    for folder in (place.run / "checkpoints").glob("0*"):
+        edit(folder / "training_state" / "progress.json", format=written)
+        write_manifest(folder)
+    assert "begun by a version of vla-cl in which the same command gives other weights" in again(place, TRAIN, 2)
 
 
 def test_a_kill_at_the_very_beginning_leaves_no_obstacle(whole, place):

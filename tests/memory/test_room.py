@@ -5,11 +5,14 @@ import warnings
 
 import numpy as np
 import pytest
+from remembered_data import PictureData
 from tiny_model import TinyData, experience
 
+from vla_cl.memory.copying import LEAST_BYTES, least_picture_bytes
 from vla_cl.memory.replay_memory import ReplayMemory
 from vla_cl.memory.room import ExperienceSize, require_units
 from vla_cl.memory.settings import MemorySettings
+from vla_cl.memory.store import JOURNAL, TrajectoryStore
 from vla_cl.types import ConfigurationError
 
 
@@ -67,5 +70,41 @@ def test_what_a_short_task_leaves_counts_for_the_others():
 def test_sizes_that_are_not_known_are_not_guessed():
     of = sizes([None] * 3)
     require_units(MemorySettings(budget=20, split="proportional"), of)
-    require_units(MemorySettings(budget=20, keep="copy"), of)  # how large copies get shows when they are written
+    require_units(MemorySettings(budget=3 * LEAST_BYTES, keep="copy"), of)  # more shows when copies are written
     assert smallest({"budget": 20}, of) == 60
+
+
+def test_a_task_without_frames_asks_for_no_share():
+    require_units(MemorySettings(budget=20, split="proportional"), sizes([0, 1], longest=1))
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+@pytest.mark.parametrize("side", [8, 24])
+def test_the_least_that_a_copy_takes_is_no_more_than_any_copy_takes(encoding, side, tmp_path):
+    settings = {"keep": "copy", "encoding": encoding, "samples_per_task": 30}
+    least = LEAST_BYTES + least_picture_bytes(MemorySettings(**settings), [(side, side)])
+    memory = ReplayMemory.from_settings(settings)
+    memory.keep_in(tmp_path)
+    data = PictureData(episodes=(4, 4), size=side)
+    data.pictures[:3] = np.array([0, 128, 255])[:, None, None, None]
+    memory.remember(experience(0), data, seed=7)
+    store = TrajectoryStore(next(tmp_path.rglob(JOURNAL)).parent)
+    sizes_on_disk = [file.bytes_on_disk for file in store.files.values()]
+    assert len(sizes_on_disk) == 8
+    assert min(sizes_on_disk) >= least
+    if encoding == "raw":
+        assert least > 3 * side * side
+
+
+def test_a_budget_of_copies_holds_at_least_their_files_and_what_is_kept_beside():
+    of = [ExperienceSize(f"e{number}", 30, 5, 20, True, 12) for number in range(3)]
+    assert smallest_copies({"budget": 20, "keep": "copy"}, of) == 3 * (LEAST_BYTES + 12)
+    enough = 3 * (LEAST_BYTES + 5 * 12)
+    assert smallest_copies({"budget": enough - 1, "keep": "copy", "unit": "trajectory"}, of) == enough
+    require_units(MemorySettings(budget=enough, keep="copy", unit="trajectory"), of)
+
+
+def smallest_copies(settings, of):
+    with pytest.raises(ConfigurationError, match="is too little for") as caught:
+        require_units(MemorySettings(**settings), of)
+    return int(re.search(r"give at least (\d+) bytes", str(caught.value))[1])

@@ -10,8 +10,9 @@ from vla_cl.data.preflight import DatasetReport
 from vla_cl.data.reused_memory import REUSED, memory_of
 from vla_cl.data.source import Source
 from vla_cl.interfaces import Method
+from vla_cl.memory.copying import least_picture_bytes
 from vla_cl.memory.room import ExperienceSize, require_units
-from vla_cl.memory.settings import reused_folder
+from vla_cl.memory.settings import MemorySettings, reused_folder
 from vla_cl.types import Experience, InterfaceSpec, Stream
 
 
@@ -23,6 +24,7 @@ def check_memory(
     spec: InterfaceSpec,
     shortest_demonstration: int,
     beside: int = 0,
+    histories: bool = False,
 ) -> None:
     """Refuse a memory that could keep nothing of some experience of a stream.
 
@@ -34,6 +36,7 @@ def check_memory(
         spec: What a sample is.
         shortest_demonstration: The fewest frames of a demonstration that is collected.
         beside: Bytes that the method keeps beside each sample.
+        histories: Whether a sample observes more frames than its own, so that a copy has equal pictures once.
 
     Raises:
         ConfigurationError: The memory's limit is too small.
@@ -43,10 +46,11 @@ def check_memory(
         return
     found = {report.root: report for report in reports}
     each = spec.bytes_per_frame + beside
+    copy = _least_copy(memory.settings, spec, beside, histories)
     sizes = [
-        ExperienceSize(experience.name, None, shortest_demonstration, each, recorded=False)
+        ExperienceSize(experience.name, None, shortest_demonstration, each, False, copy)
         if recorded is None
-        else _size(experience, [source for task in experience.tasks for source in recorded[task.id]], found, each)
+        else _size(experience, [source for task in experience.tasks for source in recorded[task.id]], found, each, copy)
         for experience in stream
     ]
     before: list[ExperienceSize] = []
@@ -54,18 +58,28 @@ def check_memory(
     if folder is not None and memory.settings.budget is not None:  # a limit for each task does not concern it
         reused = DatasetFolder(folder)
         lengths = reused.episodes["length"]
-        size = ExperienceSize(REUSED.name, int(lengths.sum()), int(lengths.max()), reused.spec.bytes_per_frame + beside)
-        before = [size]
+        copied = _least_copy(memory.settings, reused.spec, beside, histories)
+        frames, longest = int(lengths.sum()), int(lengths.max())
+        before = [ExperienceSize(REUSED.name, frames, longest, reused.spec.bytes_per_frame + beside, True, copied)]
     for together in [[size] for size in sizes] if stream.independent else [sizes]:
         require_units(memory.settings, [*before, *together])
 
 
+def _least_copy(settings: MemorySettings, spec: InterfaceSpec, beside: int, histories: bool) -> int:
+    """Of one sample; where equal pictures are kept once, there may be a single one in a unit."""
+    return beside + (0 if histories else least_picture_bytes(settings, spec.cameras.values()))
+
+
 def _size(
-    experience: Experience, sources: Sequence[Source], reports: Mapping[Path, DatasetReport], bytes_per_sample: int
+    experience: Experience,
+    sources: Sequence[Source],
+    reports: Mapping[Path, DatasetReport],
+    bytes_per_sample: int,
+    bytes_per_copy: int,
 ) -> ExperienceSize:
     """Of recorded data; of a dataset that several tasks share nobody knows yet how much belongs to which."""
     mine = [reports[source.root] for source in sources]
     shared = any(report.tasks > 1 and source.recorded_instruction for source, report in zip(sources, mine, strict=True))
     frames = None if shared else sum(report.frames for report in mine)
     longest = 1 if shared else max(report.longest for report in mine)
-    return ExperienceSize(experience.name, frames, longest, bytes_per_sample)
+    return ExperienceSize(experience.name, frames, longest, bytes_per_sample, True, bytes_per_copy)

@@ -29,12 +29,14 @@ from vla_cl.types import METHOD_KEY, Batch, ConfigurationError
 NOTE_KEY = "@"
 """How the keys begin that a record keeps beside the batch's own, such as ``@action``, the action of each frame."""
 
+LENGTH_BYTES = 8
+"""That a record begins with."""
+
 UNPACKED_BYTES = 2**28
 """Most bytes of what is no picture in a unit; an episode of 10,000 frames with chunks of 100 actions has 50 MB."""
 
 _SAMPLES = 10_000_000
 _REMEDY = "copy it again, or use another checkpoint of the run"
-_LENGTH_BYTES = 8
 _PICTURE_DIMENSIONS = 4
 
 
@@ -81,7 +83,7 @@ def pack(batch: Batch, notes: Mapping[str, NDArray[Any]], with_codec: Codec) -> 
     }
     header = json.dumps(about, separators=(",", ":")).encode() + b"\n"
     small = zlib.compress(header + b"".join(np.ascontiguousarray(value).tobytes() for value in arrays.values()), 6)
-    return len(small).to_bytes(_LENGTH_BYTES, "little") + small + b"".join(pieces)
+    return len(small).to_bytes(LENGTH_BYTES, "little") + small + b"".join(pieces)
 
 
 @dataclass(frozen=True)
@@ -111,13 +113,13 @@ class Record:
         failures = (zlib.error, OSError, ValueError, KeyError, TypeError, IndexError, OverflowError)
         with told_as(f"the remembered unit {short(path)} is damaged", _REMEDY, *failures):
             with path.open("rb") as file:
-                length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-                if length > size - _LENGTH_BYTES:
+                length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+                if length > size - LENGTH_BYTES:
                     raise ValueError(f"its first part of {length} bytes does not fit into {size}")
                 header, _, content = _inflated(file.read(length)).partition(b"\n")
             about = parse_json_object(header, f"the header of {short(path)}", _REMEDY)
             arrays = _arrays(about["arrays"], content)
-            pictures = _picture_features(about, _LENGTH_BYTES + length, size)
+            pictures = _picture_features(about, LENGTH_BYTES + length, size)
             texts = _texts(about["texts"])
             lengths = {len(array) for array in arrays.values()} | {len(listed) for listed in texts.values()}
             if len(lengths | {feature.shape[0] for feature in pictures.values()}) > 1:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vla_cl.memory.budget import divide
+from vla_cl.memory.copying import LEAST_BYTES
 from vla_cl.memory.settings import SETTING, MemorySettings
 from vla_cl.trust.text import counted
 from vla_cl.types import ConfigurationError
@@ -29,6 +30,7 @@ class ExperienceSize:
     longest: int
     bytes_per_sample: int
     recorded: bool = True
+    bytes_per_copy: int = 0
 
     @property
     def at_least(self) -> str:
@@ -40,7 +42,7 @@ def require_units(settings: MemorySettings, sizes: Sequence[ExperienceSize]) -> 
     """Refuse a limit that leaves an experience less than a unit of it when all have been learnt.
 
     Which unit a rule puts first is not known before, so the longest must fit. How large copies get is not known before
-    they are written, so of them only limits in frames are looked at.
+    they are written, so a budget of them must hold the least that they can be.
 
     Args:
         settings: Of the memory.
@@ -58,7 +60,7 @@ def require_units(settings: MemorySettings, sizes: Sequence[ExperienceSize]) -> 
                     f"{size.name}, which has {size.at_least}{length} frames; give at least {max(lengths)}, or a "
                     "smaller unit"
                 )
-    if settings.budget_bytes is not None and settings.keep == "index":
+    if settings.budget_bytes is not None:
         _require_shares(settings, settings.budget_bytes, sizes, lengths)
 
 
@@ -68,16 +70,21 @@ def _require_shares(
     proportional = settings.split == "proportional"
     if proportional and any(size.frames is None for size in sizes):
         return
+    copied = settings.keep == "copy"
     weights = [float(size.frames or 0) if proportional else 1.0 for size in sizes]
-    units = [length * size.bytes_per_sample for length, size in zip(lengths, sizes, strict=True)]
-    room = [budget if size.frames is None else size.frames * size.bytes_per_sample for size in sizes]
-    for size, unit, share in zip(sizes, units, divide(budget, weights, room), strict=True):
-        if share < unit:
-            enough = max(unit * sum(weights) / weight for unit, weight in zip(units, weights, strict=True))
+    units = [
+        length * size.bytes_per_copy + LEAST_BYTES if copied else length * size.bytes_per_sample
+        for length, size in zip(lengths, sizes, strict=True)
+    ]
+    room = [budget if copied or size.frames is None else size.frames * size.bytes_per_sample for size in sizes]
+    for size, unit, weight, share in zip(sizes, units, weights, divide(budget, weights, room), strict=True):
+        if weight and share < unit:
+            enough = max(unit * sum(weights) / weight for unit, weight in zip(units, weights, strict=True) if weight)
+            least = "at least " if copied else size.at_least
             raise ConfigurationError(
                 f"{SETTING}.budget={settings.budget} is too little for {counted(len(sizes), 'experience')}: one "
-                f"{settings.unit} of {size.name} takes {size.at_least}{unit} bytes; give {size.at_least}"
-                f"{math.ceil(enough)} bytes in all, or a smaller unit"
+                f"{settings.unit} of {size.name} takes {least}{unit} bytes; give {least}{math.ceil(enough)} bytes in "
+                "all, or a smaller unit"
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vla_cl.types import ConfigurationError
@@ -21,8 +21,10 @@ class PolicySettings:
         device: Torch device.
         passed_over: A sentence for each damaged checkpoint of the warm start's run that is newer than it.
         chunk: Actions that a sample's target has.
+        histories: Whether a sample observes a window of frames, even of one.
         any_size: Whether it brings pictures of any size to its own.
         notes: What somebody should know before it is trained.
+        network: LeRobot's policy without weights, on torch's ``meta`` device; None for types that cannot be built so.
     """
 
     kind: str
@@ -32,8 +34,10 @@ class PolicySettings:
     device: str
     passed_over: tuple[str, ...] = ()
     chunk: int = 1
+    histories: bool = False
     any_size: bool = True
     notes: tuple[str, ...] = ()
+    network: Any = field(default=None, repr=False, compare=False)
 
 
 def choose_device(name: str) -> str:

@@ -18,6 +18,7 @@ import torch
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies.factory import get_policy_class
+from lerobot.policies.pretrained import PreTrainedPolicy
 
 from vla_cl.models.policy_types import (
     BACKBONE_FIELD,
@@ -200,12 +201,16 @@ def resizes(config: PreTrainedConfig) -> bool:
     return config.type in RESIZES or (field is not None and getattr(config, field) is not None)
 
 
-def check_buildable(config: PreTrainedConfig, fresh: bool = True) -> None:
+def check_buildable(config: PreTrainedConfig, fresh: bool = True) -> PreTrainedPolicy | None:
     """Try what a policy needs before anything is recorded: packages, weights from elsewhere, fields that fit.
 
     Args:
         config: Of the policy, with the features of the data.
         fresh: Whether it begins without a checkpoint of its own.
+
+    Returns:
+        The network on torch's ``meta`` device, with names and sizes but no weights; None if its type cannot be built
+        without loading weights.
 
     Raises:
         ConfigurationError: Something is missing, or the network cannot be built with these fields.
@@ -219,14 +224,14 @@ def check_buildable(config: PreTrainedConfig, fresh: bool = True) -> None:
         _require_from_hub(config.type, name, "accept its licence on huggingface.co and `hf auth login`")
     if fresh and config.type in WITH_BACKBONE and getattr(config, BACKBONE_FIELD) is not None:
         _fetch_backbone(config.type, config.vision_backbone, getattr(config, BACKBONE_FIELD))
-    if config.type in BUILT_WITHOUT_WEIGHTS:
-        _build_without_weights(config)
+    return _built_without_weights(config) if config.type in BUILT_WITHOUT_WEIGHTS else None
 
 
-def _build_without_weights(config: PreTrainedConfig) -> None:
+def _built_without_weights(config: PreTrainedConfig) -> PreTrainedPolicy:
     try:
         with torch.device("meta"), without_backbone(config):
-            get_policy_class(config.type)(config)
+            policy: PreTrainedPolicy = get_policy_class(config.type)(config)
+            return policy
     except _WRONG_FIELDS as error:
         raise ConfigurationError(
             f"policy {config.type!r} cannot be built with these fields: {_words(error)}"
