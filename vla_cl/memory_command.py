@@ -22,9 +22,10 @@ from vla_cl.locks import only_writer
 from vla_cl.memory.copied import CopiedData
 from vla_cl.memory.record import is_picture
 from vla_cl.memory.remembered import Remembered, from_index
-from vla_cl.memory.replay_memory import COPIES, NOTES
+from vla_cl.memory.replay_memory import COPIES
 from vla_cl.memory.settings import MemorySettings
 from vla_cl.memory.store import TrajectoryStore
+from vla_cl.names import NOTES
 from vla_cl.run_folder import read_settings
 from vla_cl.trust.reading import as_plain, require_entries
 from vla_cl.trust.text import counted, harmless, short, told_as
