@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from vla_cl.files import replacing_folder, write_json, write_link
 from vla_cl.interfaces import Data, Method, Model
-from vla_cl.manifest import MANIFEST, RUN_FORMAT, of_run, require_of_run, verify_manifest, write_manifest
+from vla_cl.manifest import MANIFEST, READABLE_RUNS, RUN_FORMAT, of_run, require_of_run, verify_manifest, write_manifest
 from vla_cl.trust.reading import read_json_object, read_text, require_entries
 from vla_cl.trust.tensors import load_tensors
 from vla_cl.trust.text import harmless, short, told_as
@@ -210,10 +210,11 @@ def require_same_program(checkpoints: Path) -> None:
     for path in sorted(checkpoints.glob("[0-9]*/training_state/progress.json")):
         written = read_json_object(path, "the progress of the checkpoint", _REMEDY).get("format", 1)
         if written != RUN_FORMAT:
+            where = short(checkpoints.parent, 90)
+            opened = " (vla-cl report, metrics and evaluate still open it)" if written in READABLE_RUNS else ""
             raise ConfigurationError(
-                f"the run {short(checkpoints.parent)} was begun by a version of vla-cl in which the same command gives "
-                "other weights, so this one cannot continue it; begin anew with output_dir=<a new folder> (vla-cl "
-                "report, metrics and evaluate still open it)"
+                f"the run {where} was begun by a version of vla-cl in which the same command gives "
+                f"other weights, so this one cannot continue it; begin anew with output_dir=<a new folder>{opened}"
             )
 
 

@@ -104,7 +104,7 @@ class RunFolder:
         changed = {key for key in _differences(before, dict(settings)) if not is_among(key, MAY_DIFFER)}
         if changed:
             raise ConfigurationError(
-                f"{short(self.root)} holds a run with other settings ({harmless(', '.join(sorted(changed)), 90)}); "
+                f"{short(self.root, 90)} holds a run with other settings ({harmless(', '.join(sorted(changed)), 80)}); "
                 f"give {_another(settings)}, or the same settings to continue it"
             )
 

@@ -100,6 +100,22 @@ def test_an_unfinished_run_is_refused(tmp_path):
         compare([write(tmp_path / "a", status="running")])
 
 
+@pytest.mark.parametrize("text", [None, "# nothing", "null", "[]", "- er"])
+@pytest.mark.parametrize("style", ["text", "markdown", "json"])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_run_that_has_lost_its_settings_is_refused(tmp_path, text, style, place):
+    """Nobody could say whether it is a seed of the method beside it."""
+    runs = [write(tmp_path / name, "er", seed, KEPT) for seed, name in enumerate(("a", "b"))]
+    (runs[place] / "config.yaml").unlink()
+    if text is not None:
+        (runs[place] / "config.yaml").write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        compare(runs, style=style)
+    message = str(caught.value)
+    assert f"{runs[place]} has no settings in its config.yaml, which say whose seed it is; restore the file" in message
+    assert "\n" not in message
+
+
 def test_other_tasks_are_refused(tmp_path):
     other = write(tmp_path / "b", tasks=(*TASKS[:2], "metaworld/reach"))
     with pytest.raises(ConfigurationError, match="same tasks"):

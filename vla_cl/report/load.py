@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vla_cl.manifest import READABLE_RUNS, require_of_run, require_seal, require_text_seal
+from vla_cl.manifest import require_of_run, require_readable, require_seal, require_text_seal
 from vla_cl.metrics import SuccessMatrix
 from vla_cl.metrics.matrix import rollouts_skipped
 from vla_cl.report.numbers import last_row
@@ -179,11 +179,7 @@ def _read_info(folder: Path) -> Mapping[str, Any]:
     info = read_json_object(path, "the summary of the run", _RESTORE)
     require_seal(info, short(path), "give the run's command again: it writes the file anew")
     require_of_run(info, folder, short(path), "give the run's command again: it writes the file anew")
-    if type(info.get("format")) is not int or info["format"] not in READABLE_RUNS:
-        raise ConfigurationError(
-            f"{short(path)} has format {harmless(repr(info.get('format')), 20)}, but this version reads the formats "
-            f"{' and '.join(map(str, READABLE_RUNS))}; report with the version of vla-cl that wrote the run"
-        )
+    require_readable(info, short(path))
     require_entries(info, _ENTRIES, short(path), "the file is damaged")
     if info["arrangement"] not in ARRANGEMENTS:
         raise ConfigurationError(

@@ -59,8 +59,8 @@ def compare(folders: Sequence[Path], metrics: Sequence[str] = SHOWN, style: str 
         style: ``text``, ``markdown`` or ``json``.
 
     Raises:
-        ConfigurationError: A run is not finished, a seed comes twice, the runs learnt different tasks, or a metric does
-            not exist.
+        ConfigurationError: A run is not finished or has lost its settings, a seed comes twice, the runs learnt
+            different tasks, or a metric does not exist.
     """
     known = {metric.name: metric for metric in METRICS}
     if unknown := [name for name in metrics if name not in known]:
@@ -107,6 +107,11 @@ def _require_comparable(runs: Sequence[RunRecord]) -> None:
         if not run.finished or run.matrix is None:
             raise ConfigurationError(
                 f"{short(run.folder)} is not finished; continue it with the command that began it, or leave it out"
+            )
+        if not flat_settings(run):
+            raise ConfigurationError(
+                f"{short(run.folder)} has no settings in its config.yaml, which say whose seed it is; restore the "
+                "file, or leave the run out"
             )
         if set(run.tasks) != set(runs[0].tasks):
             raise ConfigurationError(
