@@ -325,15 +325,24 @@ def _borders(lines: Sequence[Mapping[str, Any]] | None) -> tuple[float, ...]:
 
 
 def _labels(infos: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> list[str]:
-    """The shortest names that tell the runs apart: method or reference, then the run's name, then its folder."""
+    """The shortest names that tell the runs apart: method or reference, then the run's name, its folder, its path.
+
+    One line each; a number stands behind what would still be the same.
+    """
     methods = [method_label(info) for info in infos]
-    named = [
-        label if methods.count(label) == 1 else f"{label} ({info['name']})"
-        for label, info in zip(methods, infos, strict=True)
-    ]
+    besides: tuple[Sequence[object], ...] = (
+        [info["name"] for info in infos],
+        [f"{folder.parent.name}/{folder.name}" for folder in folders],
+        [short(folder) for folder in folders],
+    )
+    labels = methods
+    for words in besides:
+        labels = [
+            label if labels.count(label) == 1 else harmless(f"{method} ({word})")
+            for label, method, word in zip(labels, methods, words, strict=True)
+        ]
     return [
-        label if named.count(label) == 1 else f"{method} ({folder.parent.name}/{folder.name})"
-        for label, method, folder in zip(named, methods, folders, strict=True)
+        label if labels.count(label) == 1 else f"{label} [{number}]" for number, label in enumerate(labels, start=1)
     ]
 
 
@@ -347,4 +356,4 @@ def method_label(info: Mapping[str, Any]) -> str:
         method += " (told the task)"
     if method == "sequential":
         return arrangement
-    return method if arrangement == "sequential" else f"{arrangement} {method}"
+    return harmless(method if arrangement == "sequential" else f"{arrangement} {method}")

@@ -17,9 +17,12 @@ from vla_cl.report.compare import flat_settings, is_compared, warnings
 from vla_cl.report.load import RunRecord, load_runs, method_label
 from vla_cl.report.numbers import decimal, decimal_range, memory_size
 from vla_cl.report.reference import AGAINST_REFERENCE, Reference, estimates_of, reference_notes
+from vla_cl.trust import markdown
 from vla_cl.trust.reading import require_entries
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
+
+_LONGEST_LABEL = 2_000
 
 SHOWN = HEADLINE
 """Metrics that are shown unless others are asked for."""
@@ -151,7 +154,7 @@ def _labels(first: Sequence[RunRecord]) -> list[str]:
         alike = [other for other_name, other in zip(names, settings, strict=True) if other_name == name]
         keys = sorted({key for other in alike for key in other})
         told = [f"{key}={own.get(key, '-')}" for key in keys if len({other.get(key, "-") for other in alike}) > 1]
-        labels.append(" ".join([name, *told]))
+        labels.append(harmless(" ".join([name, *told]), _LONGEST_LABEL))
     return labels
 
 
@@ -198,8 +201,8 @@ def _text(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    named = [(f"`{row[0]}`", *row[1:]) for row in rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *named))
+    named = [(markdown.code(row[0]), *row[1:]) for row in rows]
+    return "\n".join(map(markdown.row, (head, ["---"] * len(head), *named)))
 
 
 def _plain(group: SeedGroup) -> dict[str, Any]:
