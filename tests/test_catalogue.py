@@ -87,6 +87,9 @@ def test_measured_figures_are_put_into_a_table(tmp_path):
     page = catalogue.text(stored)
     assert "| `ewc` | 1.50 [1.40, 1.60] | 1.48 | 1.01 [1.00, 1.02] | 8.0 MB | 8.0 MB |" in page
     assert "it was stopped" in page
+    stored.write_text(json.dumps({"step-gem": {**row, "cannot_run": "no\n| room | `left"}}))
+    written = catalogue.text(stored)
+    assert "| `gem` | - | - | - | - | no \\| room \\| `left |\n" in written
     assert "a processor" in page
 
 

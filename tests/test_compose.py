@@ -1,6 +1,7 @@
 import pytest
 from toy_world import PointSuite
 
+from vla_cl.check import run_name
 from vla_cl.compose import build, checked_arguments, choices, compose
 from vla_cl.interfaces import Method, Suite
 from vla_cl.rollout.evaluation import EvaluationSettings
@@ -115,3 +116,26 @@ def test_a_value_of_a_wrong_type_is_refused_by_the_name_of_its_setting(name):
                 assert f"method.{setting}" in str(error), (setting, value, str(error))
                 refused += 1
         assert refused >= len(ODD_VALUES) // 2, setting
+
+
+def test_no_two_runs_of_one_stream_and_seed_share_a_name():
+    settings = compose([])
+    arrangements = ("sequential", "joint", "independent")
+    names = {
+        (method, arrangement): run_name(settings | {"method": {"name": method}, "arrangement": arrangement})
+        for method in choices("method")
+        for arrangement in arrangements
+    }
+    assert len(set(names.values())) == len(names)
+    start = "metaworld_demo"
+    assert [names["er", arrangement] for arrangement in arrangements] == [
+        f"{start}-er-seed0", f"{start}-er-joint-seed0", f"{start}-er-independent-seed0"
+    ]  # fmt: skip
+    # as versions before named them, so that the same command goes on in the folders they began
+    assert [names["sequential", arrangement] for arrangement in arrangements] == [
+        f"{start}-sequential-seed0", f"{start}-joint-seed0", f"{start}-independent-seed0"
+    ]  # fmt: skip
+
+
+def test_a_name_that_is_given_is_the_name():
+    assert run_name(compose(["name=mine", "method=er", "arrangement=joint"])) == "mine"

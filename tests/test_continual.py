@@ -18,6 +18,7 @@ from vla_cl.location import compose_evaluation
 from vla_cl.manifest import write_manifest
 from vla_cl.metrics import SuccessMatrix
 from vla_cl.report.load import load_runs
+from vla_cl.run_folder import RunFolder, read_settings
 from vla_cl.types import ConfigurationError, InterfaceSpec
 
 CONF = Path(__file__).parent / "conf"
@@ -153,6 +154,23 @@ def test_a_run_of_a_version_with_other_random_numbers_is_read_but_not_continued(
 def test_another_run_is_not_overwritten(finished, cache):
     with pytest.raises(ConfigurationError, match="holds a run with other settings"):
         train(cache, finished, "method=er", "method.samples_per_task=6")
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"), [("outputs/x", "give output_dir=<a new"), (None, "give name=<another> or output_dir=<a new")]
+)
+def test_a_folder_that_is_taken_says_how_to_get_another(finished, given, remedy):
+    settings = read_settings(finished / "config.yaml") | {"train_seed": 9, "output_dir": given}
+    with pytest.raises(ConfigurationError) as caught, RunFolder(finished).open(settings):
+        pass
+    assert f"other settings (train_seed); {remedy}" in str(caught.value)
+
+
+def test_a_folder_that_is_no_run_says_how_to_get_another(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    message = r"is no run .*; give name=<another> or output_dir=<a new folder>$"
+    with pytest.raises(ConfigurationError, match=message), RunFolder(tmp_path).open({"output_dir": None}):
+        pass
 
 
 def test_joint_and_independent_references(cache, tmp_path):

@@ -51,9 +51,7 @@ def test_the_summary_is_that_of_the_table(undisturbed):
         assert figures["success"] == successes / 3
         assert figures["interval"] == list(wilson_interval(successes, 3))
         assert figures["env_steps"] == group["env_steps"].sum()
-    successes = int((table["outcome"] == "success").sum())
-    assert found["mean_success"] == pytest.approx(successes / 9)
-    assert found["mean_interval"] == list(wilson_interval(successes, 9))
+    assert found["mean_success"] == pytest.approx((table["outcome"] == "success").mean())
     assert found["episodes_per_hour"] == pytest.approx(9 / found["seconds"] * 3600, rel=1e-3)
     assert found["render_profile"] == "plain"
     assert {"numpy", "lerobot"} <= found["versions"].keys()

@@ -12,6 +12,7 @@ from typing import Any
 
 from vla_cl.compose import build, choices, compose, leading_comment
 from vla_cl.interfaces import Method
+from vla_cl.trust import markdown
 from vla_cl.trust.reading import read_json_object
 from vla_cl.trust.text import short, told_as
 from vla_cl.types import Ability, ConfigurationError
@@ -118,11 +119,11 @@ def _matrix(listed: Sequence[Entry]) -> Iterator[str]:
         "Test beds: NanoVLA with regression and with flow matching (any LeRobot policy with the same abilities), a\n"
         "causal language model, a diffusion model. Every pair with *yes* is run by the contract tests.\n"
     )
-    yield "| method | " + " | ".join(name.replace("_", " ") for name in abilities) + " |"
+    yield markdown.row(["method", *(name.replace("_", " ") for name in abilities)])
     yield "|---|" + "---|" * len(abilities)
     for entry in listed:
         cells = [_support(entry.method, of_bed) for of_bed in abilities.values()]
-        yield f"| `{entry.name}` | " + " | ".join(cells) + " |"
+        yield markdown.row([markdown.code(entry.name), *cells])
     yield ""
 
 
@@ -151,7 +152,7 @@ def _cost_lines(listed: Sequence[Entry], stored: Mapping[str, dict[str, Any]], p
     yield _MEASURED.format(machine=first["machine"].get("cpu", "one machine"), past=first.get("past", 3)).rstrip()
     for name, row in rows.items():
         if "cannot_run" in row:
-            yield f"| `{name}` | - | - | - | - | {row['cannot_run']} |"
+            yield markdown.row([markdown.code(name), *"----", str(row["cannot_run"])])
             continue
         figures = {figure["who"]: figure["value"] for figure in row["figures"]}
         ratio, excess = row["ratio"], row["others"].get("measured over theory")
@@ -163,7 +164,7 @@ def _cost_lines(listed: Sequence[Entry], stored: Mapping[str, dict[str, Any]], p
             _bytes(figures["kept"]),
             _bytes(figures["kept in theory"]),
         ]
-        yield f"| `{name}` | " + " | ".join(cells) + " |"
+        yield markdown.row([markdown.code(name), *cells])
     yield ""
 
 
@@ -184,8 +185,8 @@ def _section(kind: type[Method], presets: Sequence[Entry]) -> Iterator[str]:
         yield "- must be told at test time which task it is (`task_id_at_test`)"
     for preset in presets:
         given = {key: value for key, value in preset.settings.items() if key not in ("name", "class")}
-        words = ", ".join(f"`{key}={_plain(value)}`" for key, value in given.items()) or "none"
-        yield f"- `method={preset.name}`: {preset.comment} Settings: {words}"
+        words = ", ".join(markdown.code(f"{key}={_plain(value)}") for key, value in given.items()) or "none"
+        yield f"- {markdown.code(f'method={preset.name}')}: {preset.comment} Settings: {words}"
     yield ""
 
 

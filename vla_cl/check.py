@@ -228,8 +228,12 @@ def output_folder(settings: Settings) -> Path:
 
 
 def run_name(settings: Settings) -> str:
-    """The name given, or one made from stream and method."""
-    what = settings["method"]["name"] if settings["arrangement"] == "sequential" else settings["arrangement"]
+    """The name given, or one made from stream, method and arrangement; the plain references go without the method."""
+    method, arrangement = settings["method"]["name"], settings["arrangement"]
+    if arrangement == "sequential":
+        what = method
+    else:
+        what = arrangement if method == "sequential" else f"{method}-{arrangement}"
     return str(settings["name"] or f"{settings['stream']['name']}-{what}-seed{settings['train_seed']}")
 
 

@@ -19,6 +19,7 @@ from vla_cl.files import replacing_folder, write_json, write_link
 from vla_cl.interfaces import Data, Method, Model
 from vla_cl.manifest import (
     MANIFEST,
+    READABLE_RUNS,
     RUN_FORMAT,
     is_whole,
     of_run,
@@ -229,10 +230,11 @@ def require_same_program(checkpoints: Path) -> None:
             continue
         written = read_json_object(folder / PROGRESS, "the progress of the checkpoint", _REMEDY).get("format", 1)
         if type(written) is not int or written != RUN_FORMAT:
+            where = short(checkpoints.parent, 90)
+            opened = " (vla-cl report, metrics and evaluate still open it)" if written in READABLE_RUNS else ""
             raise ConfigurationError(
-                f"the run {short(checkpoints.parent)} was begun by a version of vla-cl in which the same command gives "
-                "other weights, so this one cannot continue it; begin anew with output_dir=<a new folder> (vla-cl "
-                "report, metrics and evaluate still open it)"
+                f"the run {where} was begun by a version of vla-cl in which the same command gives "
+                f"other weights, so this one cannot continue it; begin anew with output_dir=<a new folder>{opened}"
             )
         return
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from vla_cl.compose import Settings, compose
-from vla_cl.manifest import SEAL, require_of_run, require_seal
+from vla_cl.manifest import SEAL, require_of_run, require_readable_run, require_seal
 from vla_cl.names import file_name
 from vla_cl.run_folder import read_settings
 from vla_cl.trust.hub import fetch_policy
@@ -118,8 +118,9 @@ def find_run(location: str) -> PastRun | None:
     """The run that a folder is, or lies in at most three levels deep; None if there is none.
 
     Raises:
-        ConfigurationError: A ``config.yaml`` cannot be read, or is lost.
+        ConfigurationError: A ``config.yaml`` cannot be read or is lost, or the run is of an unknown format.
     """
+    _require_readable(location)
     for place, folder in enumerate(_around(location)):
         # a config.yaml of something else above the policy is not looked into
         written = place == 0 or (folder / "checkpoints").is_dir() or (folder / _SUMMARY).is_file()
@@ -134,6 +135,12 @@ def find_run(location: str) -> PastRun | None:
                 "copy the checkpoint's pretrained_model out of the run to roll it out by itself"
             )
     return None
+
+
+def _require_readable(location: str) -> None:
+    """Refuse what lies in a run of a format that this version does not know."""
+    for folder in _around(location):
+        require_readable_run(folder)
 
 
 def _is_summary(path: Path) -> bool:
@@ -245,11 +252,12 @@ def find_policy(location: str) -> FoundPolicy:
     A policy on the hub is downloaded into the hub's cache, unless it lies there.
 
     Raises:
-        ConfigurationError: The run has no checkpoint yet, the checkpoint that was named is damaged, or neither the disk
-            nor the hub has such a policy.
+        ConfigurationError: The run has no checkpoint yet or an unknown format, the checkpoint that was named is
+            damaged, or neither the disk nor the hub has such a policy.
     """
     from vla_cl import checkpoint
 
+    _require_readable(location)
     path = checkpoint.behind_last(Path(location))
     if not path.exists():
         return FoundPolicy(fetch_policy(location))

@@ -24,7 +24,7 @@ RUN_FORMAT = 2
 """Of a run: raised whenever the same command would give other weights. Runs of another one are read, not continued."""
 
 READABLE_RUNS = (1, 2)
-"""Formats of runs that reports and evaluations open."""
+"""Formats of runs that are opened: reported, compared, measured, evaluated, listed."""
 
 FORMAT = 1
 SEAL = "seal"
@@ -34,6 +34,7 @@ _LINE = "# seal: "
 _DIGITS = 16
 _RUN = "run"
 _SETTINGS = "config.yaml"
+_SUMMARY = "run.json"
 _SETTINGS_BYTES = 4 * 2**20
 
 
@@ -147,6 +148,44 @@ def require_of_run(content: Mapping[str, Any], folder: Path, what: str, remedy: 
     told, own = content.get(_RUN), run_key(folder)
     if None not in (told, own) and told != own:
         raise ConfigurationError(f"{what} belongs to another run than {short(folder)}; {remedy}")
+
+
+def require_readable(content: Mapping[str, Any], what: str) -> None:
+    """Refuse the summary of a run of a format that this version does not know.
+
+    Args:
+        content: Of its ``run.json``.
+        what: What it is, for the message.
+
+    Raises:
+        ConfigurationError: Its format is not among `READABLE_RUNS`, or not said.
+    """
+    written = content.get("format")
+    if type(written) is not int or written not in READABLE_RUNS:
+        raise ConfigurationError(
+            f"{what} has format {harmless(repr(written), 20)}, but this version reads the formats "
+            f"{' and '.join(map(str, READABLE_RUNS))}; use the version of vla-cl that wrote the run"
+        )
+
+
+def require_readable_run(folder: Path) -> None:
+    """The same for whoever reads other files of a run. A damaged ``run.json``, or one of other software, is let pass.
+
+    Args:
+        folder: The run's, perhaps.
+
+    Raises:
+        ConfigurationError: It holds a run of a format that is not among `READABLE_RUNS`.
+    """
+    path = folder / _SUMMARY
+    if not path.is_file():
+        return
+    try:
+        content = read_json_object(path, "the summary of the run", "")
+    except ConfigurationError:  # whoever needs it says so
+        return
+    if {"format", "tasks"} <= content.keys():
+        require_readable(content, short(path))
 
 
 def seal(content: Mapping[str, Any], salt: str = "") -> dict[str, Any]:

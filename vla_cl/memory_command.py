@@ -19,12 +19,14 @@ from vla_cl.data.run_data import with_moved_data
 from vla_cl.files import remove_leftovers_of
 from vla_cl.interfaces import Data
 from vla_cl.locks import only_writer
+from vla_cl.manifest import require_readable_run
 from vla_cl.memory.copied import CopiedData
 from vla_cl.memory.record import is_picture
 from vla_cl.memory.remembered import Remembered, from_index
-from vla_cl.memory.replay_memory import COPIES, NOTES
+from vla_cl.memory.replay_memory import COPIES
 from vla_cl.memory.settings import MemorySettings
 from vla_cl.memory.store import TrajectoryStore
+from vla_cl.names import NOTES
 from vla_cl.run_folder import read_settings
 from vla_cl.trust.reading import as_plain, require_entries
 from vla_cl.trust.text import counted, harmless, short, told_as
@@ -60,10 +62,12 @@ class RunMemory:
         """Read the index of a run's memory.
 
         Raises:
-            ConfigurationError: There is no run, no checkpoint, or its method remembers no samples.
+            ConfigurationError: There is no run, it has no checkpoint or an unknown format, or its method remembers no
+                samples.
         """
         if not (root / "config.yaml").is_file():
             raise ConfigurationError(f"{short(root)} is no run (it has no config.yaml); give the folder of a run")
+        require_readable_run(root)
         newest = checkpoint.find_newest(root / "checkpoints")
         if newest is None:
             raise ConfigurationError(

@@ -14,6 +14,15 @@ NAME_BYTES = 120
 VIDEOS = "videos"
 """The folder of filmed episodes, in a run and in an evaluation."""
 
+NOTES = "memory.notes"
+"""Key of a memory's index beside the experiences' names: what else a memory must know of them."""
+
+REUSED = "memory.reused"
+"""Under which name a memory keeps what another run remembered."""
+
+RESERVED = frozenset((NOTES, REUSED))
+"""What no experience may be called, since a memory's index has it beside the experiences' names."""
+
 _KEPT = "LMN"  # Unicode's categories of letters, the marks on them, and numbers
 
 

@@ -70,7 +70,7 @@ class RunFolder:
         with only_writer(self.root / LOCK, f"the run {short(self.root)}"):
             if self._is_foreign():
                 raise ConfigurationError(
-                    f"{short(self.root)} exists and is no run (it has no config.yaml); give another output_dir"
+                    f"{short(self.root)} exists and is no run (it has no config.yaml); give {_another(settings)}"
                 )
             remove_leftovers(self.root)
             for folder in (self.videos, self.checkpoints):
@@ -104,8 +104,8 @@ class RunFolder:
         changed = {key for key in _differences(before, dict(settings)) if not is_among(key, MAY_DIFFER)}
         if changed:
             raise ConfigurationError(
-                f"{short(self.root)} holds a run with other settings ({harmless(', '.join(sorted(changed)), 110)}); "
-                "give output_dir=<a new folder>, or the same settings to continue it"
+                f"{short(self.root, 90)} holds a run with other settings ({harmless(', '.join(sorted(changed)), 80)}); "
+                f"give {_another(settings)}, or the same settings to continue it"
             )
 
     def episodes(self) -> EpisodeTable:
@@ -192,6 +192,12 @@ def machine(device: str) -> dict[str, object]:
         cpu = names[0] if names else cpu
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory, 1), "device": device}
+
+
+def _another(settings: Mapping[str, Any]) -> str:
+    """What to set for another folder: where ``output_dir`` is given, the run's name decides nothing."""
+    given = settings.get("output_dir")
+    return "output_dir=<a new folder>" if given else "name=<another> or output_dir=<a new folder>"
 
 
 def _differences(left: Any, right: Any, prefix: str = "") -> set[str]:  # noqa: ANN401 - nested plain data

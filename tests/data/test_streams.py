@@ -3,8 +3,10 @@ from toy_world import PointSuite
 
 from vla_cl.data.location import dataset_roots
 from vla_cl.data.recorded import matched, recorded_tasks
-from vla_cl.data.streams import recorded_stream, suite_stream
-from vla_cl.types import ConfigurationError
+from vla_cl.data.reused_memory import REUSED
+from vla_cl.data.streams import ARRANGEMENTS, recorded_stream, suite_stream
+from vla_cl.names import NOTES, RESERVED
+from vla_cl.types import ConfigurationError, Task
 
 TASKS = PointSuite().tasks()
 
@@ -36,6 +38,40 @@ def test_independent_keeps_the_name_that_a_task_has_the_first_time():
 def test_experiences_of_several_tasks():
     stream = suite_stream("s", TASKS, experiences=[{"name": "both", "tasks": ["red", "green"]}])
     assert [task.name for task in stream.experiences[0].tasks] == ["red", "green"]
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (["a", "a", "a-2"], ["a", "a-3", "a-2"]),
+        (["a", "a-2", "a"], ["a", "a-2", "a-3"]),
+        (["x/a", "a", "a"], ["a", "a-2", "a-3"]),
+    ],
+)
+def test_a_number_behind_a_name_makes_no_name_that_is_there(given, names):
+    stream = suite_stream("s", TASKS, experiences=[{"name": name, "tasks": ["red"]} for name in given])
+    assert [item.name for item in stream] == names
+
+
+def test_reserved_are_the_names_that_a_memory_uses_itself():
+    assert {NOTES, REUSED.name} == RESERVED
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED))
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_an_experience_must_not_have_a_name_that_a_memory_uses_itself(name, arrangement):
+    message = f"calls an experience '{name}', .*; allowed is every name but {', '.join(sorted(RESERVED))}; give another"
+    named = [{"name": "red", "tasks": ["red"]}, {"name": f"x/{name}", "tasks": ["blue"]}]
+    suite = [*TASKS, Task(f"point/{name}", "go", 9)]
+    if arrangement == "joint":  # all is one experience, called joint
+        assert len(suite_stream("s", TASKS, experiences=named, arrangement=arrangement)) == 1
+        return
+    with pytest.raises(ConfigurationError, match=message):
+        suite_stream("s", TASKS, experiences=named, arrangement=arrangement)
+    with pytest.raises(ConfigurationError, match=message):
+        suite_stream("s", suite, [f"point/{name}"], arrangement=arrangement)
+    renamed = [{"name": "other", "tasks": [f"point/{name}"]}]
+    assert [item.name for item in suite_stream("s", suite, experiences=renamed)] == ["other"]
 
 
 def test_datasets_become_experiences_matched_by_instruction(point_datasets):

@@ -8,8 +8,9 @@ from remembered_data import PictureData, TableData, TableModel
 from tiny_model import TinyData, experience
 
 from vla_cl.memory.budget import cosine_distance, divide, similarity_weights
-from vla_cl.memory.replay_memory import NOTES, ReplayMemory
+from vla_cl.memory.replay_memory import ReplayMemory
 from vla_cl.memory.settings import parse_bytes
+from vla_cl.names import NOTES
 from vla_cl.types import ConfigurationError
 
 

@@ -6,7 +6,7 @@ from odd_datasets import make_dataset
 
 from vla_cl.check import check
 from vla_cl.checkpoint import read_method
-from vla_cl.memory.replay_memory import NOTES
+from vla_cl.names import NOTES
 from vla_cl.run import train
 
 CAMERA = {"observation.image": (8, 8)}

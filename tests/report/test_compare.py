@@ -5,10 +5,12 @@ import json
 import pytest
 import yaml
 from generated_run import TASKS, GeneratedRun
+from parsed_markdown import Cells
 
 from vla_cl import cli
 from vla_cl.report import write_report
 from vla_cl.report.compare import is_compared
+from vla_cl.report.load import load_runs
 from vla_cl.report.seed_groups import compare
 from vla_cl.run_folder import MAY_DIFFER
 from vla_cl.settings.speed import WHERE_AND_HOW_FAST, is_among
@@ -98,6 +100,62 @@ def test_the_same_seed_twice_is_refused(tmp_path):
 def test_an_unfinished_run_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="is not finished"):
         compare([write(tmp_path / "a", status="running")])
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("a|b", "a|b"), ("a\n| b |\n", "a | b | "), ("`", "`"), ("a``|`b", "a``|`b"), ("<b>", "<b>"), ("a\\", "a\\")],
+)
+def test_a_name_stays_in_its_cell(tmp_path, name, shown):
+    """One that a run.json gives, and one that tells two lines apart by a setting."""
+    folders = [write(tmp_path / str(number), name, 0, KEPT) for number in range(3)]
+    for folder, value in zip(folders, ("x", name, "`|\n"), strict=True):
+        (folder / "config.yaml").write_text(yaml.safe_dump({"extra": {f"k|{name}": value}}))
+    found = Cells(compare(folders, style="markdown").split("\nnote: ")[0])
+    assert [len(cells) for cells in found.rows] == [6] * 4
+    assert all(cells[0].startswith(f"{shown} extra.k|") for cells in found.rows[1:])
+    assert len({cells[0] for cells in found.rows}) == 4
+    assert len(compare(folders).split("\nnote: ")[0].splitlines()) == 4
+
+
+def test_what_differs_between_runs_is_said_in_one_line(tmp_path):
+    suites = [write(tmp_path / name, name, 0, KEPT, extra={"suite": f"{name}\n| x |"}) for name in ("a", "b")]
+    (note,) = [line for line in compare(suites).splitlines() if line.startswith("note: ")]
+    assert note == "note: The runs have different suites: a | x |, b | x |."
+
+
+def test_runs_of_one_name_in_folders_of_one_name_are_told_apart(tmp_path):
+    """Else the figures of one would be shown for both."""
+    folders = [write(tmp_path / above / "s" / "run", "er", seed, success) for above, seed, success in
+               (("x", 0, KEPT), ("y", 1, LOST))]  # fmt: skip
+    labels = [run.label for run in load_runs(folders)]
+    assert labels == [f"er ({folder})" for folder in folders]
+    (group,) = json.loads(compare(folders, style="json"))
+    assert group["metrics"]["final_average_success"]["value"] == pytest.approx((2.8 / 3 + 1.1 / 3) / 2)
+
+
+@pytest.mark.parametrize("names", [("a\nb", "a b"), ("x" * 300, "x" * 301)])
+def test_names_that_are_shown_alike_are_told_apart(tmp_path, names):
+    folders = [write(tmp_path / str(number), name, 0, KEPT) for number, name in enumerate(names)]
+    first, second = (run.label for run in load_runs(folders))
+    assert first != second
+    assert "\n" not in first + second
+
+
+@pytest.mark.parametrize("text", [None, "# nothing", "null", "[]", "- er"])
+@pytest.mark.parametrize("style", ["text", "markdown", "json"])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_run_that_has_lost_its_settings_is_refused(tmp_path, text, style, place):
+    """Nobody could say whether it is a seed of the method beside it."""
+    runs = [write(tmp_path / name, "er", seed, KEPT) for seed, name in enumerate(("a", "b"))]
+    (runs[place] / "config.yaml").unlink()
+    if text is not None:
+        (runs[place] / "config.yaml").write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        compare(runs, style=style)
+    message = str(caught.value)
+    assert f"{runs[place]} has no settings in its config.yaml, which say whose seed it is; restore the file" in message
+    assert "\n" not in message
 
 
 def test_other_tasks_are_refused(tmp_path):

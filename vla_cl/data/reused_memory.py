@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from vla_cl import names
 from vla_cl.data.dataset_folder import DatasetFolder
 from vla_cl.data.frames import Frames
 from vla_cl.data.source import Source
@@ -13,7 +14,7 @@ from vla_cl.memory.replay_memory import ReplayMemory
 from vla_cl.memory.settings import SETTING, reused_folder
 from vla_cl.types import ConfigurationError, Experience
 
-REUSED = Experience(-1, "memory.reused", ())
+REUSED = Experience(-1, names.REUSED, ())
 """Under which name and number a memory keeps what another run remembered."""
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, count
 
 from vla_cl.data.recorded import Recorded, find_tasks, learnt_together, shown
 from vla_cl.data.source import Source
-from vla_cl.names import slug
+from vla_cl.names import RESERVED, slug
+from vla_cl.trust.text import harmless
 from vla_cl.types import ConfigurationError, Experience, Stream, Task
 
 _LONGEST_HINT = 180
@@ -61,7 +62,11 @@ def suite_stream(
 
 
 def arrange(name: str, groups: Sequence[tuple[str, Sequence[Task]]], arrangement: str) -> Stream:
-    """Put named groups of tasks in sequence, all into one experience, or each on its own."""
+    """Put named groups of tasks in sequence, all into one experience, or each on its own.
+
+    Raises:
+        ConfigurationError: The arrangement is unknown, or an experience has a name that a memory uses itself.
+    """
     if arrangement not in ARRANGEMENTS:
         near = difflib.get_close_matches(arrangement, ARRANGEMENTS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -75,6 +80,7 @@ def arrange(name: str, groups: Sequence[tuple[str, Sequence[Task]]], arrangement
             first.setdefault(tuple(task.id for task in members), (label, members))
         groups = list(first.values())
     labels = _distinct([label.rsplit("/", 1)[-1] for label, _ in groups])
+    _require_free(name, labels)
     experiences = [
         Experience(index, label, tuple(members))
         for index, (label, (_, members)) in enumerate(zip(labels, groups, strict=True))
@@ -149,11 +155,26 @@ def _names_of(item: Mapping[str, object]) -> list[str]:
     return [str(task) for task in tasks]
 
 
+def _require_free(stream: str, labels: Sequence[str]) -> None:
+    """Refuse names under which a memory's index has something else."""
+    for label in labels:
+        if label in RESERVED:
+            raise ConfigurationError(
+                f"stream {harmless(stream, 60)!r} calls an experience {label!r}, under which a memory keeps its own "
+                f"entries; allowed is every name but {', '.join(sorted(RESERVED))}; give another in stream.experiences"
+            )
+
+
 def _distinct(labels: Sequence[str]) -> list[str]:
-    """Number repeated labels: a, b, a becomes a, b, a-2."""
-    seen: dict[str, int] = {}
+    """Number repeated labels: a, b, a becomes a, b, a-2; a number that makes another label is left out."""
+    taken, numbers = set(labels), {label: count(2) for label in labels}
+    seen: set[str] = set()
     result = []
     for label in labels:
-        seen[label] = seen.get(label, 0) + 1
-        result.append(label if seen[label] == 1 else f"{label}-{seen[label]}")
+        name = label
+        if label in seen:
+            name = next(free for number in numbers[label] if (free := f"{label}-{number}") not in taken)
+        seen.add(label)
+        taken.add(name)
+        result.append(name)
     return result

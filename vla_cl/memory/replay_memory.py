@@ -19,11 +19,9 @@ from vla_cl.memory.remembered import Remembered, from_index
 from vla_cl.memory.selection import Candidates, Samples, Units, cut, mean_feature, rule_named
 from vla_cl.memory.settings import SETTING, MemorySettings
 from vla_cl.memory.store import TrajectoryStore
+from vla_cl.names import NOTES
 from vla_cl.random_numbers import Purpose, generator
 from vla_cl.types import Batch, ConfigurationError, Experience
-
-NOTES = "memory.notes"
-"""Key of `ReplayMemory.index` beside the experiences' names: what else a memory must know of them."""
 
 Selection = Literal["first", "uniform"]
 SELECTIONS: tuple[Selection, ...] = ("first", "uniform")

@@ -8,8 +8,9 @@ from typing import Any, TypeGuard
 from torch import Tensor
 
 from vla_cl.interfaces import Data, Method
-from vla_cl.memory.replay_memory import NOTES, SELECTIONS, ReplayMemory, Selection
+from vla_cl.memory.replay_memory import SELECTIONS, ReplayMemory, Selection
 from vla_cl.methods.saved_state import require_alike, require_keys, whole_number
+from vla_cl.names import NOTES
 from vla_cl.types import ConfigurationError, Experience
 
 _NOTED = frozenset({"experience", "bytes_per_sample", "frames_in_total", "lengths", "episodes"})

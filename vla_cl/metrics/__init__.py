@@ -39,7 +39,7 @@ from vla_cl.metrics.definitions import (
     tail_fwt,
 )
 from vla_cl.metrics.estimate import Estimate, compute_all
-from vla_cl.metrics.interval import wilson_interval
+from vla_cl.metrics.interval import mean_interval, wilson_interval
 from vla_cl.metrics.matrix import SuccessMatrix, load_matrix
 from vla_cl.metrics.table import HEADLINE, HEADLINE_FORGETTING, METRICS, Metric
 from vla_cl.metrics.text import describe, format_matrix, format_table, results_to_json
@@ -76,6 +76,7 @@ __all__ = [
     "libero_task_fwt",
     "load_matrix",
     "mammoth_forgetting",
+    "mean_interval",
     "results_to_json",
     "simple_recipe_nbt",
     "tail_bwt",

@@ -21,6 +21,7 @@ hold the truth in 90% to 92% instead of 95%. A single cell is left as it is, so 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,18 @@ def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
     half = math.sqrt(spread * rate * (1 - rate) + spread**2 / 4) / (1 + spread)
     # At the ends the formula is exactly 0 or 1, but for rounding.
     return (0.0 if successes == 0 else centre - half), (1.0 if successes == episodes else centre + half)
+
+
+def mean_interval(rates: Sequence[float], episodes: Sequence[int]) -> tuple[float, float]:
+    """95% interval of the mean over tasks of their success rates, each task counting alike.
+
+    Args:
+        rates: Measured success of each task.
+        episodes: Behind each, at least 1.
+    """
+    weights = np.full(len(rates), 1 / len(rates))
+    low, high = weighted_interval(weights, np.asarray(rates), np.asarray(episodes))
+    return float(low), float(high)
 
 
 def _end(weights: FloatArray, rates: FloatArray, episodes: FloatArray, measured: FloatArray, sign: float) -> FloatArray:

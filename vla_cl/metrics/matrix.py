@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from vla_cl.files import write_json
-from vla_cl.manifest import of_run, require_of_run, require_seal, seal
+from vla_cl.manifest import of_run, require_of_run, require_readable_run, require_seal, seal
 from vla_cl.metrics.checks import (
     check_count,
     check_curve_experiences,
@@ -33,6 +33,7 @@ _OPTIONAL = (
     *("experiences", "episodes", "curves", "baseline", "curve_episodes", "baseline_episodes"),
     *("stream", "curve_experiences"),
 )
+_FILE = "matrix.json"
 _BYTES = 64 * 2**20
 _CELLS = 1_000_000  # 1,000 tasks one after another
 
@@ -273,12 +274,15 @@ def load_matrix(path: Path | str) -> SuccessMatrix:
     """Read a ``matrix.json``, or the one inside a run folder.
 
     Raises:
-        ConfigurationError: There is none, or it is broken.
+        ConfigurationError: There is none, it is broken, or the run is of a format that this version does not know.
     """
     path = Path(path)
     if not path.is_dir():
+        if path.name == _FILE:
+            require_readable_run(path.parent)
         return SuccessMatrix.from_json(path)
-    inside = path / "matrix.json"
+    require_readable_run(path)
+    inside = path / _FILE
     if not inside.exists() and (why := rollouts_skipped(path)) is not None:
         raise ConfigurationError(f"{path} has no metrics: {why}")
     if not inside.exists():

@@ -66,7 +66,7 @@ def warnings(runs: Sequence[RunRecord]) -> list[str]:
     if len(orders) > 1 and len({frozenset(order) for order in orders}) == 1:
         found.append("The runs learnt the tasks in different orders.")
     for key, plural in SAME.items():
-        values = {str(run.info.get(key, "unknown")) for run in runs}
+        values = {harmless(str(run.info.get(key, "unknown"))) for run in runs}
         if len(values) > 1:
             found.append(f"The runs have different {plural}: {', '.join(sorted(values))}.")
     formats = sorted({str(run.info["format"]) for run in runs})

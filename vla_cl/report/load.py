@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vla_cl.manifest import READABLE_RUNS, require_of_run, require_seal, require_text_seal
+from vla_cl.manifest import require_of_run, require_readable, require_seal, require_text_seal
 from vla_cl.metrics import SuccessMatrix
 from vla_cl.metrics.matrix import rollouts_skipped
 from vla_cl.report.numbers import last_row
@@ -179,11 +179,7 @@ def _read_info(folder: Path) -> Mapping[str, Any]:
     info = read_json_object(path, "the summary of the run", _RESTORE)
     require_seal(info, short(path), "give the run's command again: it writes the file anew")
     require_of_run(info, folder, short(path), "give the run's command again: it writes the file anew")
-    if type(info.get("format")) is not int or info["format"] not in READABLE_RUNS:
-        raise ConfigurationError(
-            f"{short(path)} has format {harmless(repr(info.get('format')), 20)}, but this version reads the formats "
-            f"{' and '.join(map(str, READABLE_RUNS))}; report with the version of vla-cl that wrote the run"
-        )
+    require_readable(info, short(path))
     require_entries(info, _ENTRIES, short(path), "the file is damaged")
     if info["arrangement"] not in ARRANGEMENTS:
         raise ConfigurationError(
@@ -329,15 +325,24 @@ def _borders(lines: Sequence[Mapping[str, Any]] | None) -> tuple[float, ...]:
 
 
 def _labels(infos: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> list[str]:
-    """The shortest names that tell the runs apart: method or reference, then the run's name, then its folder."""
+    """The shortest names that tell the runs apart: method or reference, then the run's name, its folder, its path.
+
+    One line each; a number stands behind what would still be the same.
+    """
     methods = [method_label(info) for info in infos]
-    named = [
-        label if methods.count(label) == 1 else f"{label} ({info['name']})"
-        for label, info in zip(methods, infos, strict=True)
-    ]
+    besides: tuple[Sequence[object], ...] = (
+        [info["name"] for info in infos],
+        [f"{folder.parent.name}/{folder.name}" for folder in folders],
+        [short(folder) for folder in folders],
+    )
+    labels = methods
+    for words in besides:
+        labels = [
+            label if labels.count(label) == 1 else harmless(f"{method} ({word})")
+            for label, method, word in zip(labels, methods, words, strict=True)
+        ]
     return [
-        label if named.count(label) == 1 else f"{method} ({folder.parent.name}/{folder.name})"
-        for label, method, folder in zip(named, methods, folders, strict=True)
+        label if labels.count(label) == 1 else f"{label} [{number}]" for number, label in enumerate(labels, start=1)
     ]
 
 
@@ -351,4 +356,4 @@ def method_label(info: Mapping[str, Any]) -> str:
         method += " (told the task)"
     if method == "sequential":
         return arrangement
-    return method if arrangement == "sequential" else f"{arrangement} {method}"
+    return harmless(method if arrangement == "sequential" else f"{arrangement} {method}")

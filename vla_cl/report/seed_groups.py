@@ -17,9 +17,12 @@ from vla_cl.report.compare import flat_settings, is_compared, warnings
 from vla_cl.report.load import RunRecord, load_runs, method_label
 from vla_cl.report.numbers import decimal, decimal_range, memory_size
 from vla_cl.report.reference import AGAINST_REFERENCE, Reference, estimates_of, reference_notes
+from vla_cl.trust import markdown
 from vla_cl.trust.reading import require_entries
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
+
+_LONGEST_LABEL = 2_000
 
 SHOWN = HEADLINE
 """Metrics that are shown unless others are asked for."""
@@ -59,8 +62,8 @@ def compare(folders: Sequence[Path], metrics: Sequence[str] = SHOWN, style: str 
         style: ``text``, ``markdown`` or ``json``.
 
     Raises:
-        ConfigurationError: A run is not finished, a seed comes twice, the runs learnt different tasks, or a metric does
-            not exist.
+        ConfigurationError: A run is not finished or has lost its settings, a seed comes twice, the runs learnt
+            different tasks, or a metric does not exist.
     """
     known = {metric.name: metric for metric in METRICS}
     if unknown := [name for name in metrics if name not in known]:
@@ -108,6 +111,11 @@ def _require_comparable(runs: Sequence[RunRecord]) -> None:
             raise ConfigurationError(
                 f"{short(run.folder)} is not finished; continue it with the command that began it, or leave it out"
             )
+        if not flat_settings(run):
+            raise ConfigurationError(
+                f"{short(run.folder)} has no settings in its config.yaml, which say whose seed it is; restore the "
+                "file, or leave the run out"
+            )
         if set(run.tasks) != set(runs[0].tasks):
             raise ConfigurationError(
                 f"expected runs over the same tasks, but {short(runs[0].folder, 90)} has {_few(runs[0].tasks)} and "
@@ -146,7 +154,7 @@ def _labels(first: Sequence[RunRecord]) -> list[str]:
         alike = [other for other_name, other in zip(names, settings, strict=True) if other_name == name]
         keys = sorted({key for other in alike for key in other})
         told = [f"{key}={own.get(key, '-')}" for key in keys if len({other.get(key, "-") for other in alike}) > 1]
-        labels.append(" ".join([name, *told]))
+        labels.append(harmless(" ".join([name, *told]), _LONGEST_LABEL))
     return labels
 
 
@@ -193,8 +201,8 @@ def _text(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    named = [(f"`{row[0]}`", *row[1:]) for row in rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *named))
+    named = [(markdown.code(row[0]), *row[1:]) for row in rows]
+    return "\n".join(map(markdown.row, (head, ["---"] * len(head), *named)))
 
 
 def _plain(group: SeedGroup) -> dict[str, Any]:

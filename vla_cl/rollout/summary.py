@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_cl.files import write_text
-from vla_cl.metrics import wilson_interval
+from vla_cl.metrics import mean_interval, wilson_interval
 from vla_cl.rollout.journal import Entry
 from vla_cl.trust.reading import read_json_object, require_entries
 from vla_cl.trust.text import harmless, short
@@ -22,11 +22,11 @@ _LONGEST_NAME = 60
 def summarise(entries: Sequence[Entry]) -> dict[str, Any]:
     """Success by task and on average, with 95 % intervals, and what it cost.
 
-    The interval of the mean is Wilson's for all episodes together. Every task has as many, so the mean is their success
-    rate; that tasks differ only makes it safer, since the spread between given tasks is no luck of the episodes.
+    The interval of the mean is the one that ``vla-cl metrics`` gives `final_average_success` of the same outcomes:
+    tasks count alike, however many episodes are behind each.
 
     Args:
-        entries: Finished episodes, as many of every task; at least one.
+        entries: Finished episodes; at least one.
 
     Returns:
         Plain data (JSON). ``seconds`` is the time spent in rollouts, of all sessions together; what a kill destroyed
@@ -38,14 +38,15 @@ def summarise(entries: Sequence[Entry]) -> dict[str, Any]:
     tasks = {task: _figures(episodes) for task, episodes in by_task.items()}
     whole = _figures([entry.episode for entry in entries])
     mean = sum(figures["success"] for figures in tasks.values()) / len(tasks)
+    rates, counts = zip(*((figures["success"], figures["episodes"]) for figures in tasks.values()), strict=True)
     sessions: dict[int, float] = {}
     for entry in entries:
         sessions[entry.session] = max(entry.elapsed, sessions.get(entry.session, 0.0))
     seconds = max(sum(sessions.values()), 0.001)
     return {
         "mean_success": mean,
-        "mean_interval": whole["interval"],
-        "interval": "Wilson score, 95 %, luck of the episodes only; of the mean: all episodes together",
+        "mean_interval": list(mean_interval(rates, counts)),
+        "interval": "score test, 95 %, luck of the episodes only; a task: Wilson, the mean: as in vla-cl metrics",
         **{name: whole[name] for name in ("episodes", "successes", "errors", "env_steps", "decisions")},
         "seconds": round(seconds, 3),
         "sessions": len(sessions),

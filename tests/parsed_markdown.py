@@ -1,0 +1,32 @@
+"""What a reader of Markdown sees."""
+
+from html.parser import HTMLParser
+
+from markdown_it import MarkdownIt
+
+
+class Cells(HTMLParser):
+    """The texts of the cells of the tables of a page, row by row, and of its code."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.rows, self.code, self._within = [], [], []
+        self.feed(MarkdownIt("commonmark").enable("table").render(page))
+
+    def handle_starttag(self, tag, attrs):
+        self._within.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+        elif tag == "code":
+            self.code.append("")
+
+    def handle_endtag(self, tag):
+        assert self._within.pop() == tag
+
+    def handle_data(self, data):
+        if {"td", "th"} & set(self._within):
+            self.rows[-1][-1] += data
+        if "code" in self._within:
+            self.code[-1] += data
