@@ -108,12 +108,12 @@ def test_a_model_without_modalities_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"strength": -1.0}, "method.strength must be at least 0; got -1"),
-        ({"strengths": {"vision": -2.0}}, "method.strengths.vision must be at least 0"),
+        ({"strength": -1.0}, "method.strength must be between 0 and"),
+        ({"strengths": {"vision": -2.0}}, "method.strengths.vision must be between 0 and"),
         ({"strengths": ["vision"]}, r"method.strengths must give names numbers, .*; got \['vision'\]"),
-        ({"outputs_strength": -1.0}, "method.outputs_strength must be at least 0"),
+        ({"outputs_strength": -1.0}, "method.outputs_strength must be between 0 and"),
         ({"temperature": 0.0}, "method.temperature must be above 0"),
-        ({"temperature": float("inf")}, "method.temperature must be above 0 and finite; got inf"),
+        ({"temperature": float("inf")}, "method.temperature must be above 0 and at most 1e.06; got inf"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, message):

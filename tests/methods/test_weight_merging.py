@@ -133,7 +133,7 @@ def test_where_it_would_merge_nothing_it_refuses():
         ({"shares": {"head.*": -1.0}}, r"method.shares.head.\* must be between 0 and 1"),
         ({"shares": {"head.*": "half"}}, "method.shares must give names numbers"),
         ({"mode": "sum"}, "method.mode must be one of interpolate, average"),
-        ({"from_task": 0}, "method.from_task must be at least 1"),
+        ({"from_task": 0}, "method.from_task must be a whole number between 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, message):

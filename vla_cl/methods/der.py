@@ -19,9 +19,9 @@ from vla_cl.interfaces import Data, Distillable, ForwardPass
 from vla_cl.memory.mixing import Mixing, select
 from vla_cl.memory.replay_memory import Selection
 from vla_cl.memory.settings import SETTING
+from vla_cl.methods.checked_settings import check_count, check_strength, check_temperature
 from vla_cl.methods.er import ReplayMethod
 from vla_cl.methods.stored_outputs import StoredOutputs, stacked, token_places
-from vla_cl.methods.task_counting import check_range
 from vla_cl.random_numbers import Purpose, generator
 from vla_cl.types import METHOD_KEY, Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
 
@@ -134,14 +134,14 @@ class DarkExperienceReplay(ReplayMethod):
         precision: Precision = "float32",
     ) -> None:
         super().__init__(samples_per_task, mixing, share, selection, memory, mixings=("added", "replaced"))
-        check_range("alpha", alpha, 0, float("inf"))
+        check_strength("alpha", alpha)
         if alpha and self.memory.settings.reuse is not None:
             raise ConfigurationError(
                 f"{SETTING}.reuse={self.memory.settings.reuse}: an exported memory holds no outputs that the model "
                 f"could stay near; set method.alpha=0, or use a method that keeps none, such as er; got alpha={alpha}"
             )
-        check_range("beta", beta, 0, float("inf"))
-        check_range("draws_per_sample", draws_per_sample, 1, 64)
+        check_strength("beta", beta)
+        check_count("draws_per_sample", draws_per_sample, 1, 64)
         for setting, value, allowed in (
             ("label_batch", label_batch, LABEL_BATCHES),
             ("compare", compare, COMPARISONS),
@@ -149,8 +149,7 @@ class DarkExperienceReplay(ReplayMethod):
         ):
             if value not in allowed:
                 raise ConfigurationError(f"method.{setting} must be one of {', '.join(allowed)}; got {value!r}")
-        if not 0 < temperature < float("inf"):
-            raise ConfigurationError(f"method.temperature must be above 0; got {temperature}")
+        check_temperature(temperature)
         self.alpha = alpha
         self.beta = beta
         self.label_batch = label_batch

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vla_cl.interfaces import Data, Distillable
+from vla_cl.methods.checked_settings import MAX_BATCH, check_count, check_range
 from vla_cl.methods.per_sample_gradients_estimate import MEASURED_IN, MeasuredIn, SampledGradients
 from vla_cl.methods.quadratic_penalty import ImportancePenalty
-from vla_cl.methods.task_counting import check_range
 from vla_cl.random_numbers import Purpose, number
 from vla_cl.types import Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
 
@@ -109,8 +109,8 @@ class ElasticWeightConsolidation(ImportancePenalty):
         if mode == "separate" and gamma != 1:
             raise ConfigurationError(f"method.gamma must be 1 with mode separate, which forgets no task; got {gamma}")
         if samples is not None:
-            check_range("samples", samples, 1, 1e9)
-        check_range("batch_size", batch_size, 1, 1e6)
+            check_count("samples", samples)
+        check_count("batch_size", batch_size, 1, MAX_BATCH)
         if fisher in WHILE_LEARNING and estimator == "model":
             raise ConfigurationError(
                 f"method.estimator must be empirical with method.fisher={fisher}, whose gradients are those of the "

@@ -10,8 +10,9 @@ from typing import Literal
 from torch import nn
 
 from vla_cl.interfaces import Data, Model
+from vla_cl.methods.checked_settings import check_count, check_part
 from vla_cl.methods.parameter_patterns import Freezer, trained
-from vla_cl.methods.task_counting import TaskCountingMethod, check_range
+from vla_cl.methods.task_counting import TaskCountingMethod
 from vla_cl.random_numbers import Purpose, generator
 from vla_cl.types import ConfigurationError, Experience, MethodCard
 
@@ -59,11 +60,10 @@ class HalfFineTuning(TaskCountingMethod):
     )
 
     def __init__(self, frozen_share: float = 0.5, per_group: Grouping = "block", from_task: int = 2) -> None:
-        if not 0 <= frozen_share < 1:
-            raise ConfigurationError(f"method.frozen_share must be at least 0 and below 1; got {frozen_share}")
+        check_part("frozen_share", frozen_share)
         if per_group not in GROUPINGS:
             raise ConfigurationError(f"method.per_group must be one of {', '.join(GROUPINGS)}; got {per_group!r}")
-        check_range("from_task", from_task, 1, float("inf"))
+        check_count("from_task", from_task)
         self.frozen_share = frozen_share
         self.per_group: Grouping = per_group
         self.from_task = from_task

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from torch import nn
 
 from vla_cl.interfaces import Data, Model
+from vla_cl.methods.checked_settings import check_count, check_range
 from vla_cl.methods.parameter_patterns import Freezer, checked_patterns, matching, roles_of, trained
-from vla_cl.methods.task_counting import TaskCountingMethod, check_range
+from vla_cl.methods.task_counting import TaskCountingMethod
 from vla_cl.types import ConfigurationError, Experience, MethodCard
 
 
@@ -53,7 +54,7 @@ class LayerFreezing(TaskCountingMethod):
 
     def __init__(self, frozen: Sequence[str] | None = None, first_share: float = 0.5, from_task: int = 2) -> None:
         check_range("first_share", first_share, 0, 1)
-        check_range("from_task", from_task, 1, float("inf"))
+        check_count("from_task", from_task)
         self.frozen = checked_patterns("frozen", frozen)
         self.first_share = first_share
         self.from_task = from_task

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from vla_cl.interfaces import Data, Distillable, Model
 from vla_cl.memory.mixing import select
-from vla_cl.methods.task_counting import TaskCountingMethod, check_range
+from vla_cl.methods.checked_settings import MAX_MEGABYTES, check_range, check_strength, check_temperature
+from vla_cl.methods.task_counting import TaskCountingMethod
 from vla_cl.methods.teacher import Teacher, teacher_bytes
 from vla_cl.types import Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
 
@@ -73,10 +74,9 @@ class LearningWithoutForgetting(TaskCountingMethod):
         cache_precision: Precision = "float32",
         cache_megabytes: float = 1024.0,
     ) -> None:
-        check_range("strength", strength, 0, float("inf"))
-        check_range("cache_megabytes", cache_megabytes, 0, float("inf"))
-        if not 0 < temperature < float("inf"):
-            raise ConfigurationError(f"method.temperature must be above 0 and finite; got {temperature}")
+        check_strength("strength", strength)
+        check_range("cache_megabytes", cache_megabytes, 0, MAX_MEGABYTES)
+        check_temperature(temperature)
         if cache not in CACHINGS:
             raise ConfigurationError(f"method.cache must be one of {', '.join(CACHINGS)}; got {cache!r}")
         if cache_precision not in PRECISIONS:

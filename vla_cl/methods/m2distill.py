@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from vla_cl.interfaces import Data, Distillable, Model
-from vla_cl.methods.task_counting import TaskCountingMethod, check_range, checked_numbers
+from vla_cl.methods.checked_settings import MAX_STRENGTH, check_strength, check_temperature, checked_numbers
+from vla_cl.methods.task_counting import TaskCountingMethod
 from vla_cl.methods.teacher import Teacher, teacher_bytes
 from vla_cl.types import Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
 
@@ -62,11 +63,10 @@ class M2Distill(TaskCountingMethod):
         outputs_strength: float = 1.0,
         temperature: float = 2.0,
     ) -> None:
-        self.strengths = checked_numbers("strengths", strengths, 0, float("inf"))
-        check_range("strength", strength, 0, float("inf"))
-        check_range("outputs_strength", outputs_strength, 0, float("inf"))
-        if not 0 < temperature < float("inf"):
-            raise ConfigurationError(f"method.temperature must be above 0 and finite; got {temperature}")
+        self.strengths = checked_numbers("strengths", strengths, 0, MAX_STRENGTH)
+        check_strength("strength", strength)
+        check_strength("outputs_strength", outputs_strength)
+        check_temperature(temperature)
         self.strength = strength
         self.outputs_strength = outputs_strength
         self.temperature = temperature

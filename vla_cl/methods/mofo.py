@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim import AdamW, Optimizer
 
-from vla_cl.methods.task_counting import TaskCountingMethod, check_range
+from vla_cl.methods.checked_settings import check_above, check_count
+from vla_cl.methods.task_counting import TaskCountingMethod
 from vla_cl.types import ConfigurationError, MethodCard
 
 Decay = Literal["all", "moved"]
@@ -57,11 +58,10 @@ class MomentumFilteredOptimizer(TaskCountingMethod):
     )
 
     def __init__(self, alpha: float = 0.15, decay: Decay = "all", vectors: bool = False, from_task: int = 2) -> None:
-        if not 0 < alpha <= 1:
-            raise ConfigurationError(f"method.alpha must be above 0 and at most 1; got {alpha}")
+        check_above("alpha", alpha, 0, 1)
         if decay not in DECAYS:
             raise ConfigurationError(f"method.decay must be one of {', '.join(DECAYS)}; got {decay!r}")
-        check_range("from_task", from_task, 1, float("inf"))
+        check_count("from_task", from_task)
         self.alpha = alpha
         self.decay: Decay = decay
         self.vectors = vectors

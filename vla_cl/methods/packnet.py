@@ -21,6 +21,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.optim import AdamW, Optimizer
 
 from vla_cl.interfaces import Data, Method, Model
+from vla_cl.methods.checked_settings import check_part
 from vla_cl.methods.parameter_patterns import Freezer
 from vla_cl.methods.saved_state import lists_of_texts, require_alike, require_keys
 from vla_cl.methods.task_buffers import TaskBuffers
@@ -72,10 +73,8 @@ class PackNet(Method):
     )
 
     def __init__(self, prune_share: float = 0.75, retrain_share: float = 0.3, train_rest: str = "first_task") -> None:
-        if not 0 <= prune_share < 1:
-            raise ConfigurationError(f"method.prune_share must be at least 0 and below 1; got {prune_share}")
-        if not 0 <= retrain_share < 1:
-            raise ConfigurationError(f"method.retrain_share must be at least 0 and below 1; got {retrain_share}")
+        check_part("prune_share", prune_share)
+        check_part("retrain_share", retrain_share)
         if train_rest not in TRAIN_REST:
             raise ConfigurationError(f"method.train_rest must be one of {', '.join(TRAIN_REST)}; got {train_rest!r}")
         self.prune_share = prune_share

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from vla_cl.interfaces import Data, Model
+from vla_cl.methods.checked_settings import check_count, check_range, checked_numbers
 from vla_cl.methods.parameter_patterns import matching
-from vla_cl.methods.task_counting import TaskCountingMethod, check_range, checked_numbers
+from vla_cl.methods.task_counting import TaskCountingMethod
 from vla_cl.types import ConfigurationError, Experience, MethodCard
 
 Mode = Literal["interpolate", "average"]
@@ -66,7 +67,7 @@ class WeightMerging(TaskCountingMethod):
     ) -> None:
         self.shares = checked_numbers("shares", shares, 0, 1)
         check_range("share", share, 0, 1)
-        check_range("from_task", from_task, 1, float("inf"))
+        check_count("from_task", from_task)
         if mode not in MODES:
             raise ConfigurationError(f"method.mode must be one of {', '.join(MODES)}; got {mode!r}")
         self.share = share
