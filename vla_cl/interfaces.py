@@ -301,8 +301,16 @@ class Method:
     """Whether the model must be told which task it is evaluated on (`select_task`)."""
 
     @property
+    def acts(self) -> bool:
+        """Whether its settings ask for any edit at all; where they do not, it is sequential fine-tuning."""
+        return True
+
+    @property
     def works_alone(self) -> bool:
-        """Whether it edits how a first experience is learnt; if not, it is refused where no run has a second one."""
+        """Whether it edits how a first experience is learnt; if not, it is refused where no run has a second one.
+
+        What does not act does not work alone.
+        """
         return False
 
     def bytes_beside_a_sample(self, outputs: int) -> int:

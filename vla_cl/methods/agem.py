@@ -90,6 +90,11 @@ class AveragedGradientEpisodicMemory(RememberingMethod):
         self._parameters: list[nn.Parameter] = []  # what the step moves, from `edit_gradients` to `after_step`
         self._reference: list[Tensor] = []  # the remembered batch's gradient, just so long
 
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.share > 0
+
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model.
 

@@ -157,13 +157,18 @@ class DarkExperienceReplay(ReplayMethod):
         self.temperature = temperature
         self.stored = StoredOutputs(draws_per_sample, PRECISIONS[precision], self._keep_losses)
 
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return super().acts and bool(self.alpha or self.beta)
+
     def bytes_beside_a_sample(self, outputs: int) -> int:
         """The stored outputs, with seeds and losses."""
         return self.stored.bytes_of(outputs) if self.alpha else 0
 
     def compose(self, batch: Batch, step: int) -> Batch:
         """Mix remembered samples in, with a note on each sample of what `loss` shall do with it."""
-        if not self.replays or not (self.alpha or self.beta):
+        if not self.replays or not self.acts:
             return batch
         count = self.remembered_count(batch, step)
         random = generator(self.train_seed, Purpose.REPLAY_TERMS, step)

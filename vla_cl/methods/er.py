@@ -49,6 +49,11 @@ class ReplayMethod(RememberingMethod):
             self.memory.require_pictures()
 
     @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.mixture.share > 0
+
+    @property
     def replays(self) -> bool:
         """Whether there is something to replay."""
         return len(self.memory) > 0 and self.mixture.share > 0

@@ -100,6 +100,11 @@ class GenerativeReplay(Method):
         self._generated: Batch | None = None
         self._bytes = 0
 
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.mixture.share > 0
+
     def begin_task(self, experience: Experience) -> None:
         """Generate samples of the past, if there is one."""
         self._generated = None

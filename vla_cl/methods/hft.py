@@ -69,16 +69,27 @@ class HalfFineTuning(TaskCountingMethod):
         self.from_task = from_task
         self._freezer = Freezer()
 
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.frozen_share > 0
+
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model.
 
         Raises:
-            ConfigurationError: It has a single tensor that learns, of which no part can be frozen.
+            ConfigurationError: Its tensors that learn are so few that in some tasks none would be frozen.
         """
         super().attach(model, train_seed)
-        if self.frozen_share and len(trained(model.module)) < 2:
+        count = len(trained(model.module))
+        if self.frozen_share and count < 2:
             raise ConfigurationError(
                 f"method 'hft' would freeze nothing: a single tensor of {model.name} is trained; train more of it"
+            )
+        if 0 < count * self.frozen_share < 1:
+            raise ConfigurationError(
+                f"method.frozen_share is {self.frozen_share:g}, less than one of the {count} tensors of {model.name} "
+                f"that are trained, so some tasks would freeze nothing; raise it to {1 / count:.2g} or more"
             )
 
     def begin_task(self, experience: Experience) -> None:

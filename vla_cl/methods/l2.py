@@ -81,9 +81,14 @@ class L2(Method):
         self._has_past = False
 
     @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.strength > 0
+
+    @property
     def works_alone(self) -> bool:
         """The warm start pulls from the first step on."""
-        return self.to_warm_start and self.strength > 0
+        return self.acts and self.to_warm_start
 
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model, and remember its weights if they are the anchor."""

@@ -60,6 +60,11 @@ class LayerFreezing(TaskCountingMethod):
         self.from_task = from_task
         self._freezer = Freezer()
 
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.first_share > 0 if self.frozen is None else bool(self.frozen)
+
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model.
 
@@ -69,8 +74,8 @@ class LayerFreezing(TaskCountingMethod):
         """
         super().attach(model, train_seed)
         setting = "first_share" if self.frozen is None else "frozen"
-        if self.first_share == 0 if self.frozen is None else not self.frozen:
-            return  # nothing was asked for
+        if not self.acts:
+            return
         learning = trained(model.module).keys()
         chosen = self._chosen().keys() & learning
         if chosen == learning:

@@ -91,6 +91,11 @@ class LearningWithoutForgetting(TaskCountingMethod):
         self._teacher: Teacher | None = None
         self._kept: OutputCache | None = None
 
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.strength > 0
+
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model.
 

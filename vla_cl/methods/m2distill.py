@@ -73,6 +73,11 @@ class M2Distill(TaskCountingMethod):
         self._teacher: Teacher | None = None
         self._names_checked = False
 
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return bool(self.strength or self.outputs_strength or any(self.strengths.values()))
+
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model."""
         super().attach(model, train_seed)
@@ -80,7 +85,7 @@ class M2Distill(TaskCountingMethod):
 
     def begin_task(self, experience: Experience) -> None:
         """Copy the teacher; nothing in the first task."""
-        self._teacher = Teacher(self._student) if self.tasks_learnt and self._distils else None
+        self._teacher = Teacher(self._student) if self.tasks_learnt and self.acts else None
 
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
         """The loss and, from the second task on, the weighted distances, shape (B,).
@@ -113,15 +118,11 @@ class M2Distill(TaskCountingMethod):
         """The teacher; between tasks, that which the next task begins with."""
         if self._teacher is not None:
             return self._teacher.bytes
-        return teacher_bytes(self._student) if self.tasks_learnt and self._distils else 0
+        return teacher_bytes(self._student) if self.tasks_learnt and self.acts else 0
 
     @property
     def _student(self) -> Distillable:
         return cast(Distillable, self.model)
-
-    @property
-    def _distils(self) -> bool:
-        return bool(self.strength or self.outputs_strength or any(self.strengths.values()))
 
     def _check_names(self, batch: Batch, draw: Draw) -> None:
         """One forward pass, once: which modalities there are shows only then."""

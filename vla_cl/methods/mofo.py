@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim import AdamW, Optimizer
 
+from vla_cl.interfaces import Model
 from vla_cl.methods.checked_settings import check_above, check_count
 from vla_cl.methods.task_counting import TaskCountingMethod
 from vla_cl.types import ConfigurationError, MethodCard
@@ -66,6 +67,25 @@ class MomentumFilteredOptimizer(TaskCountingMethod):
         self.decay: Decay = decay
         self.vectors = vectors
         self.from_task = from_task
+
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.alpha < 1
+
+    def attach(self, model: Model, train_seed: int) -> None:
+        """Meet the model.
+
+        Raises:
+            ConfigurationError: No tensor that learns would be filtered.
+        """
+        super().attach(model, train_seed)
+        learning = [parameter for parameter in model.module.parameters() if parameter.requires_grad]
+        if self.acts and not any(p.numel() > 1 and (self.vectors or p.ndim > 1) for p in learning):
+            raise ConfigurationError(
+                f"method 'mofo' would filter nothing: of {model.name} only tensors of one dimension are trained; "
+                "set method.vectors=true, or train more of it"
+            )
 
     def make_optimizer(self, groups: list[dict[str, Any]], learning_rate: float, weight_decay: float) -> Optimizer:
         """The filtered optimizer; plain AdamW before ``from_task`` and where alpha is 1."""

@@ -87,6 +87,11 @@ class OrthogonalGradientDescent(Method):
         self.needs = frozenset({Ability.OUTPUTS}) if of == "outputs" else frozenset()
         self.basis: list[GradientRows] = []
 
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.vectors_per_task > 0
+
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model.
 

@@ -105,6 +105,13 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
         self._outputs: frozenset[str] = frozenset()
 
     @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        if self.rank_schedule is not None:
+            return any(self.rank_schedule)
+        return self._announced != 1 if self.effective_rank is None else self.effective_rank > 0
+
+    @property
     def works_alone(self) -> bool:
         """Only where the first task's share is given and not 0."""
         return self.rank_schedule is not None and self.rank_schedule[0] > 0

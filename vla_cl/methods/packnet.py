@@ -108,22 +108,32 @@ class PackNet(Method):
         self._experiences = experiences
 
     @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.prune_share > 0 or self.train_rest == "never"
+
+    @property
     def works_alone(self) -> bool:
         """The first task's weights are pruned too."""
-        return True
+        return self.acts
 
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model; nobody owns a weight yet.
 
         Raises:
-            ConfigurationError: It has no weights that could be owned, too few for every task of the stream, or some
-                that are computed from other parameters.
+            ConfigurationError: It has no weights that could be owned, too few to prune or for every task of the stream,
+                or some that are computed from other parameters.
         """
         super().attach(model, train_seed)
         self._weights = _prunable(model.module)
         if not self._weights:
             raise ConfigurationError("method 'packnet' needs a model with linear layers or convolutions that learn")
         self._require_enough()
+        if self.prune_share and not any(self._given_back(p.numel()) for p in self._weights.values()):
+            raise ConfigurationError(
+                f"method 'packnet' would prune nothing: method.prune_share is {self.prune_share:g}, less than one "
+                f"weight of any layer of {model.name}; raise it"
+            )
         self._buffers = TaskBuffers(model.module)
         self.owners = {name: torch.zeros_like(p, dtype=torch.uint8) for name, p in self._weights.items()}
 

@@ -262,6 +262,11 @@ class ImportancePenalty(Method):
         self.parameters: dict[str, nn.Parameter] = {}
         self.tasks_learnt = 0
 
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.strength > 0
+
     def begin_task(self, experience: Experience) -> None:
         """Look up what learns in this task; it may not be what learnt in the last."""
         self.parameters = trainable(self.model.module)

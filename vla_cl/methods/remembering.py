@@ -119,7 +119,7 @@ class RememberingMethod(Method):
     @property
     def works_alone(self) -> bool:
         """With the memory of another run."""
-        return self.memory.settings.reuse is not None
+        return self.acts and self.memory.settings.reuse is not None
 
     def end_task(self, experience: Experience, data: Data) -> None:
         """Remember samples of what was just learnt."""

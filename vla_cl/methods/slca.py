@@ -54,6 +54,11 @@ class SlowLearner(TaskCountingMethod):
         self.slow_share = slow_share
         self.from_task = from_task
 
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.slow_share < 1 and self.slow != []
+
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model.
 
@@ -62,8 +67,7 @@ class SlowLearner(TaskCountingMethod):
                 or nothing that is trained would be slow.
         """
         super().attach(model, train_seed)
-        asked = self.slow_share < 1 and self.slow != []
-        if asked and not self._slow().keys() & trained(model.module).keys():
+        if self.acts and not self._slow().keys() & trained(model.module).keys():
             raise ConfigurationError(
                 f"method 'slca' would slow down nothing: what of {model.name} is trained "
                 f"{'gives its output' if self.slow is None else 'matches no pattern of method.slow'};"

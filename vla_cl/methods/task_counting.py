@@ -23,7 +23,7 @@ class TaskCountingMethod(Method):
     @property
     def works_alone(self) -> bool:
         """Where the first task is edited too."""
-        return self.from_task <= 1
+        return self.acts and self.from_task <= 1
 
     def require_length(self, experiences: int) -> None:
         """Refuse a stream that ends before the first task that is edited.

@@ -75,6 +75,11 @@ class WeightMerging(TaskCountingMethod):
         self.from_task = from_task
         self._before: dict[str, Tensor] = {}
 
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.mode == "average" or min([self.share, *self.shares.values()]) < 1
+
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model.
 
@@ -83,8 +88,7 @@ class WeightMerging(TaskCountingMethod):
         """
         super().attach(model, train_seed)
         matching(model.module, list(self.shares), "shares")
-        asked = self.mode == "average" or min([self.share, *self.shares.values()]) < 1
-        if asked and not self._mergeable(self.from_task):
+        if self.acts and not self._mergeable(self.from_task):
             raise ConfigurationError(
                 f"method 'weight_merging' would merge nothing: no parameter of {model.name} that is trained has a "
                 "share below 1; lower method.share, or name parameters that are trained in method.shares"
