@@ -51,7 +51,7 @@ def test_nothing_given_is_liberos_number():
         ({"samples_per_task": 2.0}, r"samples_per_task must be a whole number"),
         ({"trajectories_per_task": 2}, r"needs method\.memory\.unit=trajectory; got unit='frame'"),
         ({"budget": "1 MB", "split": "even"}, r"method\.memory\.split must be one of equal, proportional, similarity"),
-        ({"samples_per_task": 2, "split": "similarity"}, "divides a budget"),
+        ({"samples_per_task": 2, "split": "similarity"}, "split=similarity has no effect without"),
         ({"samples_per_task": 2, "unit": "episode"}, "frame, window, trajectory; got 'episode'"),
         ({"samples_per_task": 2, "window": 0}, r"method\.memory\.window must be a whole number between 1 and"),
         ({"samples_per_task": 2, "keep": "both"}, r"method\.memory\.keep must be one of index, copy"),

@@ -122,7 +122,7 @@ def test_where_it_would_merge_nothing_it_refuses():
         WeightMerging(share=1.0, shares={"scale.*": 0.5}).attach(TinyDistillable(), 0)  # which is frozen
     with pytest.raises(ConfigurationError, match="would merge nothing"):
         WeightMerging(share=0.5, shares={"*": 1.0}).attach(TinyDistillable(), 0)
-    for options in ({"share": 1.0}, {"share": 1.0, "shares": {"head.*": 0.5}}, {"mode": "average", "share": 1.0}):
+    for options in ({"share": 1.0}, {"share": 1.0, "shares": {"head.*": 0.5}}, {"mode": "average"}):
         WeightMerging(**options).attach(TinyDistillable(), 0)
 
 

@@ -88,8 +88,7 @@ class MemorySettings:
             raise ConfigurationError(
                 f"{SETTING}.encoding=h264 needs {SETTING}.unit=window or trajectory: a film of one frame saves nothing"
             )
-        if self.split == "similarity" and self.budget is None:
-            raise ConfigurationError(f"{SETTING}.split=similarity divides a budget; give {SETTING}.budget")
+        self._refuse_idle()
         if self.split == "similarity" and self.encoding == "features":
             raise ConfigurationError(
                 f"{SETTING}.split=similarity compares features of one model, {SETTING}.encoding=features keeps those "
@@ -129,6 +128,20 @@ class MemorySettings:
     def budget_bytes(self) -> int | None:
         """The budget in bytes."""
         return None if self.budget is None else parse_bytes(self.budget)
+
+    def _refuse_idle(self) -> None:
+        """Refuse what has no effect with the other settings, unless it is at its default."""
+        for name, effective, because in (
+            ("split", self.budget is not None, f"without {SETTING}.budget"),
+            ("window", self.unit == "window", f"with {SETTING}.unit={self.unit}"),
+            ("quality", self.encoding == "jpeg", f"with {SETTING}.encoding={self.encoding}"),
+            ("crf", self.encoding == "h264", f"with {SETTING}.encoding={self.encoding}"),
+        ):
+            given, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+            if not effective and given != default:
+                raise ConfigurationError(
+                    f"{SETTING}.{name}={given} has no effect {because}; leave it out, or change the other setting"
+                )
 
     def _check_limit(self) -> None:
         given = [name for name in _LIMITS if getattr(self, name) is not None]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vla_cl.interfaces import Model
 from vla_cl.memory.mixing import Mixture
 from vla_cl.memory.replay_memory import Selection
-from vla_cl.methods.checked_settings import check_count
+from vla_cl.methods.checked_settings import check_count, refuse_idle
 from vla_cl.methods.gradient_vectors import (
     add_scaled,
     dot,
@@ -81,6 +81,8 @@ class AveragedGradientEpisodicMemory(RememberingMethod):
         check_project(project)
         self.project = project
         self.share = share
+        if memory is not None:
+            refuse_idle(type(self), {"samples_per_task": samples_per_task}, "memory", memory)
         self.memory = make_memory(samples_per_task, selection, memory)
         if share:
             self.memory.require_pictures()

@@ -149,7 +149,7 @@ def refuse_idle(method: type, idle: Mapping[str, object], setting: str, value: o
     """
     defaults = inspect.signature(method).parameters
     for name, given in idle.items():
-        if given != (default := defaults[name].default):
+        if name in defaults and given != (default := defaults[name].default):
             raise ConfigurationError(
                 f"method.{name}={_typed(given)} has no effect with method.{setting}={_typed(value)}; set "
                 f"method.{name}={_typed(default)}, its default, or change method.{setting}"

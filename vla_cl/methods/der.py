@@ -15,15 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vla_cl.interfaces import Data, Distillable, ForwardPass
+from vla_cl.interfaces import Data, Distillable
 from vla_cl.memory.mixing import Mixing, select
 from vla_cl.memory.replay_memory import Selection
 from vla_cl.memory.settings import SETTING
-from vla_cl.methods.checked_settings import check_count, check_strength, check_temperature
+from vla_cl.methods.checked_settings import check_count, check_strength, check_temperature, refuse_idle
 from vla_cl.methods.er import ReplayMethod
 from vla_cl.methods.stored_outputs import StoredOutputs, stacked, token_places
 from vla_cl.random_numbers import Purpose, generator
-from vla_cl.types import METHOD_KEY, Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
+from vla_cl.types import METHOD_KEY, Ability, Batch, ConfigurationError, Draw, Experience, ForwardPass, MethodCard
 
 LabelBatch = Literal["same", "independent"]
 LABEL_BATCHES: tuple[LabelBatch, ...] = ("same", "independent")
@@ -150,6 +150,13 @@ class DarkExperienceReplay(ReplayMethod):
             if value not in allowed:
                 raise ConfigurationError(f"method.{setting} must be one of {', '.join(allowed)}; got {value!r}")
         check_temperature(temperature)
+        if not alpha:
+            kept = {"draws_per_sample": draws_per_sample, "compare": compare, "precision": precision}
+            refuse_idle(type(self), {**kept, "label_batch": label_batch}, "alpha", alpha)
+        elif not beta:
+            refuse_idle(type(self), {"label_batch": label_batch}, "beta", beta)
+        if compare != "distance":
+            refuse_idle(type(self), {"temperature": temperature}, "compare", compare)
         self.alpha = alpha
         self.beta = beta
         self.label_batch = label_batch

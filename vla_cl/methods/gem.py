@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from vla_cl.interfaces import Data, Model
 from vla_cl.memory.replay_memory import Selection
-from vla_cl.methods.checked_settings import check_count, check_range
+from vla_cl.methods.checked_settings import check_count, check_range, refuse_idle
 from vla_cl.methods.gradient_vectors import GradientRows, dot, gradients_of, require_finite, with_gradient
 from vla_cl.methods.remembering import RememberingMethod, make_memory
 from vla_cl.methods.step_projection import Project, StepTaken, check_project, require_fine_weights
@@ -102,6 +102,8 @@ class GradientEpisodicMemory(RememberingMethod):
         self.batch_size = batch_size
         self.margin = margin
         self.eps = eps
+        if memory is not None:
+            refuse_idle(type(self), {"samples_per_task": samples_per_task}, "memory", memory)
         self.memory = make_memory(samples_per_task, selection, memory)
         self.memory.require_pictures()
         self._step = 0

@@ -19,7 +19,14 @@ from tqdm import tqdm
 from vla_cl.interfaces import Data, Distillable, Generator, Method
 from vla_cl.memory.mixing import Mixing, Mixture, concatenate, select, union_losses
 from vla_cl.memory.settings import MOST_BYTES
-from vla_cl.methods.checked_settings import MAX_BATCH, check_count, check_range, check_strength, check_temperature
+from vla_cl.methods.checked_settings import (
+    MAX_BATCH,
+    check_count,
+    check_range,
+    check_strength,
+    check_temperature,
+    refuse_idle,
+)
 from vla_cl.methods.saved_state import TASKS_LEARNT, require_alike, require_keys, whole_number
 from vla_cl.methods.teacher import Teacher, teacher_bytes
 from vla_cl.random_numbers import Purpose, generator, number
@@ -91,6 +98,8 @@ class GenerativeReplay(Method):
             raise ConfigurationError("method.samples_share must be above 0 unless method.samples is given; got 0")
         if samples is not None:
             check_count("samples", samples)
+            if samples_share:
+                refuse_idle(type(self), {"samples_share": samples_share}, "samples", samples)
         check_count("chunk", chunk, 1, MAX_BATCH)
         self.samples_share = samples_share
         self.samples = samples
@@ -239,6 +248,8 @@ class GenerativeDistillation(GenerativeReplay):
         check_temperature(temperature)
         if weights not in WEIGHTS:
             raise ConfigurationError(f"method.weights must be one of {', '.join(WEIGHTS)}; got {weights!r}")
+        if not strength:
+            refuse_idle(type(self), {"temperature": temperature}, "strength", strength)
         self.strength = strength
         self.temperature = temperature
         self.weights = weights

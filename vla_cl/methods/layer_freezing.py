@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from vla_cl.interfaces import Data, Model
-from vla_cl.methods.checked_settings import check_count, check_range
+from vla_cl.methods.checked_settings import check_count, check_range, refuse_idle
 from vla_cl.methods.parameter_patterns import Freezer, checked_patterns, matching, roles_of, trained
 from vla_cl.methods.task_counting import TaskCountingMethod
 from vla_cl.types import ConfigurationError, Experience, MethodCard
@@ -56,6 +56,8 @@ class LayerFreezing(TaskCountingMethod):
         check_range("first_share", first_share, 0, 1)
         check_count("from_task", from_task)
         self.frozen = checked_patterns("frozen", frozen)
+        if frozen is not None:
+            refuse_idle(type(self), {"first_share": first_share}, "frozen", list(frozen))
         self.first_share = first_share
         self.from_task = from_task
         self._freezer = Freezer()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vla_cl.interfaces import Data, Distillable, Model
 from vla_cl.memory.mixing import select
-from vla_cl.methods.checked_settings import MAX_MEGABYTES, check_range, check_strength, check_temperature
+from vla_cl.methods.checked_settings import MAX_MEGABYTES, check_range, check_strength, check_temperature, refuse_idle
 from vla_cl.methods.task_counting import TaskCountingMethod
 from vla_cl.methods.teacher import Teacher, teacher_bytes
 from vla_cl.types import Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
@@ -82,6 +82,13 @@ class LearningWithoutForgetting(TaskCountingMethod):
         if cache_precision not in PRECISIONS:
             raise ConfigurationError(
                 f"method.cache_precision must be one of {', '.join(PRECISIONS)}; got {cache_precision!r}"
+            )
+        if cache == "never":
+            unused = {"cache_precision": cache_precision, "cache_megabytes": cache_megabytes}
+            refuse_idle(type(self), unused, "cache", cache)
+        elif not cache_megabytes:
+            refuse_idle(
+                type(self), {"cache": cache, "cache_precision": cache_precision}, "cache_megabytes", cache_megabytes
             )
         self.strength = strength
         self.temperature = temperature

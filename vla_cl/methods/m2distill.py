@@ -16,7 +16,13 @@ import torch
 from torch import Tensor
 
 from vla_cl.interfaces import Data, Distillable, Model
-from vla_cl.methods.checked_settings import MAX_STRENGTH, check_strength, check_temperature, checked_numbers
+from vla_cl.methods.checked_settings import (
+    MAX_STRENGTH,
+    check_strength,
+    check_temperature,
+    checked_numbers,
+    refuse_idle,
+)
 from vla_cl.methods.task_counting import TaskCountingMethod
 from vla_cl.methods.teacher import Teacher, teacher_bytes
 from vla_cl.types import Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
@@ -67,6 +73,8 @@ class M2Distill(TaskCountingMethod):
         check_strength("strength", strength)
         check_strength("outputs_strength", outputs_strength)
         check_temperature(temperature)
+        if not outputs_strength:
+            refuse_idle(type(self), {"temperature": temperature}, "outputs_strength", outputs_strength)
         self.strength = strength
         self.outputs_strength = outputs_strength
         self.temperature = temperature

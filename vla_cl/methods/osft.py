@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vla_cl.interfaces import Data, Model
-from vla_cl.methods.checked_settings import check_count, check_share, checked_shares
+from vla_cl.methods.checked_settings import check_count, check_share, checked_shares, refuse_idle
 from vla_cl.methods.parameter_patterns import checked_patterns, roles_of
 from vla_cl.methods.task_counting import TaskCountingMethod
 from vla_cl.trust.text import counted
@@ -93,6 +93,9 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
         if output not in OUTPUTS:
             raise ConfigurationError(f"method.output must be one of {', '.join(OUTPUTS)}; got {output!r}")
         self._announced = tasks
+        for setting, shares in (("effective_rank", effective_rank), ("rank_schedule", rank_schedule)):
+            if shares is not None:
+                refuse_idle(type(self), {"tasks": tasks}, setting, shares)
         self.tasks = UNTOLD_TASKS if tasks is None else tasks
         self.effective_rank = effective_rank
         self.rank_schedule = checked_shares("rank_schedule", rank_schedule)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vla_cl.interfaces import Data, Model
-from vla_cl.methods.checked_settings import check_count, check_range, checked_numbers
+from vla_cl.methods.checked_settings import check_count, check_range, checked_numbers, refuse_idle
 from vla_cl.methods.parameter_patterns import matching
 from vla_cl.methods.task_counting import TaskCountingMethod
 from vla_cl.types import ConfigurationError, Experience, MethodCard
@@ -37,7 +37,7 @@ class WeightMerging(TaskCountingMethod):
         share: c, how much of the new weights; 1 is sequential fine-tuning, 0 learns nothing.
         shares: Pattern of parameter names to a share of their own; the first pattern that matches counts.
         mode: ``interpolate``: always c; ``average``: c = 1/t after task t, so that every task's weights count alike.
-            There ``share`` and ``shares`` do not matter.
+            There ``share`` and ``shares`` have no effect and are refused.
         from_task: First task that is merged. 2: the first task keeps its weights. 1: it is merged with what the run
             starts from, which makes sense for a pretrained model; ``average`` then counts that as one more task.
 
@@ -70,6 +70,8 @@ class WeightMerging(TaskCountingMethod):
         check_count("from_task", from_task)
         if mode not in MODES:
             raise ConfigurationError(f"method.mode must be one of {', '.join(MODES)}; got {mode!r}")
+        if mode == "average":
+            refuse_idle(type(self), {"share": share, "shares": shares}, "mode", mode)
         self.share = share
         self.mode = mode
         self.from_task = from_task

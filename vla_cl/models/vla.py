@@ -19,7 +19,7 @@ from lerobot.utils.constants import OBS_IMAGES
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vla_cl.interfaces import Distillable, ForwardPass, Policy
+from vla_cl.interfaces import Distillable, Policy
 from vla_cl.models.policy_config import (
     horizon,
     policy_config,
@@ -34,7 +34,17 @@ from vla_cl.models.stored_policy import CONVENTIONS, load_policy, load_weights, 
 from vla_cl.random_numbers import Purpose, number
 from vla_cl.trust.hub import fetch_policy
 from vla_cl.trust.policies import check_policy_folder
-from vla_cl.types import METHOD_KEY, Ability, Batch, ConfigurationError, Draw, InterfaceSpec, Observation, Roles
+from vla_cl.types import (
+    METHOD_KEY,
+    Ability,
+    Batch,
+    ConfigurationError,
+    Draw,
+    ForwardPass,
+    InterfaceSpec,
+    Observation,
+    Roles,
+)
 
 __all__ = ["CONVENTIONS", "VlaModel", "horizon", "policy_config"]
 
