@@ -203,12 +203,19 @@ class VlaModel(Policy, Distillable):
         if hasattr(self.policy, "features"):
             found.add(Ability.FEATURES)
         if hasattr(self.policy, "forward_pass"):
-            found |= {Ability.OUTPUTS, Ability.MODALITIES}
+            found.add(Ability.OUTPUTS)
+        if self.modalities:
+            found.add(Ability.MODALITIES)
         if hasattr(self.policy, "draw"):
             found.add(Ability.KEYED_DRAWS)
         if getattr(self.policy, "fixed_outputs", False):
             found.add(Ability.FIXED_OUTPUTS)
         return frozenset(found)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Those that the policy declares."""
+        return tuple(getattr(self.policy, "modalities", ()))
 
     @property
     def name(self) -> str:
