@@ -77,6 +77,8 @@ IDLE = [
     ("lamol", {"samples": 5, "samples_share": 0.3}, "samples_share=0.3", "samples=5"),
     ("generative_distillation", {"strength": 0.0, "temperature": 3.0}, "temperature=3.0", "strength=0.0"),
     ("layer_freezing", {"frozen": ["head.*"], "first_share": 0.3}, "first_share=0.3", "frozen=['head.*']"),
+    ("mir", {"candidates": 1.0, "virtual_learning_rate": 0.5}, "virtual_learning_rate=0.5", "candidates=1.0"),
+    ("lwf", {"cache_megabytes": 0.0, "cache": "always"}, "cache=always", "cache_megabytes=0.0"),
     ("osft", {"effective_rank": 0.5, "tasks": 3}, "tasks=3", "effective_rank=0.5"),
     ("osft", {"rank_schedule": [0, 0.5], "tasks": 3}, "tasks=3", "rank_schedule=[0, 0.5]"),
 ]

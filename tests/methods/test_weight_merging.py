@@ -126,6 +126,14 @@ def test_where_it_would_merge_nothing_it_refuses():
         WeightMerging(**options).attach(TinyDistillable(), 0)
 
 
+def test_a_share_of_no_parameter_is_refused():
+    shares = {"vision.*": 0.2, "state.*": 0.5, "head.*": 0.5}
+    with pytest.raises(ConfigurationError, match=r"method.share=0.7 has no effect with method.shares="):
+        WeightMerging(share=0.7, shares=shares).attach(TinyDistillable(), 0)
+    WeightMerging(share=0.5, shares=shares).attach(TinyDistillable(), 0)
+    WeightMerging(share=0.7, shares={"head.*": 0.2}).attach(TinyDistillable(), 0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

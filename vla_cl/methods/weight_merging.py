@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vla_cl.interfaces import Data, Model
 from vla_cl.methods.checked_settings import check_count, check_range, checked_numbers, refuse_idle
-from vla_cl.methods.parameter_patterns import matching
+from vla_cl.methods.parameter_patterns import matching, trained
 from vla_cl.methods.task_counting import TaskCountingMethod
 from vla_cl.types import ConfigurationError, Experience, MethodCard
 
@@ -86,15 +86,19 @@ class WeightMerging(TaskCountingMethod):
         """Meet the model.
 
         Raises:
-            ConfigurationError: A pattern of ``shares`` matches no parameter, or nothing that learns would be merged.
+            ConfigurationError: A pattern of ``shares`` matches no parameter, nothing that learns would be merged, or
+                ``shares`` names all that learns and so leaves nothing to ``share``.
         """
         super().attach(model, train_seed)
-        matching(model.module, list(self.shares), "shares")
+        named = matching(model.module, list(self.shares), "shares").keys()
         if self.acts and not self._mergeable(self.from_task):
             raise ConfigurationError(
                 f"method 'weight_merging' would merge nothing: no parameter of {model.name} that is trained has a "
                 "share below 1; lower method.share, or name parameters that are trained in method.shares"
             )
+
+        if self.shares and self.mode == "interpolate" and named >= trained(model.module).keys():
+            refuse_idle(type(self), {"share": self.share}, "shares", self.shares)
 
     def begin_task(self, experience: Experience) -> None:
         """Copy the weights that will be merged."""
