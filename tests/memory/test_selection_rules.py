@@ -208,7 +208,7 @@ def test_round_robin():
         ("keyframes", {"change": float("nan")}, "above 0 and at most 1e.09; got nan"),
         ("keyframes", {"change": "much"}, "above 0 and at most 1e.09; got 'much'"),
         ("keyframes", {"gripper": 1.5}, "gripper must be a whole number or null, .*; got 1.5"),
-        ("keyframes", {"gripper": True}, "gripper must be a whole number or null, .*; got True"),
+        ("keyframes", {"gripper": True}, "gripper must be a whole number or null, .*; got true"),
         ("herding", {"normalise": "no"}, "normalise must be true or false; got 'no'"),
         ("phase", ["phases"], "must be a mapping of settings"),
         ("phase", None, "must be a mapping of settings; got None"),
