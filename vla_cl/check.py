@@ -185,9 +185,15 @@ def _require_second_task(arrangement: str, method: Method) -> None:
     """Refuse a method that would do nothing in silence.
 
     Raises:
-        ConfigurationError: It begins with a second experience, and there is none.
+        ConfigurationError: It begins with a second experience, and there is none, or it changes nothing at all.
     """
     if arrangement != "sequential" and not method.works_alone:
+        if not method.acts:
+            raise ConfigurationError(
+                f"method {method.name!r} would change nothing with these settings, which is allowed with "
+                f"arrangement=sequential only, and arrangement is {arrangement}; use method=sequential (the "
+                "reference), or settings that change something"
+            )
         alone = "every task is a first one" if arrangement == "independent" else "there is one experience only"
         raise ConfigurationError(
             f"method {method.name!r} begins with the second experience, but with arrangement={arrangement} {alone}; "

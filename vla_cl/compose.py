@@ -21,7 +21,7 @@ from typing import Any
 from vla_cl.settings.checks import checked
 from vla_cl.settings.hints import nearest, nearest_titled
 from vla_cl.settings.overrides import quoted, readable, require_parsed, split
-from vla_cl.settings.rules import expanded
+from vla_cl.settings.rules import expanded, shown
 from vla_cl.types import ConfigurationError
 
 __all__ = ["OF_WARM_START", "Settings", "build", "checked_arguments", "choices", "compose", "nearest", "part_class"]
@@ -265,18 +265,21 @@ def _typed(name: str, value: object, annotation: object) -> object:
     if typing.get_origin(annotation) is typing.Literal:
         allowed = typing.get_args(annotation)
         if value not in allowed:
-            raise ConfigurationError(f"{name} must be one of {', '.join(map(str, allowed))}; got {value!r}")
+            raise ConfigurationError(f"{name} must be one of {', '.join(map(str, allowed))}; got {shown(value)}")
         return value
     plain = [option for option in options if option in (bool, int, float, str, type(None))]
     if len(plain) != len(options):
         return value  # a structured argument: its own class checks it
     if float in plain and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:  # more than 308 digits
+            raise ConfigurationError(f"{name} must be a finite number; got {shown(value)}") from error
     if int in plain and float not in plain and isinstance(value, float) and value.is_integer():
         return int(value)  # 1e3
     if not any(type(value) is option for option in plain):
         expected = " or ".join(getattr(option, "__name__", str(option)) for option in plain)
-        raise ConfigurationError(f"{name} must be of type {expected}; got {value!r}")
+        raise ConfigurationError(f"{name} must be of type {expected}; got {shown(value)}")
     return value
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from vla_cl.types import (
     ConfigurationError,
     Draw,
     Experience,
+    ForwardPass,
     InterfaceSpec,
     MethodCard,
     Observation,
@@ -182,24 +182,13 @@ class Model(ABC):
         return nullcontext()
 
 
-@dataclass(frozen=True)
-class ForwardPass:
-    """What one forward pass of a `Distillable` model gives, with gradient.
-
-    Attributes:
-        losses: One value per sample, shape (B,).
-        outputs: What distillation compares (logits, noise, velocity, actions), shape (B, ...).
-        modalities: Inner features by what is perceived (``vision``, ``text``, ``state``), each (B, D); empty for models
-            without `Ability.MODALITIES`.
-    """
-
-    losses: Tensor
-    outputs: Tensor
-    modalities: Mapping[str, Tensor] = field(default_factory=dict)
-
-
 class Distillable(Model):
     """A model whose outputs can be compared with a teacher's."""
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The names of `ForwardPass.modalities`, told before there is one; none without `Ability.MODALITIES`."""
+        return ()
 
     @abstractmethod
     def forward_pass(self, batch: Batch, draw: Draw) -> ForwardPass:
@@ -301,8 +290,13 @@ class Method:
     """Whether the model must be told which task it is evaluated on (`select_task`)."""
 
     @property
+    def acts(self) -> bool:
+        """Whether its settings ask for any edit at all; where they do not, it is sequential fine-tuning."""
+        return True
+
+    @property
     def works_alone(self) -> bool:
-        """Whether it edits how a first experience is learnt; if not, it is refused where no run has a second one."""
+        """Whether it acts on a first experience; if not, it is refused where no run has a second one."""
         return False
 
     def bytes_beside_a_sample(self, outputs: int) -> int:

@@ -1,4 +1,4 @@
-"""The nouns everybody shares. No torch here, so that simulator workers start quickly.
+"""The nouns everybody shares. Only typing needs torch here, so that simulator workers start quickly.
 
 Conventions, fixed once:
 
@@ -12,10 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Batch = dict[str, Any]
 """What a model learns from: LeRobot's flat dictionary, B samples.
@@ -255,6 +258,22 @@ class Ability(StrEnum):
     FEATURES = "features"
     MODALITIES = "modalities"
     GENERATION = "generation"
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """What one forward pass of a `Distillable` model gives, with gradient.
+
+    Attributes:
+        losses: One value per sample, shape (B,).
+        outputs: What distillation compares (logits, noise, velocity, actions), shape (B, ...).
+        modalities: Inner features by what is perceived (``vision``, ``text``, ``state``), each (B, D); empty for models
+            without `Ability.MODALITIES`.
+    """
+
+    losses: Tensor
+    outputs: Tensor
+    modalities: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,11 @@ class NanoVLAPolicy(PreTrainedPolicy):  # type: ignore[misc]
         return {"losses": losses, "outputs": output, **perceived}
 
     @property
+    def modalities(self) -> tuple[str, ...]:
+        """What `forward_pass` gives beside losses and outputs, in its order."""
+        return ("text", "vision") if self.state_encoder is None else ("text", "vision", "state")
+
+    @property
     def fixed_outputs(self) -> bool:
         """Whether training outputs depend on the sample alone: no noise, no augmentation."""
         config = self.config

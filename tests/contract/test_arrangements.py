@@ -109,6 +109,23 @@ def test_a_method_that_begins_with_the_second_task_is_refused_where_there_is_non
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("arrangement", ["joint", "independent"])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("hft", {"frozen_share": 0, "from_task": 1}),
+        ("retain", {"share": 1, "from_task": 1}),
+        ("l2_sp", {"strength": 0}),
+    ],
+)
+def test_settings_that_ask_for_nothing_are_refused_where_there_is_no_sequence(
+    train, tmp_path, name, settings, arrangement
+):
+    with pytest.raises(ConfigurationError, match=rf"would change nothing .* and arrangement is {arrangement}; use"):
+        train(tmp_path / "run", name, f"arrangement={arrangement}", **settings)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("name", POLICY)
 def test_what_a_method_says_of_a_first_task_is_true(undisturbed, name):
     """Whether it edits one: whether the weights differ from those of sequential fine-tuning after it."""

@@ -17,7 +17,7 @@ from vla_cl.train import learn
 from vla_cl.types import ConfigurationError
 
 SETTINGS = method_settings()
-OTHER_TYPES = (None, True, 1.5, "text", [], {})
+OTHER_TYPES = (None, True, 1.5, "text", [], {}, 10**30)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,10 @@ def damaged_tensors(tensors):
         odd = tensor.clone()
         odd.view(-1)[-1] = float("nan") if odd.is_floating_point() else 99 if odd.dtype == torch.uint8 else -1
         yield f"{name} with an odd number", {**others, name: odd}
+        if tensor.dtype == torch.float32:
+            infinite = tensor.clone()
+            infinite.view(-1)[-1] = float("inf")
+            yield f"{name} with an infinite number", {**others, name: infinite}
         if name.startswith("importance."):
             yield f"{name} negative", {**others, name: -1 - tensor}
 

@@ -5,7 +5,7 @@ import torch
 from method_neutral import NEUTRAL, method_settings
 
 from vla_cl.compose import build
-from vla_cl.interfaces import Method
+from vla_cl.interfaces import Method, Model
 from vla_cl.testbeds import BEDS
 from vla_cl.train import learn
 from vla_cl.types import ConfigurationError
@@ -19,6 +19,26 @@ REFUSED = {  # on a model of which only the output layer is trained
 }
 ONLY_ON_CONFLICT = {"agem", "agem_libero", "agem_of_steps", "gem", "gem_of_steps"}
 """They change a step only where it would harm what was learnt, which these few steps need not."""
+
+
+class Small(Model):
+    """Two weights of a layer, and a bias."""
+
+    def __init__(self):
+        self._module = torch.nn.Linear(2, 1)
+
+    @property
+    def module(self):
+        return self._module
+
+    @property
+    def device(self):
+        return torch.device("cpu")
+
+    def loss(self, batch, draw):
+        raise NotImplementedError
+
+    features = save = loss
 
 
 def made(name, **changes):
@@ -87,3 +107,68 @@ def test_who_asks_for_nothing_gets_it(bed, plain, name):
         pytest.skip(f"{name} is refused on {bed.name}")
     method.attach(model, 0)
     assert torch.equal(learnt(bed, model, method), plain)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_preset_asks_for_an_edit(name):
+    assert made(name).acts == (name != "sequential")
+
+
+@pytest.mark.parametrize("name", [name for name in NEUTRAL if name != "sequential"])
+def test_who_asks_for_nothing_says_so_and_does_not_work_alone(name):
+    first = {"from_task": 1} if "from_task" in SETTINGS[name] else {}
+    method = made(name, **NEUTRAL[name], **first)
+    assert not method.acts
+    assert not method.works_alone
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("slca", {"slow": [], "from_task": 1}),
+        ("layer_freezing", {"frozen": [], "from_task": 1}),
+        ("retain", {"share": 1.0, "shares": {"head.*": 1.0}, "from_task": 1}),
+        ("packnet", {"prune_share": 0.0}),
+        ("l2_sp", {"strength": 0.0}),
+        ("osft", {"rank_schedule": [0.0, 0.0]}),
+        ("osft", {"tasks": 1}),
+        ("m2distill", {"strength": 0.0, "strengths": {"vision": 0.0}, "outputs_strength": 0.0}),
+    ],
+)
+def test_other_ways_to_ask_for_nothing(name, changes):
+    method = made(name, **changes)
+    assert not method.acts
+    assert not method.works_alone
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("weight_merging", {"mode": "average"}),
+        ("weight_merging", {"share": 1.0, "shares": {"head.*": 0.5}}),
+        ("packnet", {"prune_share": 0.0, "train_rest": "never"}),
+        ("der", {"alpha": 0.0, "beta": 0.5}),
+        ("m2distill", {"strength": 0.0, "strengths": {"vision": 1.0}, "outputs_strength": 0.0}),
+        ("generative_distillation", {"strength": 0.0}),
+        ("slca", {"slow_share": 0.0}),
+    ],
+)
+def test_a_zero_that_edits_all_the_same(name, changes):
+    assert made(name, **changes).acts
+
+
+def test_tensors_too_few_for_the_share_are_refused(bed):
+    model = bed.make_model(0)
+    count = sum(parameter.requires_grad for parameter in model.module.parameters())
+    made("hft", frozen_share=1.01 / count).attach(model, 0)
+    with pytest.raises(ConfigurationError, match=rf"frozen_share is 0.001.* {count} tensors .*would freeze nothing"):
+        made("hft", frozen_share=0.001).attach(model, 0)
+
+
+@pytest.mark.parametrize("name", ["mofo", "packnet"])
+def test_tensors_too_small_for_the_method_are_refused(name):
+    """MoFO leaves vectors alone; of a layer of two weights, a tenth is less than one."""
+    model, small = Small(), {"packnet": {"prune_share": 0.1}}.get(name, {})
+    model.module.weight.requires_grad_(name != "mofo")
+    with pytest.raises(ConfigurationError, match=rf"method {name!r} would .* nothing"):
+        made(name, **small).attach(model, 0)

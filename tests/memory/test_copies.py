@@ -26,7 +26,7 @@ def on_disk(folder):
 @pytest.mark.parametrize("unit", ["frame", "window", "trajectory"])
 def test_a_raw_copy_gives_the_same_batches(tmp_path, unit, history):
     data = PictureData(history=history, instructions=("go", "stop"))
-    memory = copying(tmp_path, samples_per_task=15, unit=unit, window=4)
+    memory = copying(tmp_path, samples_per_task=15, unit=unit, **({"window": 4} if unit == "window" else {}))
     memory.remember(experience(), data, 0)
     assert len(memory) == 15
     rows = np.asarray([14, 0, 5, 5, 9, 6])

@@ -31,7 +31,7 @@ def smallest(settings, of):
 @pytest.mark.parametrize("unit", ["frame", "window", "trajectory"])
 def test_nine_units_for_ten_tasks_are_too_few_and_ten_are_enough(split, unit):
     length = {"frame": 1, "window": 3, "trajectory": 5}[unit]
-    settings = {"unit": unit, "window": 3, "split": split}
+    settings = {"unit": unit, "split": split} | ({"window": 3} if unit == "window" else {})
     of = sizes([30] * 10)
     assert smallest({"budget": 9 * length * 20, **settings}, of) == 10 * length * 20
     assert smallest({"budget": 10 * length * 20 - 1, **settings}, of) == 10 * length * 20
@@ -42,7 +42,7 @@ def test_nine_units_for_ten_tasks_are_too_few_and_ten_are_enough(split, unit):
 @pytest.mark.parametrize("unit", ["frame", "window", "trajectory"])
 @pytest.mark.parametrize("split", ["equal", "proportional"])
 def test_with_the_smallest_that_is_said_every_task_keeps_something(frames, unit, split):
-    settings = {"unit": unit, "window": 4, "split": split}
+    settings = {"unit": unit, "split": split} | ({"window": 4} if unit == "window" else {})
     memory = ReplayMemory.from_settings({"budget": smallest({"budget": 20, **settings}, sizes(frames)), **settings})
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -147,7 +147,7 @@ def test_a_gradient_that_is_not_finite_is_reported():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples_per_task": 0}, "method.samples_per_task must be at least 1; got 0"),
+        ({"samples_per_task": 0}, "method.samples_per_task must be a whole number between 1 and"),
         ({"share": -0.1}, "method.share must be at least 0 and at most 8.0"),
         ({"selection": "best"}, "first, uniform"),
     ],

@@ -146,5 +146,5 @@ def test_several_processes_are_refused(monkeypatch):
 
 
 def test_settings_out_of_range_are_refused():
-    with pytest.raises(ConfigurationError, match=r"method\.recent must be between 1"):
+    with pytest.raises(ConfigurationError, match=r"method\.recent must be a whole number between 1"):
         ConfidenceAwareMovingAverage(recent=0)

@@ -209,8 +209,8 @@ def test_a_model_without_outputs_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"alpha": -1}, "method.alpha must be at least 0"),
-        ({"beta": -1}, "method.beta must be at least 0"),
+        ({"alpha": -1}, "method.alpha must be between 0 and"),
+        ({"beta": -1}, "method.beta must be between 0 and"),
         ({"mixing": "coin_flip"}, "one of added, replaced"),
         ({"share": 1.5}, "at most 1.0"),
         ({"label_batch": "other"}, "same, independent"),

@@ -96,7 +96,7 @@ def test_mixing_refuses_what_does_not_fit():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples_per_task": 0}, "at least 1"),
+        ({"samples_per_task": 0}, "between 1 and"),
         ({"mixing": "shaken"}, "added, replaced"),
         ({"mixing": "replaced", "share": 1.5}, "at most 1.0"),
         ({"selection": "best"}, "first, uniform"),

@@ -258,8 +258,8 @@ def test_a_model_without_outputs_has_no_fisher_of_its_own():
         ({"mode": "merged"}, "online, separate"),
         ({"fisher": "exact"}, "per_sample, batch"),
         ({"estimator": "true"}, "empirical, model"),
-        ({"samples": 0}, r"method.samples must be between 1"),
-        ({"batch_size": 0}, r"method.batch_size must be between 1"),
+        ({"samples": 0}, r"method.samples must be a whole number between 1"),
+        ({"batch_size": 0}, r"method.batch_size must be a whole number between 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

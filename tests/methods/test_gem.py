@@ -199,8 +199,8 @@ def test_state_round_trip():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples_per_task": 0}, "method.samples_per_task must be at least 1; got 0"),
-        ({"batch_size": 0}, "method.batch_size must be at least 1; got 0"),
+        ({"samples_per_task": 0}, "method.samples_per_task must be a whole number between 1 and"),
+        ({"batch_size": 0}, "method.batch_size must be a whole number between 1 and"),
         ({"margin": -1.0}, "method.margin must be between 0 and"),
         ({"eps": -1.0}, "method.eps must be between 0 and"),
         ({"selection": "best"}, "first, uniform"),

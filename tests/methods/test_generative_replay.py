@@ -167,10 +167,10 @@ def test_a_model_that_generates_nothing_is_refused(kind):
     ("kind", "options", "message"),
     [
         (GenerativeReplay, {"samples_share": 0.0}, "samples_share must be above 0"),
-        (GenerativeReplay, {"samples": 0}, "method.samples must be at least 1"),
-        (GenerativeReplay, {"chunk": 0}, "method.chunk must be at least 1"),
+        (GenerativeReplay, {"samples": 0}, "method.samples must be a whole number between 1"),
+        (GenerativeReplay, {"chunk": 0}, "method.chunk must be a whole number between 1"),
         (GenerativeReplay, {"mixing": "coin_flip"}, "one of added, replaced"),
-        (GenerativeDistillation, {"strength": -1.0}, "method.strength must be at least 0"),
+        (GenerativeDistillation, {"strength": -1.0}, "method.strength must be between 0 and"),
         (GenerativeDistillation, {"weights": "half"}, "method.weights must be one of tasks, equal; got 'half'"),
         (GenerativeDistillation, {"temperature": 0.0}, "method.temperature must be above 0"),
     ],

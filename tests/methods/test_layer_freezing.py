@@ -156,7 +156,7 @@ def test_of_all_that_is_trained_the_output_layers_learn_on(share):
     [
         ({"first_share": 1.5}, "method.first_share must be between 0 and 1; got 1.5"),
         ({"frozen": "vision.*"}, "method.frozen must be a list of patterns"),
-        ({"from_task": 0}, "method.from_task must be at least 1; got 0"),
+        ({"from_task": 0}, "method.from_task must be a whole number between 1 and"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, message):

@@ -13,7 +13,7 @@ from vla_cl.types import ConfigurationError, Draw
     "options",
     [
         {"strength": 0.0, "outputs_strength": 0.0},
-        {"strength": 1.0, "strengths": {"vision": 0.0, "state": 0.0}, "outputs_strength": 0.0},
+        {"strength": 0.0, "strengths": {"vision": 0.0, "state": 0.0}, "outputs_strength": 0.0},
     ],
 )
 def test_all_strengths_zero_is_sequential(options):
@@ -95,9 +95,33 @@ def test_it_continues_after_a_resume():
     assert_continues_after_resume(TinyDistillable, M2Distill)
 
 
-def test_an_unknown_modality_is_refused_in_the_first_step():
-    with pytest.raises(ConfigurationError, match="names the modality 'sound'; TinyDistillable has state, vision"):
-        run(TinyDistillable(), M2Distill(strengths={"sound": 1.0}), [0])
+def test_an_unknown_modality_is_refused_before_anything_is_learnt():
+    model, method = TinyDistillable(), M2Distill(strengths={"sound": 1.0})
+    with pytest.raises(ConfigurationError, match="names the modality 'sound'; TinyDistillable has vision, state"):
+        method.attach(model, 0)
+    assert model.passes == 0
+
+
+def test_a_long_name_of_a_modality_is_shown_in_short():
+    with pytest.raises(ConfigurationError, match="names the modality 'sss") as caught:
+        M2Distill(strengths={"s" * 5000: 1.0}).attach(TinyDistillable(), 0)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("strength", [1.0, 2.0])
+def test_strengths_that_leave_nothing_to_compare_are_refused(strength):
+    """Only the model tells that no modality is left for ``strength``."""
+    method = M2Distill(strength=strength, strengths={"vision": 0.0, "state": 0.0}, outputs_strength=0.0)
+    with pytest.raises(ConfigurationError, match=r"would compare nothing: .* vision, state .* 0"):
+        method.attach(TinyDistillable(), 0)
+
+
+def test_a_strength_of_no_modality_is_refused():
+    method = M2Distill(strength=2.0, strengths={"vision": 0.5, "state": 1.0})
+    with pytest.raises(ConfigurationError, match=r"method.strength=2.0 has no effect with method.strengths="):
+        method.attach(TinyDistillable(), 0)
+    for strength in (0.0, 1.0):
+        M2Distill(strength=strength, strengths={"vision": 0.5, "state": 1.0}).attach(TinyDistillable(), 0)
 
 
 def test_a_model_without_modalities_is_refused():
@@ -108,12 +132,12 @@ def test_a_model_without_modalities_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"strength": -1.0}, "method.strength must be at least 0; got -1"),
-        ({"strengths": {"vision": -2.0}}, "method.strengths.vision must be at least 0"),
+        ({"strength": -1.0}, "method.strength must be between 0 and"),
+        ({"strengths": {"vision": -2.0}}, "method.strengths.vision must be between 0 and"),
         ({"strengths": ["vision"]}, r"method.strengths must give names numbers, .*; got \['vision'\]"),
-        ({"outputs_strength": -1.0}, "method.outputs_strength must be at least 0"),
+        ({"outputs_strength": -1.0}, "method.outputs_strength must be between 0 and"),
         ({"temperature": 0.0}, "method.temperature must be above 0"),
-        ({"temperature": float("inf")}, "method.temperature must be above 0 and finite; got inf"),
+        ({"temperature": float("inf")}, "method.temperature must be above 0 and at most 1e.06; got inf"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, message):

@@ -127,8 +127,8 @@ def test_a_model_without_outputs_is_refused():
     [
         ({"strength": -1.0}, r"method.strength must be between 0"),
         ({"norm": "l1"}, r"method.norm must be one of l2, l2_squared, l2_rows; got 'l1'"),
-        ({"samples": 0}, r"method.samples must be between 1"),
-        ({"batch_size": 0}, r"method.batch_size must be between 1"),
+        ({"samples": 0}, r"method.samples must be a whole number between 1"),
+        ({"batch_size": 0}, r"method.batch_size must be a whole number between 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -124,7 +124,7 @@ def test_a_whole_batch_of_remembered_samples_needs_no_virtual_step():
     ("options", "message"),
     [
         ({"candidates": 0.5}, "method.candidates must be between 1 and 64"),
-        ({"refresh_every": 0}, "method.refresh_every must be at least 1"),
+        ({"refresh_every": 0}, "method.refresh_every must be a whole number between 1"),
         ({"virtual_learning_rate": -1}, "method.virtual_learning_rate"),
         ({"mixing": "coin_flip"}, "one of added, replaced"),
     ],

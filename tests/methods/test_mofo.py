@@ -176,7 +176,7 @@ def test_it_keeps_nothing():
         ({"alpha": 0.0}, "method.alpha must be above 0 and at most 1; got 0.0"),
         ({"alpha": 1.1}, "method.alpha must be above 0 and at most 1; got 1.1"),
         ({"decay": "none"}, "method.decay must be one of all, moved; got 'none'"),
-        ({"from_task": 0}, "method.from_task must be at least 1; got 0"),
+        ({"from_task": 0}, "method.from_task must be a whole number between 1 and"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, message):

@@ -246,7 +246,7 @@ def test_another_models_state_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"vectors_per_task": -1}, "method.vectors_per_task must be at least 0; got -1"),
+        ({"vectors_per_task": -1}, "method.vectors_per_task must be a whole number between 0 and"),
         ({"of": "features"}, "method.of must be one of outputs, loss; got 'features'"),
     ],
 )

@@ -266,7 +266,7 @@ def test_a_deep_copy_between_tasks_is_plain():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tasks": 0}, "method.tasks must be at least 1; got 0"),
+        ({"tasks": 0}, "method.tasks must be a whole number between 1 and"),
         ({"effective_rank": 1.0}, "method.effective_rank: shares must be at least 0 and below 1; got 1.0"),
         ({"rank_schedule": [0.1, -0.1]}, "method.rank_schedule: shares must be at least 0 and below 1; got -0.1"),
         ({"rank_schedule": []}, "method.rank_schedule must hold at least one share"),

@@ -257,7 +257,15 @@ def test_a_share_that_gives_nothing_back_is_refused_before_a_second_task():
         PackNet(prune_share=0.0).require_length(2)
 
 
-@pytest.mark.parametrize("share", [0.01, 0.2, 0.5, 0.75])
+def test_a_share_below_one_weight_of_every_layer_is_refused():
+    for experiences, message in ((1, "would prune nothing"), (2, "left for task 2 of 2: the task before owns every")):
+        method = PackNet(prune_share=0.01)
+        method.require_length(experiences)
+        with pytest.raises(ConfigurationError, match=message):
+            method.attach(Varied(), 5)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.75])
 def test_a_stream_that_uses_up_all_weights_is_refused_before_it_is_learnt(share):
     model, learner = Varied(), PackNet(prune_share=share)
     learner.attach(model, 5)
@@ -271,8 +279,7 @@ def test_a_stream_that_uses_up_all_weights_is_refused_before_it_is_learnt(share)
         method.attach(Varied(), 5)
     method = PackNet(prune_share=share)
     method.require_length(last + 1)
-    before = "the task before owns" if last == 1 else f"the {last} tasks before own"
-    message = f"nothing left for task {last + 1} of {last + 1}: {before} every weight"
+    message = f"nothing left for task {last + 1} of {last + 1}: the {last} tasks before own every weight"
     with pytest.raises(ConfigurationError, match=message):
         method.attach(Varied(), 5)
 

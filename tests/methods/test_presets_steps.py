@@ -65,6 +65,10 @@ class Perceiving(ManyTensors):
     def abilities(self):
         return super().abilities | {Ability.MODALITIES}
 
+    @property
+    def modalities(self):
+        return ("vision", "state")
+
     def forward_pass(self, batch, draw):
         found = {}
         handles = [

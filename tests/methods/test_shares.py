@@ -84,11 +84,13 @@ def test_mir_replays_its_share_whatever_a_choice_serves(refresh_every):
         assert mean_gradient(method, size, 4) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("label_batch", ["same", "independent"])
 @pytest.mark.parametrize("mixing", ["added", "replaced"])
 @pytest.mark.parametrize("share", SHARES[:5])
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("alpha", "beta"), [(0.5, 0.0), (0.3, 0.7), (0.0, 0.7)])
+@pytest.mark.parametrize(
+    ("alpha", "beta", "label_batch"),
+    [(0.5, 0.0, "same"), (0.3, 0.7, "same"), (0.3, 0.7, "independent"), (0.0, 0.7, "same")],
+)
 def test_ders_terms_weigh_alpha_and_beta(label_batch, mixing, share, size, alpha, beta):
     settings = {"mixing": mixing, "share": round(float(share), 6), "label_batch": label_batch}
     method = after_a_task(DarkExperienceReplay, alpha=alpha, beta=beta, **settings)

@@ -184,7 +184,7 @@ def test_patterns_match_whole_names_in_the_models_order():
         ({"slow_share": 1.5}, "method.slow_share must be between 0 and 1; got 1.5"),
         ({"slow": "vision.*"}, r"method.slow must be a list of patterns, .*; got 'vision.\*'"),
         ({"slow": 5}, "method.slow must be a list of patterns"),
-        ({"from_task": 0}, "method.from_task must be at least 1; got 0"),
+        ({"from_task": 0}, "method.from_task must be a whole number between 1 and"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, message):

@@ -122,8 +122,16 @@ def test_where_it_would_merge_nothing_it_refuses():
         WeightMerging(share=1.0, shares={"scale.*": 0.5}).attach(TinyDistillable(), 0)  # which is frozen
     with pytest.raises(ConfigurationError, match="would merge nothing"):
         WeightMerging(share=0.5, shares={"*": 1.0}).attach(TinyDistillable(), 0)
-    for options in ({"share": 1.0}, {"share": 1.0, "shares": {"head.*": 0.5}}, {"mode": "average", "share": 1.0}):
+    for options in ({"share": 1.0}, {"share": 1.0, "shares": {"head.*": 0.5}}, {"mode": "average"}):
         WeightMerging(**options).attach(TinyDistillable(), 0)
+
+
+def test_a_share_of_no_parameter_is_refused():
+    shares = {"vision.*": 0.2, "state.*": 0.5, "head.*": 0.5}
+    with pytest.raises(ConfigurationError, match=r"method.share=0.7 has no effect with method.shares="):
+        WeightMerging(share=0.7, shares=shares).attach(TinyDistillable(), 0)
+    WeightMerging(share=0.5, shares=shares).attach(TinyDistillable(), 0)
+    WeightMerging(share=0.7, shares={"head.*": 0.2}).attach(TinyDistillable(), 0)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +141,7 @@ def test_where_it_would_merge_nothing_it_refuses():
         ({"shares": {"head.*": -1.0}}, r"method.shares.head.\* must be between 0 and 1"),
         ({"shares": {"head.*": "half"}}, "method.shares must give names numbers"),
         ({"mode": "sum"}, "method.mode must be one of interpolate, average"),
-        ({"from_task": 0}, "method.from_task must be at least 1"),
+        ({"from_task": 0}, "method.from_task must be a whole number between 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, message):

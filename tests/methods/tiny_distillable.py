@@ -54,6 +54,10 @@ class TinyDistillable(Distillable):
         found = {Ability.PER_SAMPLE_LOSSES, Ability.OUTPUTS, Ability.MODALITIES}
         return frozenset(found | {Ability.FIXED_OUTPUTS} if self.fixed else found)
 
+    @property
+    def modalities(self):
+        return ("vision", "state")
+
     def roles(self):
         layers = ("scale.weight", "vision.weight", "vision.bias", "state.weight", "state.bias", *OUTPUT)
         return Roles(layers, frozenset(OUTPUT))

@@ -115,12 +115,13 @@ def test_outputs_and_features_are_declared_by_the_policy(learnt):
         assert model.outputs(batch, Draw(0)).shape == (3, model.chunk_size, 2)
         assert model.features(batch).shape[0] == 3
         given = model.forward_pass(batch, Draw(0))
-        assert set(given.modalities) == {"text", "vision", "state"}
+        assert model.modalities == tuple(given.modalities) == ("text", "vision", "state")
         assert torch.equal(given.losses, model.loss(batch, Draw(0)))
         assert torch.allclose(model.distance(given.outputs, given.outputs + 2, batch), torch.tensor(4.0))
         assert {Ability.OUTPUTS, Ability.FEATURES, Ability.MODALITIES, Ability.KEYED_DRAWS} <= model.abilities
     else:
         assert Ability.OUTPUTS not in model.abilities
+        assert model.modalities == ()
         with pytest.raises(ConfigurationError, match="has no method 'forward_pass'"):
             model.outputs(batch, Draw(0))
 

@@ -431,3 +431,12 @@ def test_unfit_features_are_refused():
     idle.output_features = {}
     with pytest.raises(ConfigurationError, match="action"):
         NanoVLAPolicy(idle)
+
+
+@pytest.mark.parametrize("objective", ["regression", "flow_matching"])
+@pytest.mark.parametrize("state", [STATE, 0])
+@pytest.mark.parametrize("cameras", [("observation.image",), ("observation.images.a", "observation.images.b")])
+def test_the_modalities_that_are_declared_are_those_that_a_pass_gives(objective, state, cameras):
+    model = policy(objective=objective, state=state, cameras=cameras)
+    given = model.forward_pass(batch(state=state, cameras=cameras))
+    assert ("losses", "outputs", *model.modalities) == tuple(given)

@@ -32,6 +32,8 @@ def test_what_the_models_say_they_can_is_so(bed):
         assert torch.equal(model.outputs(batch, Draw(0)), model.outputs(batch, Draw(1)))
     else:
         assert not torch.equal(model.outputs(batch, Draw(0)), model.outputs(batch, Draw(1)))
+    assert model.modalities == tuple(model.forward_pass(batch, Draw(0)).modalities)
+    assert bool(model.modalities) == (Ability.MODALITIES in model.abilities)
     assert len(model.loss(batch, Draw(0)).unique()) == 4
     assert model.features(batch).shape[0] == 4
 

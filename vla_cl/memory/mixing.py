@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vla_cl.random_numbers import Purpose, generator
+from vla_cl.settings.rules import shown
 from vla_cl.types import METHOD_KEY, Batch, ConfigurationError
 
 Mixing = Literal["added", "replaced", "coin_flip"]
@@ -53,9 +54,11 @@ class Mixture:
             raise ConfigurationError(f"method.mixing must be one of {', '.join(allowed)}; got {name!r}")
         limit = _MAXIMAL_SHARE_ADDED if name == "added" else 1.0
         if not 0 <= share <= limit:
-            raise ConfigurationError(f"method.share must be at least 0 and at most {limit} with {name!r}; got {share}")
+            raise ConfigurationError(
+                f"method.share must be at least 0 and at most {limit} with {name!r}; got {shown(share)}"
+            )
         if 0 < share < 1 / _FINEST:
-            raise ConfigurationError(f"method.share must be 0 or at least {1 / _FINEST:g}; got {share}")
+            raise ConfigurationError(f"method.share must be 0 or at least {1 / _FINEST:g}; got {shown(share)}")
         self.name = name
         self.share = share
         self._fraction = Fraction(share).limit_denominator(_FINEST)

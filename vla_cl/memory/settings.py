@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from vla_cl.settings.checks import MOST
+from vla_cl.settings.rules import shown
 from vla_cl.types import ConfigurationError
 
 Split = Literal["equal", "proportional", "similarity"]
@@ -21,6 +22,9 @@ SETTING = "method.memory"
 """Where these settings stand in a run's configuration; messages begin with it."""
 
 _UNITS_OF_BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+MOST_BYTES = 2**60
+"""Largest budget."""
+
 _LIMITS = ("budget", "samples_per_task", "trajectories_per_task")
 
 
@@ -72,10 +76,10 @@ class MemorySettings:
         self._check_limit()
         for name, kind in (("split", Split), ("unit", Unit), ("keep", Keep), ("encoding", Encoding)):
             _choice(name, getattr(self, name), get_args(kind))
-        for name, low, high in (("window", 1, math.inf), ("quality", 1, 100), ("crf", 0, 51)):
+        for name, low, high in (("window", 1, MOST), ("quality", 1, 100), ("crf", 0, 51)):
             _whole_number(name, getattr(self, name), low, high)
         if self.reuse is not None and not isinstance(self.reuse, str):
-            raise ConfigurationError(f"{SETTING}.reuse must be a folder or null; got {self.reuse!r}")
+            raise ConfigurationError(f"{SETTING}.reuse must be a folder or null; got {shown(self.reuse)}")
         if self.encoding != "raw" and self.keep == "index":
             raise ConfigurationError(
                 f"{SETTING}.encoding={self.encoding} needs {SETTING}.keep=copy: an index encodes no pictures"
@@ -84,8 +88,7 @@ class MemorySettings:
             raise ConfigurationError(
                 f"{SETTING}.encoding=h264 needs {SETTING}.unit=window or trajectory: a film of one frame saves nothing"
             )
-        if self.split == "similarity" and self.budget is None:
-            raise ConfigurationError(f"{SETTING}.split=similarity divides a budget; give {SETTING}.budget")
+        self._refuse_idle()
         if self.split == "similarity" and self.encoding == "features":
             raise ConfigurationError(
                 f"{SETTING}.split=similarity compares features of one model, {SETTING}.encoding=features keeps those "
@@ -112,7 +115,8 @@ class MemorySettings:
             return cls(samples_per_task=1000)
         if not isinstance(settings, Mapping):
             raise ConfigurationError(
-                f"{SETTING} must be a mapping of settings; got {settings!r}; for example '{SETTING}={{budget: 25 MB}}'"
+                f"{SETTING} must be a mapping of settings; got {shown(settings)}; for example "
+                f"'{SETTING}={{budget: 25 MB}}'"
             )
         known = [item.name for item in fields(cls)]
         for name in settings:
@@ -125,6 +129,20 @@ class MemorySettings:
         """The budget in bytes."""
         return None if self.budget is None else parse_bytes(self.budget)
 
+    def _refuse_idle(self) -> None:
+        """Refuse what has no effect with the other settings, unless it is at its default."""
+        for name, effective, because in (
+            ("split", self.budget is not None, f"without {SETTING}.budget"),
+            ("window", self.unit == "window", f"with {SETTING}.unit={self.unit}"),
+            ("quality", self.encoding == "jpeg", f"with {SETTING}.encoding={self.encoding}"),
+            ("crf", self.encoding == "h264", f"with {SETTING}.encoding={self.encoding}"),
+        ):
+            given, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+            if not effective and given != default:
+                raise ConfigurationError(
+                    f"{SETTING}.{name}={given} has no effect {because}; leave it out, or change the other setting"
+                )
+
     def _check_limit(self) -> None:
         given = [name for name in _LIMITS if getattr(self, name) is not None]
         if len(given) != 1:
@@ -134,7 +152,7 @@ class MemorySettings:
         if self.budget is not None:
             parse_bytes(self.budget)
         else:
-            _whole_number(given[0], getattr(self, given[0]), 1, math.inf)
+            _whole_number(given[0], getattr(self, given[0]), 1, MOST)
         if self.trajectories_per_task is not None and self.unit != "trajectory":
             raise ConfigurationError(
                 f"{SETTING}.trajectories_per_task needs {SETTING}.unit=trajectory; got unit={self.unit!r}"
@@ -145,21 +163,21 @@ def parse_bytes(text: int | str) -> int:
     """Bytes of ``25 MB`` (10^6), ``24MiB`` (2^20), or a whole number of bytes.
 
     Raises:
-        ConfigurationError: It is none of these, or it is not a positive whole number of bytes.
+        ConfigurationError: It is none of these, or it is not a positive whole number of at most 2^60 bytes.
     """
-    if isinstance(text, int) and not isinstance(text, bool) and text > 0:
+    if isinstance(text, int) and not isinstance(text, bool) and 0 < text <= MOST_BYTES:
         return text
-    found = re.fullmatch(r"(\d+)(?:\.(\d+))? ?([A-Za-z]+)", text.strip()) if isinstance(text, str) else None
+    found = re.fullmatch(r"(\d{1,30})(?:\.(\d{1,30}))? ?([A-Za-z]+)", text.strip()) if isinstance(text, str) else None
     if found and found[3] in _UNITS_OF_BYTES:
         whole, part, unit = found.groups()
         digits = part or ""
         scale: int = 10 ** len(digits)
         count, rest = divmod(int(whole + digits) * _UNITS_OF_BYTES[unit], scale)
-        if count > 0 and not rest:
+        if 0 < count <= MOST_BYTES and not rest:
             return count
     raise ConfigurationError(
         f"{SETTING}.budget must be a positive whole number of bytes, or a number with one of "
-        f"{', '.join(_UNITS_OF_BYTES)}, for example '25 MB'; got {text!r}"
+        f"{', '.join(_UNITS_OF_BYTES)}, for example '25 MB', and at most 2^60 bytes; got {shown(text)}"
     )
 
 
@@ -187,10 +205,11 @@ def reused_folder(settings: MemorySettings) -> Path | None:
 
 def _choice(name: str, value: object, allowed: Sequence[str]) -> None:
     if value not in allowed:
-        raise ConfigurationError(f"{SETTING}.{name} must be one of {', '.join(allowed)}; got {value!r}")
+        raise ConfigurationError(f"{SETTING}.{name} must be one of {', '.join(allowed)}; got {shown(value)}")
 
 
-def _whole_number(name: str, value: object, low: float, high: float) -> None:
+def _whole_number(name: str, value: object, low: int, high: int) -> None:
     if type(value) is not int or not low <= value <= high:
-        limits = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
-        raise ConfigurationError(f"{SETTING}.{name} must be a whole number {limits}; got {value!r}")
+        raise ConfigurationError(
+            f"{SETTING}.{name} must be a whole number between {low} and {high:g}; got {shown(value)}"
+        )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vla_cl.interfaces import Model
 from vla_cl.memory.mixing import Mixture
 from vla_cl.memory.replay_memory import Selection
+from vla_cl.methods.checked_settings import check_count, refuse_idle
 from vla_cl.methods.gradient_vectors import (
     add_scaled,
     dot,
@@ -24,7 +25,6 @@ from vla_cl.methods.gradient_vectors import (
 )
 from vla_cl.methods.remembering import RememberingMethod, make_memory
 from vla_cl.methods.step_projection import Project, StepTaken, check_project, require_fine_weights
-from vla_cl.methods.task_counting import check_range
 from vla_cl.random_numbers import Purpose, number
 from vla_cl.types import Batch, Draw, MethodCard
 
@@ -76,11 +76,13 @@ class AveragedGradientEpisodicMemory(RememberingMethod):
         memory: Mapping[str, Any] | None = None,
         project: Project = "gradient",
     ) -> None:
-        check_range("samples_per_task", samples_per_task, 1, float("inf"))
+        check_count("samples_per_task", samples_per_task)
         self._mixture = Mixture("added", share, ("added",))
         check_project(project)
         self.project = project
         self.share = share
+        if memory is not None:
+            refuse_idle(type(self), {"samples_per_task": samples_per_task}, "memory", memory)
         self.memory = make_memory(samples_per_task, selection, memory)
         if share:
             self.memory.require_pictures()
@@ -89,6 +91,11 @@ class AveragedGradientEpisodicMemory(RememberingMethod):
         self._taken = StepTaken()
         self._parameters: list[nn.Parameter] = []  # what the step moves, from `edit_gradients` to `after_step`
         self._reference: list[Tensor] = []  # the remembered batch's gradient, just so long
+
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.share > 0
 
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model.

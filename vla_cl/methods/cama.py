@@ -18,9 +18,9 @@ from torch import Tensor
 from vla_cl.interfaces import Data, Model
 from vla_cl.memory.mixing import Mixing
 from vla_cl.memory.replay_memory import Selection
+from vla_cl.methods.checked_settings import check_count, refuse_idle
 from vla_cl.methods.der import Comparison, DarkExperienceReplay, LabelBatch, Precision, Replayed
 from vla_cl.methods.stored_outputs import token_places
-from vla_cl.methods.task_counting import check_range
 from vla_cl.types import Batch, ConfigurationError, Draw, Experience, MethodCard
 
 
@@ -105,7 +105,9 @@ class ConfidenceAwareMovingAverage(DarkExperienceReplay):
             temperature=temperature,
             precision=precision,
         )
-        check_range("recent", recent, 1, 1_000_000)
+        check_count("recent", recent, 1, 1_000_000)
+        if not alpha:
+            refuse_idle(type(self), {"recent": recent}, "alpha", alpha)
         self.recent = recent
         self._confidences: dict[int, list[float]] = defaultdict(list)
         self._just_replayed: Replayed | None = None

@@ -15,15 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vla_cl.interfaces import Data, Distillable, ForwardPass
+from vla_cl.interfaces import Data, Distillable
 from vla_cl.memory.mixing import Mixing, select
 from vla_cl.memory.replay_memory import Selection
 from vla_cl.memory.settings import SETTING
+from vla_cl.methods.checked_settings import check_count, check_strength, check_temperature, refuse_idle
 from vla_cl.methods.er import ReplayMethod
 from vla_cl.methods.stored_outputs import StoredOutputs, stacked, token_places
-from vla_cl.methods.task_counting import check_range
 from vla_cl.random_numbers import Purpose, generator
-from vla_cl.types import METHOD_KEY, Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
+from vla_cl.types import METHOD_KEY, Ability, Batch, ConfigurationError, Draw, Experience, ForwardPass, MethodCard
 
 LabelBatch = Literal["same", "independent"]
 LABEL_BATCHES: tuple[LabelBatch, ...] = ("same", "independent")
@@ -134,14 +134,14 @@ class DarkExperienceReplay(ReplayMethod):
         precision: Precision = "float32",
     ) -> None:
         super().__init__(samples_per_task, mixing, share, selection, memory, mixings=("added", "replaced"))
-        check_range("alpha", alpha, 0, float("inf"))
+        check_strength("alpha", alpha)
         if alpha and self.memory.settings.reuse is not None:
             raise ConfigurationError(
                 f"{SETTING}.reuse={self.memory.settings.reuse}: an exported memory holds no outputs that the model "
                 f"could stay near; set method.alpha=0, or use a method that keeps none, such as er; got alpha={alpha}"
             )
-        check_range("beta", beta, 0, float("inf"))
-        check_range("draws_per_sample", draws_per_sample, 1, 64)
+        check_strength("beta", beta)
+        check_count("draws_per_sample", draws_per_sample, 1, 64)
         for setting, value, allowed in (
             ("label_batch", label_batch, LABEL_BATCHES),
             ("compare", compare, COMPARISONS),
@@ -149,8 +149,14 @@ class DarkExperienceReplay(ReplayMethod):
         ):
             if value not in allowed:
                 raise ConfigurationError(f"method.{setting} must be one of {', '.join(allowed)}; got {value!r}")
-        if not 0 < temperature < float("inf"):
-            raise ConfigurationError(f"method.temperature must be above 0; got {temperature}")
+        check_temperature(temperature)
+        if not alpha:
+            kept = {"draws_per_sample": draws_per_sample, "compare": compare, "precision": precision}
+            refuse_idle(type(self), {**kept, "label_batch": label_batch}, "alpha", alpha)
+        elif not beta:
+            refuse_idle(type(self), {"label_batch": label_batch}, "beta", beta)
+        if compare != "distance":
+            refuse_idle(type(self), {"temperature": temperature}, "compare", compare)
         self.alpha = alpha
         self.beta = beta
         self.label_batch = label_batch
@@ -158,13 +164,18 @@ class DarkExperienceReplay(ReplayMethod):
         self.temperature = temperature
         self.stored = StoredOutputs(draws_per_sample, PRECISIONS[precision], self._keep_losses)
 
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return super().acts and bool(self.alpha or self.beta)
+
     def bytes_beside_a_sample(self, outputs: int) -> int:
         """The stored outputs, with seeds and losses."""
         return self.stored.bytes_of(outputs) if self.alpha else 0
 
     def compose(self, batch: Batch, step: int) -> Batch:
         """Mix remembered samples in, with a note on each sample of what `loss` shall do with it."""
-        if not self.replays or not (self.alpha or self.beta):
+        if not self.replays or not self.acts:
             return batch
         count = self.remembered_count(batch, step)
         random = generator(self.train_seed, Purpose.REPLAY_TERMS, step)

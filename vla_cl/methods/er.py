@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vla_cl.memory.mixing import MIXINGS, Mixing, Mixture, union_losses
 from vla_cl.memory.replay_memory import Selection
+from vla_cl.methods.checked_settings import refuse_idle
 from vla_cl.methods.remembering import RememberingMethod, make_memory
 from vla_cl.types import Batch, Draw, MethodCard
 
@@ -41,12 +42,19 @@ class ReplayMethod(RememberingMethod):
         memory: Mapping[str, Any] | None = None,
         mixings: Sequence[Mixing] = MIXINGS,
     ) -> None:
+        if memory is not None:
+            refuse_idle(type(self), {"samples_per_task": samples_per_task}, "memory", memory)
         self.memory = make_memory(samples_per_task, selection, memory)
         self.mixture = Mixture(mixing, share, mixings)
         self.mixing = mixing
         self.share = share
         if share:
             self.memory.require_pictures()
+
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.mixture.share > 0
 
     @property
     def replays(self) -> bool:

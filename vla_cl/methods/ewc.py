@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vla_cl.interfaces import Data, Distillable
+from vla_cl.methods.checked_settings import MAX_BATCH, check_count, check_range, refuse_idle
 from vla_cl.methods.per_sample_gradients_estimate import MEASURED_IN, MeasuredIn, SampledGradients
 from vla_cl.methods.quadratic_penalty import ImportancePenalty
-from vla_cl.methods.task_counting import check_range
 from vla_cl.random_numbers import Purpose, number
 from vla_cl.types import Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
 
@@ -45,7 +45,8 @@ class ElasticWeightConsolidation(ImportancePenalty):
             ``weighted_batch``: the same, where each batch counts by its samples, as in CLoG.
             While the task is learnt, from the gradients of its steps g_1, g_2, ..., penalty included, before clipping,
             ``steps``: their squares' sum over the steps of an epoch, as in TRACE, which grows with the epochs;
-            ``falling_steps``: the sum of g_s^2 / s, as in LLMCL. The next four settings do not apply to these two.
+            ``falling_steps``: the sum of g_s^2 / s, as in LLMCL. The next four settings have no effect with these two,
+            and are refused.
         samples: Of a task, to estimate its Fisher on; None for all.
         batch_size: Samples of one pass; it changes the result with ``batch`` and ``weighted_batch``, and for models
             that draw their noise for a whole batch at once (those without `Ability.KEYED_DRAWS` whose loss is noisy).
@@ -109,13 +110,16 @@ class ElasticWeightConsolidation(ImportancePenalty):
         if mode == "separate" and gamma != 1:
             raise ConfigurationError(f"method.gamma must be 1 with mode separate, which forgets no task; got {gamma}")
         if samples is not None:
-            check_range("samples", samples, 1, 1e9)
-        check_range("batch_size", batch_size, 1, 1e6)
+            check_count("samples", samples)
+        check_count("batch_size", batch_size, 1, MAX_BATCH)
         if fisher in WHILE_LEARNING and estimator == "model":
             raise ConfigurationError(
                 f"method.estimator must be empirical with method.fisher={fisher}, whose gradients are those of the "
                 "steps; got 'model'; use fisher=per_sample or batch to draw targets"
             )
+        if fisher in WHILE_LEARNING:
+            measured = {"samples": samples, "batch_size": batch_size, "measured_in": measured_in}
+            refuse_idle(type(self), measured, "fisher", fisher)
         self.mode = mode
         self.gamma = gamma
         self.fisher: Fisher = fisher

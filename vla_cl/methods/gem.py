@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from vla_cl.interfaces import Data, Model
 from vla_cl.memory.replay_memory import Selection
+from vla_cl.methods.checked_settings import check_count, check_range, refuse_idle
 from vla_cl.methods.gradient_vectors import GradientRows, dot, gradients_of, require_finite, with_gradient
 from vla_cl.methods.remembering import RememberingMethod, make_memory
 from vla_cl.methods.step_projection import Project, StepTaken, check_project, require_fine_weights
-from vla_cl.methods.task_counting import check_range
 from vla_cl.random_numbers import Purpose, generator, number
 from vla_cl.types import Batch, ConfigurationError, Draw, Experience, MethodCard
 
@@ -88,8 +88,8 @@ class GradientEpisodicMemory(RememberingMethod):
         memory: Mapping[str, Any] | None = None,
         project: Project = "gradient",
     ) -> None:
-        check_range("samples_per_task", samples_per_task, 1, float("inf"))
-        check_range("batch_size", 1 if batch_size is None else batch_size, 1, float("inf"))
+        check_count("samples_per_task", samples_per_task)
+        check_count("batch_size", 1 if batch_size is None else batch_size)
         check_range("margin", margin, 0, 1e6)
         check_range("eps", eps, 0, 1e6)
         check_project(project)
@@ -102,6 +102,8 @@ class GradientEpisodicMemory(RememberingMethod):
         self.batch_size = batch_size
         self.margin = margin
         self.eps = eps
+        if memory is not None:
+            refuse_idle(type(self), {"samples_per_task": samples_per_task}, "memory", memory)
         self.memory = make_memory(samples_per_task, selection, memory)
         self.memory.require_pictures()
         self._step = 0

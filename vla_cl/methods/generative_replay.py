@@ -18,8 +18,16 @@ from tqdm import tqdm
 
 from vla_cl.interfaces import Data, Distillable, Generator, Method
 from vla_cl.memory.mixing import Mixing, Mixture, concatenate, select, union_losses
+from vla_cl.memory.settings import MOST_BYTES
+from vla_cl.methods.checked_settings import (
+    MAX_BATCH,
+    check_count,
+    check_range,
+    check_strength,
+    check_temperature,
+    refuse_idle,
+)
 from vla_cl.methods.saved_state import TASKS_LEARNT, require_alike, require_keys, whole_number
-from vla_cl.methods.task_counting import check_range
 from vla_cl.methods.teacher import Teacher, teacher_bytes
 from vla_cl.random_numbers import Purpose, generator, number
 from vla_cl.types import METHOD_KEY, Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
@@ -34,6 +42,9 @@ WEIGHT = f"{METHOD_KEY}weight"
 
 Weights = Literal["tasks", "equal"]
 WEIGHTS: tuple[Weights, ...] = ("tasks", "equal")
+
+MAX_SAMPLES_SHARE = 1000.0
+"""Generated samples per sample of a past experience: more than anyone could wait for."""
 
 _ROWS_LOOKED_AT = 512
 
@@ -82,12 +93,14 @@ class GenerativeReplay(Method):
         share: float = 0.5,
         chunk: int = 256,
     ) -> None:
-        check_range("samples_share", samples_share, 0, float("inf"))
+        check_range("samples_share", samples_share, 0, MAX_SAMPLES_SHARE)
         if not samples_share and samples is None:
             raise ConfigurationError("method.samples_share must be above 0 unless method.samples is given; got 0")
         if samples is not None:
-            check_range("samples", samples, 1, float("inf"))
-        check_range("chunk", chunk, 1, float("inf"))
+            check_count("samples", samples)
+            if samples_share:
+                refuse_idle(type(self), {"samples_share": samples_share}, "samples", samples)
+        check_count("chunk", chunk, 1, MAX_BATCH)
         self.samples_share = samples_share
         self.samples = samples
         self.mixture = Mixture(mixing, share, ("added", "replaced"))
@@ -95,6 +108,11 @@ class GenerativeReplay(Method):
         self._past: list[dict[str, Any]] = []
         self._generated: Batch | None = None
         self._bytes = 0
+
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.mixture.share > 0
 
     def begin_task(self, experience: Experience) -> None:
         """Generate samples of the past, if there is one."""
@@ -150,7 +168,7 @@ class GenerativeReplay(Method):
         if not isinstance(extra["past"], list) or len(extra["past"]) != tasks_learnt:
             raise ValueError(f"past must be a list of {tasks_learnt}; the checkpoint holds {str(extra['past'])[:40]!r}")
         known = [_checked_past(item) for item in extra["past"]]
-        self._bytes = whole_number("bytes", extra["bytes"])
+        self._bytes = whole_number("bytes", extra["bytes"], high=MOST_BYTES)
         self._past = known
 
     def _picked(self, generated: Batch, total: int, step: int) -> Batch | None:
@@ -226,11 +244,12 @@ class GenerativeDistillation(GenerativeReplay):
         weights: Weights = "tasks",
     ) -> None:
         super().__init__(samples_share, samples, mixing, share, chunk)
-        check_range("strength", strength, 0, float("inf"))
-        if not 0 < temperature < float("inf"):
-            raise ConfigurationError(f"method.temperature must be above 0; got {temperature}")
+        check_strength("strength", strength)
+        check_temperature(temperature)
         if weights not in WEIGHTS:
             raise ConfigurationError(f"method.weights must be one of {', '.join(WEIGHTS)}; got {weights!r}")
+        if not strength:
+            refuse_idle(type(self), {"temperature": temperature}, "strength", strength)
         self.strength = strength
         self.temperature = temperature
         self.weights = weights

@@ -10,8 +10,9 @@ from typing import Literal
 from torch import nn
 
 from vla_cl.interfaces import Data, Model
+from vla_cl.methods.checked_settings import check_count, check_part
 from vla_cl.methods.parameter_patterns import Freezer, trained
-from vla_cl.methods.task_counting import TaskCountingMethod, check_range
+from vla_cl.methods.task_counting import TaskCountingMethod
 from vla_cl.random_numbers import Purpose, generator
 from vla_cl.types import ConfigurationError, Experience, MethodCard
 
@@ -59,26 +60,36 @@ class HalfFineTuning(TaskCountingMethod):
     )
 
     def __init__(self, frozen_share: float = 0.5, per_group: Grouping = "block", from_task: int = 2) -> None:
-        if not 0 <= frozen_share < 1:
-            raise ConfigurationError(f"method.frozen_share must be at least 0 and below 1; got {frozen_share}")
+        check_part("frozen_share", frozen_share)
         if per_group not in GROUPINGS:
             raise ConfigurationError(f"method.per_group must be one of {', '.join(GROUPINGS)}; got {per_group!r}")
-        check_range("from_task", from_task, 1, float("inf"))
+        check_count("from_task", from_task)
         self.frozen_share = frozen_share
         self.per_group: Grouping = per_group
         self.from_task = from_task
         self._freezer = Freezer()
 
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.frozen_share > 0
+
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model.
 
         Raises:
-            ConfigurationError: It has a single tensor that learns, of which no part can be frozen.
+            ConfigurationError: Its tensors that learn are so few that in some tasks none would be frozen.
         """
         super().attach(model, train_seed)
-        if self.frozen_share and len(trained(model.module)) < 2:
+        count = len(trained(model.module))
+        if self.frozen_share and count < 2:
             raise ConfigurationError(
                 f"method 'hft' would freeze nothing: a single tensor of {model.name} is trained; train more of it"
+            )
+        if 0 < count * self.frozen_share < 1:
+            raise ConfigurationError(
+                f"method.frozen_share is {self.frozen_share:g}, less than one of the {count} tensors of {model.name} "
+                f"that are trained, so some tasks would freeze nothing; raise it to {1 / count:.2g} or more"
             )
 
     def begin_task(self, experience: Experience) -> None:

@@ -13,16 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from vla_cl.interfaces import Data, Method, Model
+from vla_cl.methods.checked_settings import check_strength
 from vla_cl.methods.quadratic_penalty import (
     ANCHOR,
-    MAX_STRENGTH,
     Pull,
     add_quadratic_gradient,
     tensors_named,
     trainable,
 )
 from vla_cl.methods.saved_state import require_alike, require_finite_state, require_keys
-from vla_cl.methods.task_counting import check_range
 from vla_cl.types import ConfigurationError, Experience, MethodCard
 
 Anchor = Literal["last_task", "warm_start"]
@@ -68,7 +67,7 @@ class L2(Method):
         reduction: Reduction = "mean_per_tensor",
         half: bool = False,
     ) -> None:
-        check_range("strength", strength, 0, MAX_STRENGTH)
+        check_strength("strength", strength)
         if anchor not in ("last_task", "warm_start"):
             raise ConfigurationError(f"method.anchor must be one of last_task, warm_start; got {anchor!r}")
         if reduction not in REDUCTIONS:
@@ -82,9 +81,14 @@ class L2(Method):
         self._has_past = False
 
     @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.strength > 0
+
+    @property
     def works_alone(self) -> bool:
         """The warm start pulls from the first step on."""
-        return self.to_warm_start and self.strength > 0
+        return self.acts and self.to_warm_start
 
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model, and remember its weights if they are the anchor."""

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from torch import nn
 
 from vla_cl.interfaces import Data, Model
+from vla_cl.methods.checked_settings import check_count, check_range, refuse_idle
 from vla_cl.methods.parameter_patterns import Freezer, checked_patterns, matching, roles_of, trained
-from vla_cl.methods.task_counting import TaskCountingMethod, check_range
+from vla_cl.methods.task_counting import TaskCountingMethod
 from vla_cl.types import ConfigurationError, Experience, MethodCard
 
 
@@ -53,11 +54,18 @@ class LayerFreezing(TaskCountingMethod):
 
     def __init__(self, frozen: Sequence[str] | None = None, first_share: float = 0.5, from_task: int = 2) -> None:
         check_range("first_share", first_share, 0, 1)
-        check_range("from_task", from_task, 1, float("inf"))
+        check_count("from_task", from_task)
         self.frozen = checked_patterns("frozen", frozen)
+        if frozen is not None:
+            refuse_idle(type(self), {"first_share": first_share}, "frozen", list(frozen))
         self.first_share = first_share
         self.from_task = from_task
         self._freezer = Freezer()
+
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.first_share > 0 if self.frozen is None else bool(self.frozen)
 
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model.
@@ -68,8 +76,8 @@ class LayerFreezing(TaskCountingMethod):
         """
         super().attach(model, train_seed)
         setting = "first_share" if self.frozen is None else "frozen"
-        if self.first_share == 0 if self.frozen is None else not self.frozen:
-            return  # nothing was asked for
+        if not self.acts:
+            return
         learning = trained(model.module).keys()
         chosen = self._chosen().keys() & learning
         if chosen == learning:

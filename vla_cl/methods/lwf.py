@@ -15,7 +15,8 @@ from torch import Tensor
 
 from vla_cl.interfaces import Data, Distillable, Model
 from vla_cl.memory.mixing import select
-from vla_cl.methods.task_counting import TaskCountingMethod, check_range
+from vla_cl.methods.checked_settings import MAX_MEGABYTES, check_range, check_strength, check_temperature, refuse_idle
+from vla_cl.methods.task_counting import TaskCountingMethod
 from vla_cl.methods.teacher import Teacher, teacher_bytes
 from vla_cl.types import Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
 
@@ -73,15 +74,21 @@ class LearningWithoutForgetting(TaskCountingMethod):
         cache_precision: Precision = "float32",
         cache_megabytes: float = 1024.0,
     ) -> None:
-        check_range("strength", strength, 0, float("inf"))
-        check_range("cache_megabytes", cache_megabytes, 0, float("inf"))
-        if not 0 < temperature < float("inf"):
-            raise ConfigurationError(f"method.temperature must be above 0 and finite; got {temperature}")
+        check_strength("strength", strength)
+        check_range("cache_megabytes", cache_megabytes, 0, MAX_MEGABYTES)
+        check_temperature(temperature)
         if cache not in CACHINGS:
             raise ConfigurationError(f"method.cache must be one of {', '.join(CACHINGS)}; got {cache!r}")
         if cache_precision not in PRECISIONS:
             raise ConfigurationError(
                 f"method.cache_precision must be one of {', '.join(PRECISIONS)}; got {cache_precision!r}"
+            )
+        if cache == "never":
+            unused = {"cache_precision": cache_precision, "cache_megabytes": cache_megabytes}
+            refuse_idle(type(self), unused, "cache", cache)
+        elif not cache_megabytes:
+            refuse_idle(
+                type(self), {"cache": cache, "cache_precision": cache_precision}, "cache_megabytes", cache_megabytes
             )
         self.strength = strength
         self.temperature = temperature
@@ -90,6 +97,11 @@ class LearningWithoutForgetting(TaskCountingMethod):
         self.cache_megabytes = cache_megabytes
         self._teacher: Teacher | None = None
         self._kept: OutputCache | None = None
+
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.strength > 0
 
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model.

@@ -12,12 +12,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-import torch
 from torch import Tensor
 
 from vla_cl.interfaces import Data, Distillable, Model
-from vla_cl.methods.task_counting import TaskCountingMethod, check_range, checked_numbers
+from vla_cl.methods.checked_settings import (
+    MAX_STRENGTH,
+    check_strength,
+    check_temperature,
+    checked_numbers,
+    refuse_idle,
+)
+from vla_cl.methods.task_counting import TaskCountingMethod
 from vla_cl.methods.teacher import Teacher, teacher_bytes
+from vla_cl.settings.rules import shown
 from vla_cl.types import Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
 
 
@@ -62,40 +69,56 @@ class M2Distill(TaskCountingMethod):
         outputs_strength: float = 1.0,
         temperature: float = 2.0,
     ) -> None:
-        self.strengths = checked_numbers("strengths", strengths, 0, float("inf"))
-        check_range("strength", strength, 0, float("inf"))
-        check_range("outputs_strength", outputs_strength, 0, float("inf"))
-        if not 0 < temperature < float("inf"):
-            raise ConfigurationError(f"method.temperature must be above 0 and finite; got {temperature}")
+        self.strengths = checked_numbers("strengths", strengths, 0, MAX_STRENGTH)
+        check_strength("strength", strength)
+        check_strength("outputs_strength", outputs_strength)
+        check_temperature(temperature)
+        if not outputs_strength:
+            refuse_idle(type(self), {"temperature": temperature}, "outputs_strength", outputs_strength)
         self.strength = strength
         self.outputs_strength = outputs_strength
         self.temperature = temperature
         self._teacher: Teacher | None = None
-        self._names_checked = False
+
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return bool(self.strength or self.outputs_strength or any(self.strengths.values()))
 
     def attach(self, model: Model, train_seed: int) -> None:
-        """Meet the model."""
+        """Meet the model.
+
+        Raises:
+            ConfigurationError: ``strengths`` names a modality that the model does not have, or it names all of them
+                and so leaves nothing to ``strength``.
+        """
         super().attach(model, train_seed)
-        self._names_checked = not self.strengths
+        known = self._student.modalities
+        for modality in self.strengths:
+            if modality not in known:
+                raise ConfigurationError(
+                    f"method.strengths names the modality {shown(modality)}; {model.name} has {', '.join(known)}"
+                )
+        if self.acts and not (self.outputs_strength or any(map(self._weight, known))):
+            raise ConfigurationError(
+                f"method 'm2distill' would compare nothing: method.strengths sets each of {', '.join(known)} of "
+                f"{model.name} to 0, and method.outputs_strength is 0; raise one, or use method=sequential"
+            )
+        if self.strength and self.strengths.keys() == set(known):
+            refuse_idle(type(self), {"strength": self.strength}, "strengths", self.strengths)
 
     def begin_task(self, experience: Experience) -> None:
         """Copy the teacher; nothing in the first task."""
-        self._teacher = Teacher(self._student) if self.tasks_learnt and self._distils else None
+        self._teacher = Teacher(self._student) if self.tasks_learnt and self.acts else None
 
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
-        """The loss and, from the second task on, the weighted distances, shape (B,).
-
-        Raises:
-            ConfigurationError: ``strengths`` names a modality that the model does not have (at the very first step).
-        """
-        if not self._names_checked:
-            self._check_names(batch, draw)
+        """The loss and, from the second task on, the weighted distances, shape (B,)."""
         if self._teacher is None:
             return self.model.loss(batch, draw)
         student, teacher = self._student.forward_pass(batch, draw), self._teacher.forward_pass(batch, draw)
         total = student.losses
         for modality, embedding in student.modalities.items():
-            if weight := self.strengths.get(modality, self.strength):
+            if weight := self._weight(modality):
                 squares = (embedding - teacher.modalities[modality]).square()
                 total = total + weight * squares.flatten(1).mean(1)
         if self.outputs_strength:
@@ -113,23 +136,11 @@ class M2Distill(TaskCountingMethod):
         """The teacher; between tasks, that which the next task begins with."""
         if self._teacher is not None:
             return self._teacher.bytes
-        return teacher_bytes(self._student) if self.tasks_learnt and self._distils else 0
+        return teacher_bytes(self._student) if self.tasks_learnt and self.acts else 0
 
     @property
     def _student(self) -> Distillable:
         return cast(Distillable, self.model)
 
-    @property
-    def _distils(self) -> bool:
-        return bool(self.strength or self.outputs_strength or any(self.strengths.values()))
-
-    def _check_names(self, batch: Batch, draw: Draw) -> None:
-        """One forward pass, once: which modalities there are shows only then."""
-        with torch.no_grad():
-            known = sorted(self._student.forward_pass(batch, draw).modalities)
-        for modality in self.strengths:
-            if modality not in known:
-                raise ConfigurationError(
-                    f"method.strengths names the modality {modality!r}; {self.model.name} has {', '.join(known)}"
-                )
-        self._names_checked = True
+    def _weight(self, modality: str) -> float:
+        return self.strengths.get(modality, self.strength)

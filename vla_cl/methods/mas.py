@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vla_cl.interfaces import Data, Distillable
+from vla_cl.methods.checked_settings import MAX_BATCH, check_count
 from vla_cl.methods.per_sample_gradients_estimate import SampledGradients
 from vla_cl.methods.quadratic_penalty import ImportancePenalty
 from vla_cl.methods.stored_outputs import outputs_that_count
-from vla_cl.methods.task_counting import check_range
 from vla_cl.types import Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
 
 Norm = Literal["l2", "l2_squared", "l2_rows"]
@@ -73,8 +73,8 @@ class MemoryAwareSynapses(ImportancePenalty):
         if norm not in NORMS:
             raise ConfigurationError(f"method.norm must be one of {', '.join(NORMS)}; got {norm!r}")
         if samples is not None:
-            check_range("samples", samples, 1, 1e9)
-        check_range("batch_size", batch_size, 1, 1e6)
+            check_count("samples", samples)
+        check_count("batch_size", batch_size, 1, MAX_BATCH)
         self.norm: Norm = norm
         self.samples = samples
         self.batch_size = batch_size

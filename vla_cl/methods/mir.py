@@ -17,8 +17,8 @@ from torch import Tensor
 
 from vla_cl.memory.mixing import Mixing, take, union_losses
 from vla_cl.memory.replay_memory import Selection
+from vla_cl.methods.checked_settings import MAX_LEARNING_RATE, check_above, check_count, check_range, refuse_idle
 from vla_cl.methods.er import ReplayMethod
-from vla_cl.methods.task_counting import check_range
 from vla_cl.random_numbers import Purpose, number
 from vla_cl.types import Ability, Batch, Draw, Experience, MethodCard
 
@@ -76,8 +76,10 @@ class MaximallyInterferedRetrieval(ReplayMethod):
     ) -> None:
         super().__init__(samples_per_task, mixing, share, selection, memory, mixings=("added", "replaced"))
         check_range("candidates", candidates, 1, 64)
-        check_range("virtual_learning_rate", virtual_learning_rate, 0, float("inf"))
-        check_range("refresh_every", refresh_every, 1, float("inf"))
+        check_above("virtual_learning_rate", virtual_learning_rate, 0, MAX_LEARNING_RATE)
+        check_count("refresh_every", refresh_every)
+        if candidates == 1 and refresh_every == 1:  # all candidates are learnt from, in any order
+            refuse_idle(type(self), {"virtual_learning_rate": virtual_learning_rate}, "candidates", candidates)
         self.candidates = candidates
         self.virtual_learning_rate = virtual_learning_rate
         self.refresh_every = refresh_every

@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim import AdamW, Optimizer
 
-from vla_cl.methods.task_counting import TaskCountingMethod, check_range
+from vla_cl.interfaces import Model
+from vla_cl.methods.checked_settings import check_above, check_count
+from vla_cl.methods.task_counting import TaskCountingMethod
 from vla_cl.types import ConfigurationError, MethodCard
 
 Decay = Literal["all", "moved"]
@@ -57,15 +59,33 @@ class MomentumFilteredOptimizer(TaskCountingMethod):
     )
 
     def __init__(self, alpha: float = 0.15, decay: Decay = "all", vectors: bool = False, from_task: int = 2) -> None:
-        if not 0 < alpha <= 1:
-            raise ConfigurationError(f"method.alpha must be above 0 and at most 1; got {alpha}")
+        check_above("alpha", alpha, 0, 1)
         if decay not in DECAYS:
             raise ConfigurationError(f"method.decay must be one of {', '.join(DECAYS)}; got {decay!r}")
-        check_range("from_task", from_task, 1, float("inf"))
+        check_count("from_task", from_task)
         self.alpha = alpha
         self.decay: Decay = decay
         self.vectors = vectors
         self.from_task = from_task
+
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.alpha < 1
+
+    def attach(self, model: Model, train_seed: int) -> None:
+        """Meet the model.
+
+        Raises:
+            ConfigurationError: No tensor that learns would be filtered.
+        """
+        super().attach(model, train_seed)
+        learning = [parameter for parameter in model.module.parameters() if parameter.requires_grad]
+        if self.acts and not any(p.numel() > 1 and (self.vectors or p.ndim > 1) for p in learning):
+            raise ConfigurationError(
+                f"method 'mofo' would filter nothing: of {model.name} only tensors of one dimension are trained; "
+                "set method.vectors=true, or train more of it"
+            )
 
     def make_optimizer(self, groups: list[dict[str, Any]], learning_rate: float, weight_decay: float) -> Optimizer:
         """The filtered optimizer; plain AdamW before ``from_task`` and where alpha is 1."""

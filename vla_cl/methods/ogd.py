@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from vla_cl.interfaces import Data, Distillable, Method, Model
+from vla_cl.methods.checked_settings import check_count
 from vla_cl.methods.gradient_vectors import GradientRows, gradients_of
 from vla_cl.methods.quadratic_penalty import trainable
 from vla_cl.methods.saved_state import require_alike, require_keys, whole_number
 from vla_cl.methods.step_projection import Project, StepTaken, check_project, require_fine_weights
 from vla_cl.methods.stored_outputs import evaluation_mode, outputs_that_count
-from vla_cl.methods.task_counting import check_range
 from vla_cl.random_numbers import Purpose, generator, number
 from vla_cl.types import Ability, ConfigurationError, Draw, Experience, MethodCard
 
@@ -75,7 +75,7 @@ class OrthogonalGradientDescent(Method):
     )
 
     def __init__(self, vectors_per_task: int = 20, of: Of = "outputs", project: Project = "gradient") -> None:
-        check_range("vectors_per_task", vectors_per_task, 0, float("inf"))
+        check_count("vectors_per_task", vectors_per_task, 0)
         if of not in OF:
             raise ConfigurationError(f"method.of must be one of {', '.join(OF)}; got {of!r}")
         check_project(project)
@@ -86,6 +86,11 @@ class OrthogonalGradientDescent(Method):
         self.of = of
         self.needs = frozenset({Ability.OUTPUTS}) if of == "outputs" else frozenset()
         self.basis: list[GradientRows] = []
+
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.vectors_per_task > 0
 
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model.

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from vla_cl.interfaces import Data, Model
+from vla_cl.methods.checked_settings import check_count, check_share, checked_shares, refuse_idle
 from vla_cl.methods.parameter_patterns import checked_patterns, roles_of
-from vla_cl.methods.task_counting import TaskCountingMethod, check_range, check_share, checked_shares
+from vla_cl.methods.task_counting import TaskCountingMethod
 from vla_cl.trust.text import counted
 from vla_cl.types import ConfigurationError, Experience, MethodCard
 
@@ -84,7 +85,7 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
         exact: bool = True,
     ) -> None:
         if tasks is not None:
-            check_range("tasks", tasks, 1, float("inf"))
+            check_count("tasks", tasks)
         if effective_rank is not None and rank_schedule is not None:
             raise ConfigurationError("method.effective_rank and method.rank_schedule exclude each other; give one")
         if effective_rank is not None:
@@ -92,6 +93,9 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
         if output not in OUTPUTS:
             raise ConfigurationError(f"method.output must be one of {', '.join(OUTPUTS)}; got {output!r}")
         self._announced = tasks
+        for setting, shares in (("effective_rank", effective_rank), ("rank_schedule", rank_schedule)):
+            if shares is not None:
+                refuse_idle(type(self), {"tasks": tasks}, setting, shares)
         self.tasks = UNTOLD_TASKS if tasks is None else tasks
         self.effective_rank = effective_rank
         self.rank_schedule = checked_shares("rank_schedule", rank_schedule)
@@ -102,6 +106,13 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
         self._layers: dict[str, Any] = {}  # name of a linear layer to PEFT's layer in its place
         self._frozen: list[nn.Parameter] = []
         self._outputs: frozenset[str] = frozenset()
+
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        if self.rank_schedule is not None:
+            return any(self.rank_schedule)
+        return self._announced != 1 if self.effective_rank is None else self.effective_rank > 0
 
     @property
     def works_alone(self) -> bool:
@@ -223,12 +234,11 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
         super().end_task(experience, data)
 
     def _shares(self) -> list[float]:
-        """Of the tasks that were announced, or of the first ones if those behind are like the last of them."""
+        """Of each task, up to that behind which no share is smaller."""
         if self.rank_schedule is not None:
             return list(self.rank_schedule)
-        return [
-            self.frozen_share(task) for task in range(1, (2 if self.effective_rank is not None else self.tasks) + 1)
-        ]
+        tasks = 2 if self.effective_rank is not None else min(2, self.tasks)
+        return [self.frozen_share(task) for task in range(1, tasks + 1)]
 
     def _targets(self) -> dict[str, nn.Linear]:
         """Name to layer, of those that may be split."""

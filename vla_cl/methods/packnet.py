@@ -21,6 +21,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.optim import AdamW, Optimizer
 
 from vla_cl.interfaces import Data, Method, Model
+from vla_cl.methods.checked_settings import check_part
 from vla_cl.methods.parameter_patterns import Freezer
 from vla_cl.methods.saved_state import lists_of_texts, require_alike, require_keys
 from vla_cl.methods.task_buffers import TaskBuffers
@@ -72,10 +73,8 @@ class PackNet(Method):
     )
 
     def __init__(self, prune_share: float = 0.75, retrain_share: float = 0.3, train_rest: str = "first_task") -> None:
-        if not 0 <= prune_share < 1:
-            raise ConfigurationError(f"method.prune_share must be at least 0 and below 1; got {prune_share}")
-        if not 0 <= retrain_share < 1:
-            raise ConfigurationError(f"method.retrain_share must be at least 0 and below 1; got {retrain_share}")
+        check_part("prune_share", prune_share)
+        check_part("retrain_share", retrain_share)
         if train_rest not in TRAIN_REST:
             raise ConfigurationError(f"method.train_rest must be one of {', '.join(TRAIN_REST)}; got {train_rest!r}")
         self.prune_share = prune_share
@@ -109,22 +108,32 @@ class PackNet(Method):
         self._experiences = experiences
 
     @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.prune_share > 0 or self.train_rest == "never"
+
+    @property
     def works_alone(self) -> bool:
         """The first task's weights are pruned too."""
-        return True
+        return self.acts
 
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model; nobody owns a weight yet.
 
         Raises:
-            ConfigurationError: It has no weights that could be owned, too few for every task of the stream, or some
-                that are computed from other parameters.
+            ConfigurationError: It has no weights that could be owned, too few to prune or for every task of the stream,
+                or some that are computed from other parameters.
         """
         super().attach(model, train_seed)
         self._weights = _prunable(model.module)
         if not self._weights:
             raise ConfigurationError("method 'packnet' needs a model with linear layers or convolutions that learn")
         self._require_enough()
+        if self.prune_share and not any(self._given_back(p.numel()) for p in self._weights.values()):
+            raise ConfigurationError(
+                f"method 'packnet' would prune nothing: method.prune_share is {self.prune_share:g}, less than one "
+                f"weight of any layer of {model.name}; raise it"
+            )
         self._buffers = TaskBuffers(model.module)
         self.owners = {name: torch.zeros_like(p, dtype=torch.uint8) for name, p in self._weights.items()}
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from vla_cl.interfaces import Data, Method
+from vla_cl.methods.checked_settings import check_strength
 from vla_cl.methods.saved_state import TASKS_LEARNT, require_alike, require_finite_state, require_keys, whole_number
-from vla_cl.methods.task_counting import check_range
 from vla_cl.types import Experience
 
 BLOCK = 1 << 18
@@ -22,9 +22,6 @@ in its cache, so that each is read from memory once, and few enough calls are ne
 
 FOREACH_ELEMENTS = 1 << 26
 """Elements worked on at once on an accelerator: what the temporary differences may occupy."""
-
-MAX_STRENGTH = 1e12
-"""Beyond it nothing moves any more, in float32."""
 
 IMPORTANCE, ANCHOR = "importance.", "anchor."
 
@@ -258,12 +255,17 @@ class ImportancePenalty(Method):
     """
 
     def __init__(self, strength: float, half: bool) -> None:
-        check_range("strength", strength, 0, MAX_STRENGTH)
+        check_strength("strength", strength)
         self.strength = strength
         self.half = half
         self.penalty = QuadraticPenalty()
         self.parameters: dict[str, nn.Parameter] = {}
         self.tasks_learnt = 0
+
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.strength > 0
 
     def begin_task(self, experience: Experience) -> None:
         """Look up what learns in this task; it may not be what learnt in the last."""

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from vla_cl.interfaces import Data, Method
 from vla_cl.memory.replay_memory import SELECTIONS, ReplayMemory, Selection
+from vla_cl.memory.settings import MOST_BYTES
+from vla_cl.methods.checked_settings import MAX_COUNT, check_count
 from vla_cl.methods.saved_state import require_alike, require_keys, whole_number
 from vla_cl.names import NOTES
 from vla_cl.types import ConfigurationError, Experience
@@ -30,8 +32,7 @@ def make_memory(samples_per_task: int, selection: Selection, memory: Mapping[str
     """
     if memory is not None:
         return ReplayMemory.from_settings(memory, selection)
-    if samples_per_task < 1:
-        raise ConfigurationError(f"method.samples_per_task must be at least 1; got {samples_per_task}")
+    check_count("samples_per_task", samples_per_task)
     if selection not in SELECTIONS:
         raise ConfigurationError(f"method.selection must be one of {', '.join(SELECTIONS)}; got {selection!r}")
     return ReplayMemory(samples_per_task, selection)
@@ -92,7 +93,8 @@ def _require_notes_on(name: str, rows: Sequence[int], notes: object) -> None:
     lengths, episodes = notes["lengths"], notes["episodes"]
     files: Any = notes.get("files")
     numbers = [notes[key] for key in ("bytes_per_sample", "frames_in_total")] + [notes.get("beside", 0)]
-    if type(notes["experience"]) is not int or not _numbers(numbers) or not _numbers(episodes):
+    number = notes["experience"]
+    if type(number) is not int or abs(number) > MAX_COUNT or not _numbers(numbers) or not _numbers(episodes):
         raise ValueError(f"a memory's notes on {name!r} are whole numbers; the checkpoint holds others")
     if type(lengths) is int and lengths == 1:
         lengths = [1] * len(rows)
@@ -106,8 +108,8 @@ def _require_notes_on(name: str, rows: Sequence[int], notes: object) -> None:
 
 
 def _numbers(values: object) -> TypeGuard[list[int]]:
-    """Whether it is a list of whole numbers from 0 on."""
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+    """Whether it is a list of whole numbers from 0 on, as large as bytes can be."""
+    return isinstance(values, list) and all(type(value) is int and 0 <= value <= MOST_BYTES for value in values)
 
 
 class RememberingMethod(Method):
@@ -118,7 +120,7 @@ class RememberingMethod(Method):
     @property
     def works_alone(self) -> bool:
         """With the memory of another run."""
-        return self.memory.settings.reuse is not None
+        return self.acts and self.memory.settings.reuse is not None
 
     def end_task(self, experience: Experience, data: Data) -> None:
         """Remember samples of what was just learnt."""

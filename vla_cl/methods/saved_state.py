@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
+from vla_cl.methods.checked_settings import MAX_COUNT
+
 TASKS_LEARNT = "tasks_learnt"
 """Key of the number of tasks that a method has learnt."""
 
@@ -28,14 +30,16 @@ def require_keys(method: str, extra: Mapping[str, object], keys: Collection[str]
         raise ValueError(f"{method} keeps {_listed(keys)}, but the checkpoint holds {_listed(extra)}")
 
 
-def whole_number(name: str, value: object, low: int = 0) -> int:
+def whole_number(name: str, value: object, low: int = 0, high: int = MAX_COUNT) -> int:
     """A number of the plain data.
 
     Raises:
-        ValueError: It is no whole number of at least ``low``.
+        ValueError: It is no whole number in ``low..high``.
     """
-    if type(value) is not int or value < low:
-        raise ValueError(f"{name} must be a whole number of at least {low}; the checkpoint holds {str(value)[:40]!r}")
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(
+            f"{name} must be a whole number between {low} and {high:g}; the checkpoint holds {str(value)[:40]!r}"
+        )
     return value
 
 

@@ -21,6 +21,11 @@ class Sequential(Method):
     )
 
     @property
+    def acts(self) -> bool:
+        """It never edits anything."""
+        return False
+
+    @property
     def works_alone(self) -> bool:
         """It is what the other arrangements are references with."""
         return True

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from vla_cl.interfaces import Data
+from vla_cl.methods.checked_settings import check_above
 from vla_cl.methods.quadratic_penalty import BLOCK, ImportancePenalty
-from vla_cl.types import ConfigurationError, Experience, MethodCard
+from vla_cl.types import Experience, MethodCard
 
 
 class SynapticIntelligence(ImportancePenalty):
@@ -46,8 +47,7 @@ class SynapticIntelligence(ImportancePenalty):
 
     def __init__(self, strength: float = 5.0, xi: float = 0.01, half: bool = False) -> None:
         super().__init__(strength, half)
-        if not 0 < xi <= 1e6:
-            raise ConfigurationError(f"method.xi must be above 0 and at most 1e6; got {xi}")
+        check_above("xi", xi, 0, 1e6)
         self.xi = xi
         self._path: dict[str, Tensor] = {}  # W
         self._before: dict[str, Tensor] = {}  # weights before the step

@@ -14,8 +14,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from vla_cl.interfaces import Model
+from vla_cl.methods.checked_settings import check_count, check_range
 from vla_cl.methods.parameter_patterns import checked_patterns, matching, roles_of, trained
-from vla_cl.methods.task_counting import TaskCountingMethod, check_range
+from vla_cl.methods.task_counting import TaskCountingMethod
 from vla_cl.types import ConfigurationError, MethodCard
 
 
@@ -48,10 +49,15 @@ class SlowLearner(TaskCountingMethod):
 
     def __init__(self, slow: Sequence[str] | None = None, slow_share: float = 0.1, from_task: int = 2) -> None:
         check_range("slow_share", slow_share, 0, 1)
-        check_range("from_task", from_task, 1, float("inf"))
+        check_count("from_task", from_task)
         self.slow = checked_patterns("slow", slow)
         self.slow_share = slow_share
         self.from_task = from_task
+
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.slow_share < 1 and self.slow != []
 
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model.
@@ -61,8 +67,7 @@ class SlowLearner(TaskCountingMethod):
                 or nothing that is trained would be slow.
         """
         super().attach(model, train_seed)
-        asked = self.slow_share < 1 and self.slow != []
-        if asked and not self._slow().keys() & trained(model.module).keys():
+        if self.acts and not self._slow().keys() & trained(model.module).keys():
             raise ConfigurationError(
                 f"method 'slca' would slow down nothing: what of {model.name} is trained "
                 f"{'gives its output' if self.slow is None else 'matches no pattern of method.slow'};"

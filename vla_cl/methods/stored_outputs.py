@@ -191,9 +191,12 @@ class StoredOutputs:
             raise ValueError(f"rows.{experience} are not the rows that the memory holds of this experience")
         if bool((state[f"seeds.{experience}"] < 0).any()):
             raise ValueError(f"seeds.{experience} holds negative numbers")
-        for kind in ("outputs", "losses") if self._keep_losses else ("outputs",):  # float16 may be infinite
-            if bool(torch.isnan(state[f"{kind}.{experience}"]).any()):
+        for kind in ("outputs", "losses") if self._keep_losses else ("outputs",):
+            values = state[f"{kind}.{experience}"]
+            if bool(torch.isnan(values).any()):
                 raise ValueError(f"{kind}.{experience} holds entries that are not numbers")
+            if values.dtype != torch.float16 and bool(torch.isinf(values).any()):  # float16 ends at 65504
+                raise ValueError(f"{kind}.{experience} holds entries that are infinite")
 
     def _find(self, place: Place) -> tuple[_Entry, tuple[int, int]]:
         experience, row, draw = (int(number) for number in place)

@@ -8,8 +8,8 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from vla_cl.interfaces import Distillable, ForwardPass
-from vla_cl.types import Batch, Draw
+from vla_cl.interfaces import Distillable
+from vla_cl.types import Batch, Draw, ForwardPass
 
 
 class Teacher:

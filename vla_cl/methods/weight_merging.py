@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from vla_cl.interfaces import Data, Model
-from vla_cl.methods.parameter_patterns import matching
-from vla_cl.methods.task_counting import TaskCountingMethod, check_range, checked_numbers
+from vla_cl.methods.checked_settings import check_count, check_range, checked_numbers, refuse_idle
+from vla_cl.methods.parameter_patterns import matching, trained
+from vla_cl.methods.task_counting import TaskCountingMethod
 from vla_cl.types import ConfigurationError, Experience, MethodCard
 
 Mode = Literal["interpolate", "average"]
@@ -36,7 +37,7 @@ class WeightMerging(TaskCountingMethod):
         share: c, how much of the new weights; 1 is sequential fine-tuning, 0 learns nothing.
         shares: Pattern of parameter names to a share of their own; the first pattern that matches counts.
         mode: ``interpolate``: always c; ``average``: c = 1/t after task t, so that every task's weights count alike.
-            There ``share`` and ``shares`` do not matter.
+            There ``share`` and ``shares`` have no effect and are refused.
         from_task: First task that is merged. 2: the first task keeps its weights. 1: it is merged with what the run
             starts from, which makes sense for a pretrained model; ``average`` then counts that as one more task.
 
@@ -66,28 +67,38 @@ class WeightMerging(TaskCountingMethod):
     ) -> None:
         self.shares = checked_numbers("shares", shares, 0, 1)
         check_range("share", share, 0, 1)
-        check_range("from_task", from_task, 1, float("inf"))
+        check_count("from_task", from_task)
         if mode not in MODES:
             raise ConfigurationError(f"method.mode must be one of {', '.join(MODES)}; got {mode!r}")
+        if mode == "average":
+            refuse_idle(type(self), {"share": share, "shares": shares}, "mode", mode)
         self.share = share
         self.mode = mode
         self.from_task = from_task
         self._before: dict[str, Tensor] = {}
 
+    @property
+    def acts(self) -> bool:
+        """Whether its settings ask for an edit."""
+        return self.mode == "average" or min([self.share, *self.shares.values()]) < 1
+
     def attach(self, model: Model, train_seed: int) -> None:
         """Meet the model.
 
         Raises:
-            ConfigurationError: A pattern of ``shares`` matches no parameter, or nothing that learns would be merged.
+            ConfigurationError: A pattern of ``shares`` matches no parameter, nothing that learns would be merged, or
+                ``shares`` names all that learns and so leaves nothing to ``share``.
         """
         super().attach(model, train_seed)
-        matching(model.module, list(self.shares), "shares")
-        asked = self.mode == "average" or min([self.share, *self.shares.values()]) < 1
-        if asked and not self._mergeable(self.from_task):
+        named = matching(model.module, list(self.shares), "shares").keys()
+        if self.acts and not self._mergeable(self.from_task):
             raise ConfigurationError(
                 f"method 'weight_merging' would merge nothing: no parameter of {model.name} that is trained has a "
                 "share below 1; lower method.share, or name parameters that are trained in method.shares"
             )
+
+        if self.shares and self.mode == "interpolate" and named >= trained(model.module).keys():
+            refuse_idle(type(self), {"share": self.share}, "shares", self.shares)
 
     def begin_task(self, experience: Experience) -> None:
         """Copy the weights that will be merged."""

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vla_cl.interfaces import Distillable, ForwardPass, Generator
+from vla_cl.interfaces import Distillable, Generator
 from vla_cl.models.family_roles import UNET
 from vla_cl.models.randomness import evaluating, keyed, sample_seeds, seeded
 from vla_cl.random_numbers import Purpose, number
 from vla_cl.trust.text import reason, short
-from vla_cl.types import Ability, Batch, ConfigurationError, Draw, Roles
+from vla_cl.types import Ability, Batch, ConfigurationError, Draw, ForwardPass, Roles
 
 
 class DiffusionModel(Distillable, Generator):

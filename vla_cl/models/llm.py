@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vla_cl.interfaces import Distillable, ForwardPass, Generator
+from vla_cl.interfaces import Distillable, Generator
 from vla_cl.models.family_roles import language_roles
 from vla_cl.models.randomness import evaluating, keyed, sample_seeds, seeded
 from vla_cl.trust.reading import read_json_object
 from vla_cl.trust.text import reason, short
-from vla_cl.types import Ability, Batch, ConfigurationError, Draw, Roles
+from vla_cl.types import Ability, Batch, ConfigurationError, Draw, ForwardPass, Roles
 
 IGNORED = -100
 """The label of a token that is not learnt from."""

@@ -15,7 +15,8 @@ from vla_cl.types import Ability, InterfaceSpec
 
 _ABILITIES = {
     "features": {Ability.FEATURES},
-    "forward_pass": {Ability.OUTPUTS, Ability.MODALITIES},
+    "forward_pass": {Ability.OUTPUTS},
+    "modalities": {Ability.MODALITIES},
     "draw": {Ability.KEYED_DRAWS},
     "fixed_outputs": {Ability.FIXED_OUTPUTS},
 }

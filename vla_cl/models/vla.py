@@ -19,7 +19,7 @@ from lerobot.utils.constants import OBS_IMAGES
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vla_cl.interfaces import Distillable, ForwardPass, Policy
+from vla_cl.interfaces import Distillable, Policy
 from vla_cl.models.policy_config import (
     horizon,
     policy_config,
@@ -34,7 +34,17 @@ from vla_cl.models.stored_policy import CONVENTIONS, load_policy, load_weights, 
 from vla_cl.random_numbers import Purpose, number
 from vla_cl.trust.hub import fetch_policy
 from vla_cl.trust.policies import check_policy_folder
-from vla_cl.types import METHOD_KEY, Ability, Batch, ConfigurationError, Draw, InterfaceSpec, Observation, Roles
+from vla_cl.types import (
+    METHOD_KEY,
+    Ability,
+    Batch,
+    ConfigurationError,
+    Draw,
+    ForwardPass,
+    InterfaceSpec,
+    Observation,
+    Roles,
+)
 
 __all__ = ["CONVENTIONS", "VlaModel", "horizon", "policy_config"]
 
@@ -193,12 +203,19 @@ class VlaModel(Policy, Distillable):
         if hasattr(self.policy, "features"):
             found.add(Ability.FEATURES)
         if hasattr(self.policy, "forward_pass"):
-            found |= {Ability.OUTPUTS, Ability.MODALITIES}
+            found.add(Ability.OUTPUTS)
+        if self.modalities:
+            found.add(Ability.MODALITIES)
         if hasattr(self.policy, "draw"):
             found.add(Ability.KEYED_DRAWS)
         if getattr(self.policy, "fixed_outputs", False):
             found.add(Ability.FIXED_OUTPUTS)
         return frozenset(found)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Those that the policy declares."""
+        return tuple(getattr(self.policy, "modalities", ()))
 
     @property
     def name(self) -> str:

@@ -13,9 +13,13 @@ from numpy.typing import NDArray
 
 from vla_cl.memory.selection import Candidates, Rule
 from vla_cl.memory.settings import SETTING
+from vla_cl.settings.checks import MOST
+from vla_cl.settings.rules import shown
 from vla_cl.types import ConfigurationError
 
 Velocity = Literal["states", "actions"]
+
+_LARGEST_CHANGE = 1e9
 
 
 class Keyframes(Rule):
@@ -36,12 +40,16 @@ class Keyframes(Rule):
             raise ConfigurationError(
                 f"{SETTING}.selection_settings.velocity must be states or actions; got {velocity!r}"
             )
-        if gripper is not None and type(gripper) is not int:
+        if gripper is not None and (type(gripper) is not int or not -MOST <= gripper <= MOST):
             raise ConfigurationError(
-                f"{SETTING}.selection_settings.gripper must be a whole number or null; got {gripper!r}"
+                f"{SETTING}.selection_settings.gripper must be a whole number or null, and no larger than {MOST:g}; "
+                f"got {shown(gripper)}"
             )
-        if type(change) not in (int, float) or not change > 0:
-            raise ConfigurationError(f"{SETTING}.selection_settings.change must be above 0; got {change!r}")
+        if type(change) not in (int, float) or not 0 < change <= _LARGEST_CHANGE:
+            raise ConfigurationError(
+                f"{SETTING}.selection_settings.change must be above 0 and at most {_LARGEST_CHANGE:g}; got "
+                f"{shown(change)}"
+            )
         self.gripper = gripper
         self.velocity = velocity
         self.change = change

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from vla_cl.memory.selection import Candidates, Rule, round_robin
 from vla_cl.memory.settings import SETTING
+from vla_cl.settings.checks import MOST
+from vla_cl.settings.rules import shown
 from vla_cl.types import ConfigurationError
 
 
@@ -18,9 +20,10 @@ class Phase(Rule):
     """
 
     def __init__(self, phases: int = 8) -> None:
-        if type(phases) is not int or phases < 1:
+        if type(phases) is not int or not 1 <= phases <= MOST:
             raise ConfigurationError(
-                f"{SETTING}.selection_settings.phases must be a whole number of at least 1; got {phases!r}"
+                f"{SETTING}.selection_settings.phases must be a whole number between 1 and {MOST:g}; got "
+                f"{shown(phases)}"
             )
         self.phases = phases
 
