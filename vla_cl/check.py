@@ -204,12 +204,15 @@ def _require_second_task(arrangement: str, method: Method) -> None:
 def _check_memory(method: Method, examined: Examined, settings: Settings, policy: PolicySettings) -> None:
     """The method's memory must be able to keep something of every experience."""
     from vla_cl.data.memory_sizes import check_memory
+    from vla_cl.methods.remembering import RememberingMethod
 
+    if not isinstance(method, RememberingMethod):
+        return
     found = examined.found
     shortest = int(settings["demonstrations"]["hold"]) + 1  # frames that are kept after a success, and the one before
     beside = method.bytes_beside_a_sample(policy.chunk * examined.spec.action_size)
     data = found.stream, found.recorded, examined.reports, examined.spec
-    check_memory(method, *data, shortest, beside, policy.histories)
+    check_memory(method.memory, *data, shortest, beside, policy.histories)
 
 
 def _check_room(examined: Examined, cache: Path, settings: Settings) -> None:

@@ -1,48 +1,31 @@
-"""A run from its first experience to its last: learn, evaluate, write, remember; then the next."""
+"""A run from its first experience to its last: learn, evaluate, write, remember; then the next.
+
+The same lines for every family of models: what is particular to one comes from its `Family`.
+"""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from vla_cl import checkpoint
 from vla_cl.checkpoint import Progress
-from vla_cl.data.frames import Frames, spec_of_all
-from vla_cl.data.normalisation import frozen_statistics
-from vla_cl.data.reused_memory import memory_of, reused_memory
-from vla_cl.data.run_data import require_unchanged
-from vla_cl.data.source import Source
-from vla_cl.interfaces import Data, Method, Suite
+from vla_cl.interfaces import Data, Evaluator, Family, Method, Model
 from vla_cl.manifest import RUN_FORMAT
-from vla_cl.memory.replay_memory import COPIES
-from vla_cl.models.chosen import PolicySettings
-from vla_cl.models.stored_policy import CONVENTIONS
-from vla_cl.models.vla import VlaModel, horizon, policy_config
-from vla_cl.models.warm_start import fit_to_data
-from vla_cl.rollout.compatibility import check_interface, require_fit, require_single_frames, skipped_rollouts
-from vla_cl.rollout.engine import Engine
-from vla_cl.rollout.evaluation import (
-    EvaluationSettings,
-    make_engine,
-    one_thread,
-    requests,
-    roll_out,
-    save_videos,
-)
+from vla_cl.memory.replay_memory import REUSED
 from vla_cl.rollout.table import EpisodeTable
 from vla_cl.run_folder import RunFolder, machine, versions
 from vla_cl.tracking import Tracker
 from vla_cl.train import TrainingSettings, learn
 from vla_cl.trust.text import short
-from vla_cl.types import ConfigurationError, Experience, Split, Stream, Task
+from vla_cl.types import ConfigurationError, EvaluationRequest, Experience, Split, Stream, Task
 
 LOG_EVERY = 10
 
@@ -53,170 +36,156 @@ class Identity:
 
     name: str
     method: str
-    policy: str
-    suite: str
     arrangement: str
 
 
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """What a run evaluates, and when.
+
+    Attributes:
+        count: Reported trials of each task.
+        future_tasks: Also tasks that have not been learnt yet.
+        untrained: Also the model before any learning.
+        curve_points: Evaluations while a task is learnt, on the selection split.
+        curve_count: Trials of each of those.
+    """
+
+    count: int
+    future_tasks: bool = False
+    untrained: bool = False
+    curve_points: int = 0
+    curve_count: int = 10
+
+
 class ContinualRun:
-    """One policy, one stream, one method, one folder.
+    """One model, one stream, one method, one folder.
 
     Args:
         identity: Names for ``run.json``.
-        suite: Where tasks are rolled out.
+        family: Model, data and evaluator.
         stream: What is learnt, in order.
-        sources: The data of each task id.
         method: The continual-learning method; not attached to a model yet.
-        policy: Which policy.
         training: Steps, batch size, learning rate.
-        evaluation: How tasks are rolled out.
+        plan: What is evaluated, and when.
         train_seed: Initial weights, order of samples, noise of the loss, replay.
-        frame_cache: Folder for decoded pictures.
         folder: Where results go; a run found there is continued.
     """
 
     def __init__(
         self,
         identity: Identity,
-        suite: Suite,
+        family: Family,
         stream: Stream,
-        sources: Mapping[str, Sequence[Source]],
         method: Method,
-        policy: PolicySettings,
         training: TrainingSettings,
-        evaluation: EvaluationSettings,
+        plan: EvaluationPlan,
         train_seed: int,
-        frame_cache: Path,
         folder: RunFolder,
     ) -> None:
         self._identity = identity
-        self._suite = suite
+        self._family = family
         self._stream = stream
-        self._sources = sources
         self._given = method
         self._method = method
-        self._policy = policy
         self._training = training
-        self._evaluation = evaluation
+        self._plan = plan
         self._train_seed = train_seed
-        self._frame_cache = frame_cache
         self._folder = folder
         self._table = EpisodeTable()
-        self._loaded: dict[int, Frames] = {}
         self._passed_over: tuple[str, ...] = ()
-        offered = {task.id for task in suite.tasks()}
-        self._evaluable = {task.id for task in stream.tasks if task.id in offered}
-
-    @property
-    def _skipped(self) -> str | None:
-        """Why nothing is rolled out, in words; None if something is."""
-        return None if self._evaluable else skipped_rollouts(self._suite)
+        self._evaluator = family.evaluator()
 
     def go(self, tracker: Tracker) -> None:
         """Learn what has not been learnt yet.
 
         Raises:
-            ConfigurationError: Data, policy and suite do not fit together.
+            ConfigurationError: Data, model and evaluator do not fit together.
             FloatingPointError: Training diverged.
         """
         model, progress = self._start()
         self._passed_over += tracker.continue_after(progress.step)
-        self._require_rollouts(model)
-        with make_engine(self._suite, self._evaluation) as engine:
+        self._evaluator.fits(model)
+        with self._evaluator as evaluator:
             for experience in self._stream.experiences[progress.experiences_done :]:
                 if self._stream.independent and experience.index:
                     model = self._begin(experience)
-                    self._require_rollouts(model)
-                if self._evaluation.untrained and (self._stream.independent or experience.index == 0):
+                    evaluator.fits(model)
+                if self._plan.untrained and (self._stream.independent or experience.index == 0):
                     untrained = experience.tasks if self._stream.independent else self._stream.tasks
-                    after = self._evaluate(engine, model, -1, untrained, replace(progress, step=0))
-                    progress = replace(after, step=progress.step)
-                progress = self._learn(engine, model, experience, progress, tracker)
-                progress = self._evaluate(
-                    engine, model, experience.index, self._tasks_to_evaluate(experience), progress
-                )
+                    progress = self._reported(evaluator, model, -1, untrained, progress, at_step=0)
+                progress = self._learn(evaluator, model, experience, progress, tracker)
+                met = self._tasks_to_evaluate(experience)
+                progress = self._reported(evaluator, model, experience.index, met, progress, at_step=progress.step)
                 progress = replace(progress, experiences_done=experience.index + 1)
-                self._folder.write_results(
-                    self._table, self._stream, progress.experiences_done, self._evaluation.curve_episodes
-                )
+                self._write_results(progress.experiences_done)
                 tracker.flush()
                 progress = replace(progress, passed_over=self._passed_over)
                 checkpoint.save(self._folder.checkpoints, model, self._method, progress, self._table.write)
-                if (memory := memory_of(self._method)) is not None:
-                    memory.settle()
+                self._method.committed()
                 self._write_summary(model, progress)
         self._write_summary(model, progress)
 
-    def _start(self) -> tuple[VlaModel, Progress]:
+    def _start(self) -> tuple[Model, Progress]:
         """The model and the progress of the newest checkpoint, or of the beginning."""
         newest = checkpoint.find_newest(self._folder.checkpoints)
         if newest is None:
             progress = Progress(0, step=0, train_seconds=0.0, evaluate_seconds=0.0)
             model = self._begin(self._stream.experiences[0])
         else:
-            found = newest.folder
-            checkpoint.point_at(found)  # a kill right after the checkpoint left `last` at the one before
-            progress = checkpoint.load_progress(found)
+            progress = checkpoint.load_progress(newest.folder)
             self._passed_over = progress.passed_over + newest.passed_over
-            self._table = self._episodes_of(found, progress)
-            model = VlaModel.load(found / "pretrained_model", self._policy.device)
-            self._method = copy.deepcopy(self._given)  # which stays as it is, for an experience that begins anew
-            self._method.attach(model, self._train_seed)
-            past = self._stream.experiences[: progress.experiences_done]
-            known = past[-1:] if self._stream.independent else past
-            data = ((self._as_learnt(experience), self._data(experience, model)) for experience in known)
-            checkpoint.load_method(found, self._method, chain(self._before_the_first(model), data))
-            if (memory := memory_of(self._method)) is not None:
-                memory.settle()  # a kill right after the checkpoint left copies that it does not name
+            model = self._continue(newest.folder, progress)
             print(self._folder.stage(progress.experiences_done, len(self._stream)))
-        done = progress.experiences_done
-        self._folder.write_results(self._table, self._stream, done, self._evaluation.curve_episodes)
+        self._write_results(progress.experiences_done)
         self._write_summary(model, progress)
         return model, progress
 
-    def _require_rollouts(self, model: VlaModel) -> None:
-        """Refuse a model that cannot act in the suite, if anything is to be rolled out."""
-        if not self._evaluable:
-            return
-        require_single_frames(model.name, horizon(model.policy.config).observations)
-        check_interface(
-            model.spec,
-            self._suite.spec,
-            self._evaluation.replan_every,
-            model.chunk_size,
-            self._evaluation.check_render_profile,
-        )
-
-    def _begin(self, first: Experience) -> VlaModel:
+    def _begin(self, first: Experience) -> Model:
         """A new model and a method that has met none: what a run of this experience alone begins with."""
-        self._method = copy.deepcopy(self._given)
-        model = self._new_model(first)
-        self._method.attach(model, self._train_seed)
-        memory = memory_of(self._method)
-        for earlier, remembered in self._before_the_first(model):
-            assert memory is not None  # whose settings named it
-            memory.adopt(earlier.name, earlier.index, remembered, model)
+        model = self._family.new_model(first, self._train_seed)
+        self._passed_over = tuple(dict.fromkeys((*self._passed_over, *self._family.passed_over())))
+        for _, remembered in self._attached(model):
+            self._method.adopt(remembered)
         return model
+
+    def _continue(self, found: Path, progress: Progress) -> Model:
+        """The model of a checkpoint, and the method with what it kept."""
+        checkpoint.point_at(found)  # a kill right after the checkpoint left `last` at the one before
+        self._table = self._episodes_of(found, progress)
+        model = self._family.load_model(found / "pretrained_model")
+        past = self._stream.experiences[: progress.experiences_done]
+        known = past[-1:] if self._stream.independent else past
+        data = ((self._as_learnt(experience), self._family.data(experience, model)) for experience in known)
+        reused = self._attached(model)
+        checkpoint.load_method(found, self._method, chain(reused, data))
+        self._method.committed()  # a kill right after the checkpoint left files that it does not name
+        return model
+
+    def _attached(self, model: Model) -> list[tuple[Experience, Data]]:
+        """Let a method that has met no model meet this one; what another run remembered, if it begins with that."""
+        self._method = copy.deepcopy(self._given)  # which stays as it is, for an experience that begins anew
+        self._method.attach(model, self._train_seed)
+        self._method.open(self._folder.root)
+        reused = self._method.reuses
+        return [] if reused is None else [(REUSED, self._family.reused_data(reused, model))]
 
     def _as_learnt(self, experience: Experience) -> Experience:
         """What loop and method are told: alone, every experience is the first."""
         return replace(experience, index=0) if self._stream.independent else experience
 
     def _episodes_of(self, found: Path, progress: Progress) -> EpisodeTable:
-        """The episode table up to a checkpoint: its own copy, or, of a version that wrote none, the run's table.
+        """The table up to a checkpoint: its own copy, or, of a version that wrote none, the run's table.
 
         Raises:
-            ConfigurationError: Episodes of an experience that has been learnt are missing.
+            ConfigurationError: Trials of an experience that has been learnt are missing.
         """
         path = found / checkpoint.EPISODES
         table = EpisodeTable.read(path) if path.is_file() else self._folder.episodes()
-        if not self._evaluable:
-            return table
-        states = self._suite.initial_states("report", self._evaluation.episodes)
         for experience in self._stream.experiences[: progress.experiences_done]:
-            tasks = [task.id for task in self._tasks_to_evaluate(experience) if task.id in self._evaluable]
-            missing = {(task, state) for task in tasks for state in states} - table.reported(experience.index)
-            if missing:
+            tasks = self._tasks_to_evaluate(experience)
+            expected = {(task.id, unit) for task in tasks for unit in self._units(task)}
+            if missing := expected - table.reported(experience.index):
                 raise ConfigurationError(
                     f"the episode table of {short(self._folder.root)} lacks {len(missing)} episodes of experience "
                     f"{experience.index}, which its checkpoint implies; restore episodes.parquet, "
@@ -224,52 +193,18 @@ class ContinualRun:
                 )
         return table
 
-    def _before_the_first(self, model: VlaModel) -> list[tuple[Experience, Data]]:
-        """What the method's memory starts with; also tells it where copies go."""
-        if (memory := memory_of(self._method)) is not None:
-            memory.keep_in(self._folder.root / COPIES)
-        window = horizon(model.policy.config)
-        found = reused_memory(self._method, self._frame_cache, window.actions, window.observations)
-        for _, data in found:
-            require_fit(model.spec, data.spec, "the policy")
-        return list(found)
-
-    def _new_model(self, first: Experience) -> VlaModel:
-        """The warm start, or new weights; normalised by the first experience's data."""
-        spec = spec_of_all(self._sources_of(first))
-        if (named := self._policy.warm_start) is not None:
-            self._passed_over = tuple(dict.fromkeys((*self._passed_over, *self._policy.passed_over)))
-            adapt = partial(fit_to_data, fields=self._policy.fields, spec=spec, where=named)
-            model = VlaModel.load(named, self._policy.device, adapt)
-            require_fit(model.spec, spec, f"checkpoint {named}")
-            model.complete_conventions(spec)
-            model.fps = self._rate(first)  # whatever it learnt before
-            if self._policy.normalisation == "checkpoint":
-                model.require_statistics()
-                return model
-            model.normalise_with(frozen_statistics(self._data(first, model)))
-            return model
-        config = policy_config(self._policy.kind, self._policy.fields, spec, self._policy.device)
-        frames = self._loaded[first.index] = self._frames(first, config)
-        conventions = {name: getattr(spec, name) for name in CONVENTIONS} | {"fps": self._rate(first)}
-        return VlaModel.new(config, frozen_statistics(frames), self._train_seed, **conventions)
-
-    def _rate(self, first: Experience) -> float | None:
-        """Actions per second of all that the model will learn; None if its datasets have several rates."""
-        learnt = (first,) if self._stream.independent else self._stream.experiences
-        return spec_of_all([source for experience in learnt for source in self._sources_of(experience)]).fps
+    def _units(self, task: Task) -> Sequence[int]:
+        return self._evaluator.units(task, "report", self._plan.count)
 
     def _learn(
-        self, engine: Engine, model: VlaModel, experience: Experience, progress: Progress, tracker: Tracker
+        self, evaluator: Evaluator, model: Model, experience: Experience, progress: Progress, tracker: Tracker
     ) -> Progress:
-        data = self._data(experience, model)
-        require_fit(model.spec, data.spec, "the policy")
-        model.complete_conventions(data.spec)
+        data = self._family.data(experience, model)
         total = self._training.steps * len(experience.tasks)
-        points = curve_steps(total, self._evaluation.curve_points)
-        rolled_out = progress
+        points = curve_steps(total, self._plan.curve_points)
+        evaluated = progress
         if 0 in points:
-            rolled_out = self._curve_point(engine, model, experience, rolled_out, 0)
+            evaluated = self._curve_point(evaluator, model, experience, evaluated, 0)
         first_step = 0 if self._stream.independent else progress.step
         began, samples = time.perf_counter(), 0
         label = f"learning {experience.name} ({experience.index + 1}/{len(self._stream)})"
@@ -289,50 +224,61 @@ class ContinualRun:
                     tracker.log(step, experience=experience.index, samples_per_second=round(speed, 1), **figures)
                 if report.step in points:
                     paused = time.perf_counter()
-                    rolled_out = self._curve_point(engine, model, experience, rolled_out, report.step)
-                    began += time.perf_counter() - paused  # rollouts are not training
+                    evaluated = self._curve_point(evaluator, model, experience, evaluated, report.step)
+                    began += time.perf_counter() - paused  # evaluating is not training
         seconds = time.perf_counter() - began
-        return replace(rolled_out, step=progress.step + total, train_seconds=rolled_out.train_seconds + seconds)
+        return replace(evaluated, step=progress.step + total, train_seconds=evaluated.train_seconds + seconds)
 
     def _curve_point(
-        self, engine: Engine, model: VlaModel, experience: Experience, progress: Progress, done: int
+        self, evaluator: Evaluator, model: Model, experience: Experience, progress: Progress, done: int
     ) -> Progress:
-        """Success on what is being learnt, on the selection states: a point of the learning curve."""
-        settings = replace(self._evaluation, episodes=self._evaluation.curve_episodes, videos=0)
-        at = replace(progress, step=self._training.steps * self._tasks_before(experience) + done)
-        after = self._evaluate(engine, model, experience.index, experience.tasks, at, settings, "select")
-        return replace(after, step=progress.step)
+        """How well is done what is being learnt, on the selection split: a point of the learning curve."""
+        step = self._training.steps * self._tasks_before(experience) + done
+        request = EvaluationRequest(experience.tasks, experience.index, step, "select", self._plan.curve_count)
+        return self._evaluate(evaluator, model, request, progress)
 
-    def _evaluate(
+    def _reported(
         self,
-        engine: Engine,
-        model: VlaModel,
+        evaluator: Evaluator,
+        model: Model,
         experience: int,
         tasks: Sequence[Task],
         progress: Progress,
-        settings: EvaluationSettings | None = None,
-        split: Split = "report",
+        at_step: int,
     ) -> Progress:
-        settings = settings or self._evaluation
-        offered = [task for task in tasks if task.id in self._evaluable]
-        if not offered:
+        request = EvaluationRequest(tuple(tasks), experience, at_step, "report", self._plan.count)
+        return self._evaluate(evaluator, model, request, progress)
+
+    def _evaluate(self, evaluator: Evaluator, model: Model, request: EvaluationRequest, progress: Progress) -> Progress:
+        """Put the trials of a request into the table; task by task where the method must be told which is served."""
+        tasks = tuple(task for task in request.tasks if evaluator.units(task, request.split, request.count))
+        if not tasks:
             return progress
         began = time.perf_counter()
-        wanted = requests(self._suite, offered, settings, split)
-        with one_thread():
-            episodes = roll_out(engine, model, wanted, self._method)
-        videos = save_videos(episodes, self._folder.root, experience, engine.film_fps)
-        self._table.extend(
-            episodes,
-            experience=experience,
-            step=progress.step,
-            render_profile=self._suite.spec.render_profile,
-            videos=videos,
-        )
+        groups = [(task,) for task in tasks] if self._method.task_id_at_test else [tasks]
+        when: dict[str, int] = {"experience": request.experience, "step": request.step}
+        for group in groups:
+            with self._serving(group):
+                trials = evaluator.evaluate(model, replace(request, tasks=group))
+            for trial in trials:
+                self._table.append(trial, **when, split=request.split)
         return replace(progress, evaluate_seconds=progress.evaluate_seconds + time.perf_counter() - began)
 
+    @contextmanager
+    def _serving(self, tasks: Sequence[Task]) -> Iterator[None]:
+        """Tell a method that must know it which task is asked for."""
+        if not self._method.task_id_at_test:
+            yield
+            return
+        try:
+            (task,) = tasks
+            self._method.select_task(task)
+            yield
+        finally:
+            self._method.select_task(None)
+
     def _tasks_to_evaluate(self, experience: Experience) -> Sequence[Task]:
-        if self._evaluation.future_tasks:
+        if self._plan.future_tasks:
             return self._stream.tasks
         if self._stream.independent:
             return experience.tasks
@@ -341,28 +287,20 @@ class ContinualRun:
     def _tasks_before(self, experience: Experience) -> int:
         return sum(len(earlier.tasks) for earlier in self._stream.experiences[: experience.index])
 
-    def _data(self, experience: Experience, model: VlaModel) -> Frames:
-        if experience.index not in self._loaded:
-            self._loaded[experience.index] = self._frames(experience, model.policy.config)
-        return self._loaded[experience.index]
+    def _write_results(self, experiences_done: int) -> None:
+        self._folder.write_results(self._table, self._stream, experiences_done, self._plan.curve_count)
 
-    def _frames(self, experience: Experience, config: Any) -> Frames:  # noqa: ANN401 - LeRobot's
-        window, sources = horizon(config), self._sources_of(experience)
-        frames = Frames(sources, self._frame_cache, window.actions, window.observations)
-        require_unchanged(self._folder.root, [source.root for source in sources])  # after all of them has been read
-        return frames
-
-    def _sources_of(self, experience: Experience) -> list[Source]:
-        return [source for task in experience.tasks for source in self._sources[task.id]]
-
-    def _write_summary(self, model: VlaModel, progress: Progress) -> None:
+    def _write_summary(self, model: Model, progress: Progress) -> None:
         finished = progress.experiences_done == len(self._stream)
         spent = progress.train_seconds, progress.evaluate_seconds
         seconds = dict(zip(("train", "evaluate", "total"), (*spent, sum(spent)), strict=True))
+        evaluated = sorted(task.id for task in self._stream.tasks if self._units(task))
         self._folder.write_summary(
             {
                 "format": RUN_FORMAT,
                 **asdict(self._identity),
+                "family": self._family.name,
+                **self._family.facts(),
                 "stream": self._stream.name,
                 "status": "finished" if finished else "running",
                 "tasks": [{"id": task.id, "instruction": task.instruction} for task in self._stream.tasks],
@@ -371,8 +309,7 @@ class ContinualRun:
                     for experience in self._stream
                 ],
                 "seeds": {"train_seed": self._train_seed, "eval_seed": 0},
-                "render_profile": self._suite.spec.render_profile,
-                "rollouts": {"tasks": sorted(self._evaluable), "skipped": self._skipped},
+                "rollouts": {"tasks": evaluated, "skipped": self._evaluator.why_nothing()},
                 "versions": versions(),
                 "machine": machine(str(model.device)),
                 "seconds": {name: round(value, 1) for name, value in seconds.items()},

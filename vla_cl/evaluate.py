@@ -27,6 +27,7 @@ from vla_cl.names import VIDEOS
 from vla_cl.rollout.compatibility import check_interface, require_rate
 from vla_cl.rollout.engine import CALL_SIZE
 from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, requests, roll_out, save_video
+from vla_cl.rollout.evaluator import trial_of
 from vla_cl.rollout.journal import LOCK, Entry, Journal, check_same_evaluation
 from vla_cl.rollout.progress import ProgressBar
 from vla_cl.rollout.random_policy import RandomPolicy
@@ -288,6 +289,6 @@ def write_table(path: Path, entries: Sequence[Entry], render_profile: str | None
     """Write ``episodes.parquet``, in the order given; no experience of a stream stands behind it, so that is -1."""
     table = EpisodeTable()
     for entry in entries:
-        where = {"experience": _NO_EXPERIENCE, "step": 0}
-        table.append(entry.episode, **where, render_profile=render_profile, video=entry.video)
+        trial = trial_of(entry.episode, render_profile, entry.video)
+        table.append(trial, experience=_NO_EXPERIENCE, step=0, split=entry.episode.split)
     table.write(path)

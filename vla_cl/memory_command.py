@@ -23,7 +23,7 @@ from vla_cl.manifest import require_readable_run
 from vla_cl.memory.copied import CopiedData
 from vla_cl.memory.record import is_picture
 from vla_cl.memory.remembered import Remembered, from_index
-from vla_cl.memory.replay_memory import COPIES
+from vla_cl.memory.replay_memory import COPIES, REUSED
 from vla_cl.memory.settings import MemorySettings
 from vla_cl.memory.store import TrajectoryStore
 from vla_cl.names import NOTES
@@ -270,7 +270,6 @@ def _streams(memory: RunMemory) -> Sources:
 
 def _frames(configuration: Mapping[str, Any], stream: Stream, sources: Mapping[str, Any], task: Remembered) -> Data:
     from vla_cl.data.frames import Frames
-    from vla_cl.data.reused_memory import REUSED
     from vla_cl.data.source import Source
     from vla_cl.memory.settings import reused_folder
 

@@ -104,22 +104,23 @@ def _learn(settings: Settings, checked: Checked, folder: RunFolder) -> None:
         recorded = demonstrations(settings, found.own_suite, found.stream.tasks, found.suite_cameras)
     use_threads(settings["threads"])
 
-    from vla_cl.continual import ContinualRun, Identity
+    from vla_cl.continual import ContinualRun, EvaluationPlan, Identity
+    from vla_cl.families.robot import RobotFamily
 
-    identity = Identity(
-        run_name(settings), checked.method.name, checked.policy.kind, found.suite.name, settings["arrangement"]
+    frames, chosen = Path(settings["cache_dir"]) / "frames", checked.evaluation
+    family = RobotFamily(found.suite, found.stream, recorded, checked.policy, chosen, frames, folder.root)
+    plan = EvaluationPlan(
+        chosen.episodes, chosen.future_tasks, chosen.untrained, chosen.curve_points, chosen.curve_episodes
     )
+    identity = Identity(run_name(settings), checked.method.name, settings["arrangement"])
     run = ContinualRun(
         identity,
-        found.suite,
+        family,
         found.stream,
-        recorded,
         checked.method,
-        checked.policy,
         checked.training,
-        checked.evaluation,
+        plan,
         settings["train_seed"],
-        Path(settings["cache_dir"]) / "frames",
         folder,
     )
     with Tracker(folder.root, settings["tracking"]["trackers"], settings["tracking"]["project"], settings) as tracker:

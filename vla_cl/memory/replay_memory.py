@@ -30,6 +30,9 @@ SELECTIONS: tuple[Selection, ...] = ("first", "uniform")
 COPIES = "memory"
 """Where copies lie in a run's folder."""
 
+REUSED = Experience(-1, "memory.reused", ())
+"""Under which name and number a memory keeps what another run remembered."""
+
 
 class ReplayMemory:
     """Samples kept of each past experience.

@@ -178,6 +178,11 @@ class VlaModel(Policy, Distillable):
         """Actions given at once, from the observation's own step on."""
         return predicted_actions(self.policy.config)
 
+    @property
+    def observation_offsets(self) -> Sequence[int]:
+        """Frames that it looks at when it acts, relative to the present one."""
+        return horizon(self.policy.config).observations or (0,)
+
     def normalise_with(self, statistics: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
         """Replace the normalisation of a warm start; its weights then see other numbers than they were trained on."""
         tensors = {key: {name: torch.as_tensor(v) for name, v in item.items()} for key, item in statistics.items()}

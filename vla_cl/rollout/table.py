@@ -13,7 +13,7 @@ from vla_cl.files import replacing
 from vla_cl.manifest import require_of_run, run_key
 from vla_cl.trust.tables import open_table, read_rows
 from vla_cl.trust.text import harmless, short
-from vla_cl.types import ConfigurationError, Episode, Outcome, Split
+from vla_cl.types import ConfigurationError, Outcome, Split, Trial
 
 if TYPE_CHECKING:
     import pyarrow
@@ -33,6 +33,11 @@ _COLUMNS = {
     "video": "string",
     "render_profile": "string",
 }
+EVALUATOR_COLUMNS = {
+    name: _COLUMNS[name] for name in ("outcome", "env_steps", "decisions", "total_reward", "video", "render_profile")
+}
+"""What rollouts note of an episode beside what every trial has."""
+
 _PYTHON: dict[str, type | tuple[type, ...]] = {"int64": int, "float64": (int, float), "string": str}
 _MAY_BE_EMPTY = ("error", "video", "render_profile")
 _REMEDY = "restore it, or move it away"
@@ -81,35 +86,18 @@ class EpisodeTable:
         """Every row, column name to value."""
         return [dict(row) for row in self._rows.values()]
 
-    def append(
-        self, episode: Episode, *, experience: int, step: int, render_profile: str | None, video: str | None = None
-    ) -> None:
+    def append(self, trial: Trial, *, experience: int, step: int, split: Split) -> None:
         """Record one episode.
 
         Args:
-            episode: What was rolled out; its frames are not kept.
+            trial: What was rolled out, with `EVALUATOR_COLUMNS`.
             experience: The position in the stream after (or in) which it was rolled out.
             step: Optimizer steps since the start of the stream.
-            render_profile: The suite's.
-            video: Path of the episode's video, relative to the run's folder.
+            split: Of its initial state.
         """
-        row = {name: getattr(episode, name) for name in _COLUMNS if hasattr(episode, name)}
-        row |= {"experience": experience, "step": step, "render_profile": render_profile, "video": video}
-        self._put(row | {"outcome": episode.outcome.value})
-
-    def extend(
-        self,
-        episodes: Sequence[Episode],
-        *,
-        experience: int,
-        step: int,
-        render_profile: str | None,
-        videos: Mapping[int, str] | None = None,
-    ) -> None:
-        """Record episodes; ``videos`` maps an episode's position in ``episodes`` to the path of its video."""
-        for position, episode in enumerate(episodes):
-            video = (videos or {}).get(position)
-            self.append(episode, experience=experience, step=step, render_profile=render_profile, video=video)
+        when = {"experience": experience, "step": step, "split": split}
+        what = {"task": trial.task, "initial_state": trial.unit, "seconds": trial.seconds, "error": trial.error}
+        self._put(when | what | dict(trial.columns))
 
     def reported(self, experience: int) -> set[tuple[str, int]]:
         """Task and initial state of every episode that is reported after an experience."""
