@@ -295,7 +295,7 @@ def test_a_warm_start_brings_its_weights_and_normalisation(finished, cache, tmp_
     ],
 )
 def test_data_that_do_not_fit_the_policy_are_refused_naming_both(policy, data, message):
-    from vla_cl.continual import require_fit
+    from vla_cl.rollout.compatibility import require_fit
 
     usual = {"cameras": {"observation.image": (16, 16)}, "state_size": 2, "action_size": 2}
     with pytest.raises(ConfigurationError, match=message):

@@ -9,6 +9,7 @@ import pytest
 
 from vla_cl.compose import choices, compose
 from vla_cl.metrics import HEADLINE, METRICS, SuccessMatrix, compute_all, load_matrix
+from vla_cl.rollout.evaluator import trial_of
 from vla_cl.rollout.table import EpisodeTable
 from vla_cl.run_folder import success_matrix
 from vla_cl.stream_sources import sources
@@ -197,7 +198,7 @@ def episodes_of(stream, generator):
             success = generator.random() < 0.6 if split == "report" else state == 0
             outcome = Outcome.SUCCESS if success else Outcome.FAILURE
             episode = Episode(task.id, split, state, outcome, 20, 5, 1.0, 0.1, None)
-            table.append(episode, experience=experience, step=step, render_profile="fast")
+            table.append(trial_of(episode, "fast", None), experience=experience, step=step, split=split)
 
     met = {}
     for experience in stream:

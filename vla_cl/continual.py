@@ -25,7 +25,7 @@ from vla_cl.run_folder import RunFolder, machine, versions
 from vla_cl.tracking import Tracker
 from vla_cl.train import TrainingSettings, learn
 from vla_cl.trust.text import short
-from vla_cl.types import ConfigurationError, EvaluationRequest, Experience, Split, Stream, Task
+from vla_cl.types import ConfigurationError, EvaluationRequest, Experience, Stream, Task
 
 LOG_EVERY = 10
 

@@ -76,11 +76,11 @@ def train(settings: Settings) -> Path:
 def memory_left_behind(checked: Checked) -> str | None:
     """How the memory of the warm start's run is taken along, where a method with an empty one begins; None: no need."""
     from vla_cl import checkpoint
-    from vla_cl.data.reused_memory import memory_of
+    from vla_cl.methods.remembering import RememberingMethod
     from vla_cl.names import NOTES
 
-    start, memory = checked.policy.warm_start, memory_of(checked.method)
-    if start is None or memory is None or memory.settings.reuse is not None:
+    start, method = checked.policy.warm_start, checked.method
+    if start is None or not isinstance(method, RememberingMethod) or method.reuses is not None:
         return None
     folder = Path(start).resolve().parent
     run = find_run(start)

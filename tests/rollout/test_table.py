@@ -1,6 +1,7 @@
 import pandas as pd
 import pytest
 
+from vla_cl.rollout.evaluator import trial_of
 from vla_cl.rollout.table import EpisodeTable, SuccessCell
 from vla_cl.types import Episode, Outcome
 
@@ -11,6 +12,10 @@ COLUMNS += ["total_reward", "seconds", "error", "video", "render_profile"]
 def episode(task, state, outcome, split="report"):
     error = "Traceback" if outcome is Outcome.ERROR else None
     return Episode(task, split, state, outcome, 20, 5, 1.5, 0.25, error)
+
+
+def put(table, shown, *, step, experience=0, video=None):
+    table.append(trial_of(shown, "fast", video), experience=experience, step=step, split=shown.split)
 
 
 @pytest.fixture
@@ -25,8 +30,10 @@ def table():
         episode("toy/red", 4, Outcome.FAILURE, split="select"),
         episode("toy/blue", 1, Outcome.ERROR),
     ]
-    table.extend(start, experience=0, step=100, render_profile="fast")
-    table.extend(end, experience=0, step=200, render_profile="fast", videos={1: "videos/0-red-2-failure.mp4"})
+    for shown in start:
+        put(table, shown, step=100)
+    for number, shown in enumerate(end):
+        put(table, shown, step=200, video="videos/0-red-2-failure.mp4" if number == 1 else None)
     return table
 
 
@@ -42,13 +49,13 @@ def test_curves(table):
 
 
 def test_a_task_that_is_learnt_again_has_another_curve_even_at_the_same_step(table):
-    table.append(episode("toy/red", 1, Outcome.SUCCESS), experience=1, step=200, render_profile="fast")
+    put(table, episode("toy/red", 1, Outcome.SUCCESS), experience=1, step=200)
     assert table.curves()["toy/red"] == [(0, 100, 0.0), (0, 200, 0.5), (1, 200, 1.0)]
 
 
 def test_the_same_episode_again_replaces_its_row(table):
     before = len(table)
-    table.append(episode("toy/blue", 1, Outcome.SUCCESS), experience=0, step=200, render_profile="fast")
+    put(table, episode("toy/blue", 1, Outcome.SUCCESS), step=200)
     assert len(table) == before
     assert table.success_cells(0)["toy/blue"] == SuccessCell(1.0, 1, 0)
 

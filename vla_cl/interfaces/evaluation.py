@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import Self
 
 from vla_cl.interfaces.model import Model
@@ -27,7 +28,9 @@ class Evaluator(AbstractContextManager["Evaluator"], ABC):
         """Make ready."""
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
         """Free what was made ready."""
 
     @abstractmethod

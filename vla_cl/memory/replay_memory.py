@@ -19,6 +19,7 @@ from vla_cl.memory.remembered import Remembered, from_index
 from vla_cl.memory.selection import Candidates, Samples, Units, cut, mean_feature, rule_named
 from vla_cl.memory.settings import SETTING, MemorySettings
 from vla_cl.memory.store import TrajectoryStore
+from vla_cl import names
 from vla_cl.names import NOTES
 from vla_cl.random_numbers import Purpose, generator
 from vla_cl.types import Batch, ConfigurationError, Experience
@@ -30,7 +31,7 @@ SELECTIONS: tuple[Selection, ...] = ("first", "uniform")
 COPIES = "memory"
 """Where copies lie in a run's folder."""
 
-REUSED = Experience(-1, "memory.reused", ())
+REUSED = Experience(-1, names.REUSED, ())
 """Under which name and number a memory keeps what another run remembered."""
 
 

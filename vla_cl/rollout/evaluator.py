@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 from typing import Self
 
 from vla_cl.interfaces import Evaluator, Model, Policy, Suite
@@ -42,10 +43,12 @@ class RolloutEvaluator(Evaluator):
         self._engine.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
         """Simulators end."""
         assert self._engine is not None
-        self._engine.__exit__(*error)
+        self._engine.__exit__(kind, error, trace)
         self._engine = None
 
     def units(self, task: Task, split: Split, count: int) -> Sequence[int]:
