@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from vla_cl.compose import choices, compose
+from vla_cl.evaluation.table import TrialTable
 from vla_cl.metrics import HEADLINE, METRICS, SuccessMatrix, compute_all, load_matrix
 from vla_cl.rollout.evaluator import trial_of
-from vla_cl.rollout.table import EpisodeTable
+from vla_cl.rollout.table import EPISODES as LAYOUT
 from vla_cl.run_folder import success_matrix
 from vla_cl.stream_sources import sources
 from vla_cl.types import ConfigurationError, Episode, Experience, Outcome, Stream, Task
@@ -191,7 +192,7 @@ BENCHMARKS = {
 
 def episodes_of(stream, generator):
     """The episode table of a run over a stream: every task met so far after each experience, three points per curve."""
-    table = EpisodeTable()
+    table = TrialTable(LAYOUT)
 
     def roll_out(task, experience, step, split):
         for state in range(1 if split == "report" and len(stream) > 20 else EPISODES):  # long streams: quick enough

@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from vla_cl import checkpoint
 from vla_cl.checkpoint import Progress
+from vla_cl.evaluation.table import TrialTable
 from vla_cl.interfaces import Data, Evaluator, Family, Method, Model
 from vla_cl.manifest import RUN_FORMAT
 from vla_cl.memory.replay_memory import REUSED
-from vla_cl.rollout.table import EpisodeTable
 from vla_cl.run_folder import RunFolder, machine, versions
 from vla_cl.tracking import Tracker
 from vla_cl.train import TrainingSettings, learn
@@ -92,9 +92,9 @@ class ContinualRun:
         self._plan = plan
         self._train_seed = train_seed
         self._folder = folder
-        self._table = EpisodeTable()
         self._passed_over: tuple[str, ...] = ()
         self._evaluator = family.evaluator()
+        self._table = TrialTable(self._evaluator.layout)
 
     def go(self, tracker: Tracker) -> None:
         """Learn what has not been learnt yet.
@@ -121,7 +121,7 @@ class ContinualRun:
                 self._write_results(progress.experiences_done)
                 tracker.flush()
                 progress = replace(progress, passed_over=self._passed_over)
-                checkpoint.save(self._folder.checkpoints, model, self._method, progress, self._table.write)
+                checkpoint.save(self._folder.checkpoints, model, self._method, progress, self._table)
                 self._method.committed()
                 self._write_summary(model, progress)
         self._write_summary(model, progress)
@@ -152,7 +152,7 @@ class ContinualRun:
     def _continue(self, found: Path, progress: Progress) -> Model:
         """The model of a checkpoint, and the method with what it kept."""
         checkpoint.point_at(found)  # a kill right after the checkpoint left `last` at the one before
-        self._table = self._episodes_of(found, progress)
+        self._table = self._trials_of(found, progress)
         model = self._family.load_model(found / "pretrained_model")
         past = self._stream.experiences[: progress.experiences_done]
         known = past[-1:] if self._stream.independent else past
@@ -174,21 +174,22 @@ class ContinualRun:
         """What loop and method are told: alone, every experience is the first."""
         return replace(experience, index=0) if self._stream.independent else experience
 
-    def _episodes_of(self, found: Path, progress: Progress) -> EpisodeTable:
+    def _trials_of(self, found: Path, progress: Progress) -> TrialTable:
         """The table up to a checkpoint: its own copy, or, of a version that wrote none, the run's table.
 
         Raises:
             ConfigurationError: Trials of an experience that has been learnt are missing.
         """
-        path = found / checkpoint.EPISODES
-        table = EpisodeTable.read(path) if path.is_file() else self._folder.episodes()
+        layout = self._evaluator.layout
+        path = found / checkpoint.STATE / layout.file
+        table = TrialTable.read(path, layout) if path.is_file() else self._folder.trials(layout)
         for experience in self._stream.experiences[: progress.experiences_done]:
             tasks = self._tasks_to_evaluate(experience)
             expected = {(task.id, unit) for task in tasks for unit in self._units(task)}
             if missing := expected - table.reported(experience.index):
                 raise ConfigurationError(
-                    f"the episode table of {short(self._folder.root)} lacks {len(missing)} episodes of experience "
-                    f"{experience.index}, which its checkpoint implies; restore episodes.parquet, "
+                    f"{layout.title} of {short(self._folder.root)} lacks {len(missing)} trials of experience "
+                    f"{experience.index}, which its checkpoint implies; restore {layout.file}, "
                     "or start again with output_dir=<a new folder>"
                 )
         return table

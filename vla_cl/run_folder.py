@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from vla_cl.evaluation.table import TrialTable
 from vla_cl.files import is_leftover, remove_leftovers, write_json, write_text
+from vla_cl.interfaces.layout import TableLayout
 from vla_cl.locks import only_writer
 from vla_cl.manifest import of_run, require_text_seal, seal, seal_text
 from vla_cl.metrics.matrix import SuccessMatrix
 from vla_cl.names import VIDEOS
-from vla_cl.rollout.table import EpisodeTable
 from vla_cl.settings.speed import WHERE_AND_HOW_FAST, is_among
 from vla_cl.trust.reading import read_text
 from vla_cl.trust.text import counted, harmless, short
@@ -30,7 +31,7 @@ PACKAGES = (
     "peft", "accelerate", "av",
 )  # fmt: skip
 
-CONFIG, TABLE, MATRIX, LOCK = "config.yaml", "episodes.parquet", "matrix.json", ".lock"
+CONFIG, MATRIX, LOCK = "config.yaml", "matrix.json", ".lock"
 
 _PLACES = ("stream.datasets", "data.datasets")  # datasets are compared by content (`vla_cl.data.identity`)
 MAY_DIFFER = (*WHERE_AND_HOW_FAST, *_PLACES)
@@ -108,16 +109,16 @@ class RunFolder:
                 f"give {_another(settings)}, or the same settings to continue it"
             )
 
-    def episodes(self) -> EpisodeTable:
-        """The episode table; empty for a new run."""
-        path = self.root / TABLE
-        return EpisodeTable.read(path) if path.is_file() else EpisodeTable()
+    def trials(self, layout: TableLayout) -> TrialTable:
+        """The table of trials; empty for a new run."""
+        path = self.root / layout.file
+        return TrialTable.read(path, layout) if path.is_file() else TrialTable(layout)
 
     def write_results(
-        self, table: EpisodeTable, stream: Stream, experiences_done: int, curve_episodes: int | None = None
+        self, table: TrialTable, stream: Stream, experiences_done: int, curve_episodes: int | None = None
     ) -> None:
-        """Write the episode table and the matrix that follows from it; without an episode there is no matrix."""
-        table.write(self.root / TABLE)
+        """Write the table of trials and the matrix that follows from it; without a trial there is no matrix."""
+        table.write(self.root / table.layout.file)
         if experiences_done and len(table):
             success_matrix(table, stream, experiences_done, curve_episodes).write(self.root / MATRIX)
         else:
@@ -140,19 +141,22 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def success_matrix(
-    table: EpisodeTable, stream: Stream, experiences_done: int, curve_episodes: int | None = None
+    table: TrialTable, stream: Stream, experiences_done: int, curve_episodes: int | None = None
 ) -> SuccessMatrix:
-    """The matrix of the reported episodes after the first experiences of a stream."""
+    """The matrix of the reported trials after the first experiences of a stream."""
     tasks = [task.id for task in stream.tasks]
     success = np.full((experiences_done, len(tasks)), np.nan)
     episodes = np.zeros((experiences_done, len(tasks)), dtype=np.int64)
     for row in range(experiences_done):
-        for task, cell in table.success_cells(row, "report").items():
-            success[row, tasks.index(task)] = cell.success
-            episodes[row, tasks.index(task)] = cell.episodes
-    before = table.success_cells(-1, "report")
-    baseline = np.asarray([before[task].success for task in tasks]) if set(tasks) <= before.keys() else None
-    points = {task: np.asarray(curve) for task, curve in table.curves("select").items()}
+        for task, cell in table.cells(row, "report").items():
+            success[row, tasks.index(task)] = cell.value
+            episodes[row, tasks.index(task)] = cell.count
+    before = table.cells(-1, "report")
+    baseline = np.asarray([before[task].value for task in tasks]) if set(tasks) <= before.keys() else None
+    points = {
+        task: np.asarray([(experience, step, cell.value) for experience, step, cell in curve])
+        for task, curve in table.curves("select").items()
+    }
     curves = {task: curve[:, 1:] for task, curve in points.items()}
     brought = [task.id for experience in stream for task in experience.tasks]
     repeated = {task: curve[:, 0].astype(np.int64) for task, curve in points.items() if brought.count(task) > 1}
@@ -164,7 +168,7 @@ def success_matrix(
         curves=curves,
         curve_episodes=curve_episodes if curves else None,
         baseline=baseline,
-        baseline_episodes=None if baseline is None else min(cell.episodes for cell in before.values()),
+        baseline_episodes=None if baseline is None else min(cell.count for cell in before.values()),
         stream=tuple(tuple(task.id for task in experience.tasks) for experience in stream),
         curve_experiences=repeated,
     )

@@ -202,6 +202,16 @@ class Measure:
     high: float = math.inf
     title: str = ""
 
+    @property
+    def sign(self) -> int:
+        """1 where higher is better, -1 where lower is: a score times this is the better the higher it is."""
+        return 1 if self.direction == "higher" else -1
+
+    @property
+    def worst(self) -> float:
+        """What a trial counts that could not be carried out; infinite where the values have no bound."""
+        return self.low if self.direction == "higher" else self.high
+
 
 SUCCESS = Measure("success", "higher", "proportion", 0.0, 1.0, "success")
 """Whether an episode reached its goal."""

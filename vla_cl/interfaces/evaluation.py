@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
 
+from vla_cl.interfaces.layout import TableLayout, TrialLayout
 from vla_cl.interfaces.model import Model
 from vla_cl.types import EvaluationRequest, Measure, Split, Task, Trial
 
@@ -23,6 +24,11 @@ class Evaluator(AbstractContextManager["Evaluator"], ABC):
 
     columns: Mapping[str, str] = {}
     """What else it notes of each trial: name to arrow type."""
+
+    @property
+    def layout(self) -> TableLayout:
+        """Of the table that its trials are kept in."""
+        return TrialLayout(self.measures, self.columns)
 
     def __enter__(self) -> Self:
         """Make ready."""

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vla_cl.evaluation.table import require_rows_seal
 from vla_cl.manifest import require_of_run, require_readable, require_seal, require_text_seal
 from vla_cl.metrics import SuccessMatrix
 from vla_cl.metrics.matrix import rollouts_skipped
 from vla_cl.report.numbers import last_row
-from vla_cl.rollout.table import require_rows_seal
+from vla_cl.rollout.table import EPISODES
 from vla_cl.trust.reading import parse_json_object, read_json_object, read_lines, read_text, require_entries
 from vla_cl.trust.tables import read_rows
 from vla_cl.trust.text import harmless, harmless_data, harmless_lines, short, told_as
@@ -225,7 +226,7 @@ def _read_episodes(folder: Path) -> tuple[EpisodeRow, ...] | None:
     path = folder / "episodes.parquet"
     if not path.is_file():
         return None
-    require_rows_seal(path)
+    require_rows_seal(path, EPISODES)
     rows = read_rows(path, "the episode table", "restore it or move it away", EPISODE_COLUMNS, TABLE_BYTES)
     with told_as(
         f"{short(path)} cannot be read as an episode table", "restore it or move it away", ValueError, TypeError

@@ -12,7 +12,7 @@ from vla_cl.interfaces import Evaluator, Model, Policy, Suite
 from vla_cl.rollout.compatibility import check_interface, require_single_frames, skipped_rollouts
 from vla_cl.rollout.engine import Engine
 from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, one_thread, requests, save_videos
-from vla_cl.rollout.table import EVALUATOR_COLUMNS
+from vla_cl.rollout.table import EPISODES, EVALUATOR_COLUMNS, EpisodeLayout
 from vla_cl.types import SUCCESS, Episode, EvaluationRequest, Outcome, Split, Stream, Task, Trial
 
 
@@ -36,6 +36,11 @@ class RolloutEvaluator(Evaluator):
         offered = {task.id for task in suite.tasks()}
         self._evaluable = {task.id for task in stream.tasks if task.id in offered}
         self._engine: Engine | None = None
+
+    @property
+    def layout(self) -> EpisodeLayout:
+        """That of every episode table."""
+        return EPISODES
 
     def __enter__(self) -> Self:
         """Simulators start at the first request."""
