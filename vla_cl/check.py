@@ -71,7 +71,7 @@ def check(settings: Settings) -> Checked:
     Raises:
         ConfigurationError: The first thing that is wrong.
     """
-    evaluation = _light_settings(settings)
+    evaluation = light_settings(settings)
     found = sources(settings, metadata_only=True)
     if found.remote:
         _check_before_download(settings, found, evaluation)
@@ -86,7 +86,7 @@ def _passed(settings: Settings, examined: Examined, evaluation: EvaluationSettin
         ConfigurationError: The first thing that is wrong.
     """
     found = examined.found
-    training, method = _heavy_settings(settings)
+    training, method = heavy_settings(settings)
     output, cache = output_folder(settings), Path(settings["cache_dir"])
     for setting, folder in (("output_dir", output), ("cache_dir", cache)):
         require_writable(folder, setting)
@@ -94,7 +94,7 @@ def _passed(settings: Settings, examined: Examined, evaluation: EvaluationSettin
     known = other_picture_sizes(examined.spec, found.suite.spec) if found.evaluable else skipped_rollouts(found.suite)
     notes = [*examined.notes, *([known] if known else [])]
     _check_room(examined, cache, settings)
-    _require_second_task(settings["arrangement"], method)
+    require_second_task(settings["arrangement"], method)
     if found.stream.independent and evaluation.future_tasks:
         raise ConfigurationError(
             "evaluation.future_tasks=true rolls out tasks that are learnt later, but with arrangement=independent none "
@@ -120,14 +120,14 @@ def _check_before_download(settings: Settings, found: Sources, evaluation: Evalu
     if tell_sizes(dataset.root for dataset in found.remote):
         reports = _passed(settings, examine(settings, found), evaluation).reports
     else:  # what pictures they hold is only seen in them
-        _heavy_settings(settings)
+        heavy_settings(settings)
     missing = [size for dataset in found.remote if (size := bytes_to_fetch(dataset)) != 0]
     if missing:
         cache = Path(settings["cache_dir"]) / "frames"
         require_room_to_fetch(sum(size or 0 for size in missing), hub_folder(), reports, cache)
 
 
-def _light_settings(settings: Settings) -> EvaluationSettings:
+def light_settings(settings: Settings) -> EvaluationSettings:
     """What can be told without a file and without torch."""
     if settings["normalisation"] not in NORMALISATIONS:
         hint = nearest(settings["normalisation"], NORMALISATIONS)
@@ -136,7 +136,7 @@ def _light_settings(settings: Settings) -> EvaluationSettings:
     return EvaluationSettings(**checked_arguments(EvaluationSettings, settings["evaluation"]))
 
 
-def _heavy_settings(settings: Settings) -> tuple[TrainingSettings, Method]:
+def heavy_settings(settings: Settings) -> tuple[TrainingSettings, Method]:
     """What torch is imported for."""
     from vla_cl.train import TrainingSettings
 
@@ -181,7 +181,7 @@ def _require_attachable(method: Method, policy: PolicySettings, train_seed: int)
     copy.deepcopy(method).attach(VlaModel(policy.network, None, None), train_seed)
 
 
-def _require_second_task(arrangement: str, method: Method) -> None:
+def require_second_task(arrangement: str, method: Method) -> None:
     """Refuse a method that would do nothing in silence.
 
     Raises:

@@ -131,8 +131,9 @@ def _check(options: argparse.Namespace) -> int:
 
     settings = compose(options.overrides, folders=options.conf)
     from vla_cl.check import check_command
+    from vla_cl.family_check import check_family_command, is_robot
 
-    check_command(settings)
+    (check_command if is_robot(settings) else check_family_command)(settings)
     return 0
 
 

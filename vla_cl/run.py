@@ -15,14 +15,15 @@ from vla_cl.compose import Settings
 from vla_cl.data.cameras import Pairs
 from vla_cl.data.run_data import remember_datasets
 from vla_cl.data.source import Source
-from vla_cl.interfaces import Suite
+from vla_cl.family_check import CheckedFamily, check_family, is_robot, without_robot_settings
+from vla_cl.interfaces import Family, Suite
 from vla_cl.location import find_run
 from vla_cl.rollout.compatibility import skipped_rollouts
 from vla_cl.run_folder import RunFolder
 from vla_cl.stream_sources import sources
 from vla_cl.tracking import Tracker
 from vla_cl.trust.text import short
-from vla_cl.types import ConfigurationError, Task
+from vla_cl.types import ConfigurationError, Stream, Task
 
 __all__ = ["collect_command", "demonstrations", "run_name", "sources", "train", "use_threads"]
 
@@ -60,6 +61,13 @@ def train(settings: Settings) -> Path:
     Raises:
         ConfigurationError: Something in the settings cannot be done.
     """
+    return _train_robot(settings) if is_robot(settings) else _train_family(settings)
+
+
+def _train_robot(settings: Settings) -> Path:
+    settings = {
+        key: value for key, value in settings.items() if key != "family"
+    }  # as runs were before there were others
     checked = check(settings)
     checked.say()
     folder = RunFolder(output_folder(settings))
@@ -67,9 +75,19 @@ def train(settings: Settings) -> Path:
         print(note, file=sys.stderr)
     with folder.open(settings):
         remember_datasets(folder.root, checked.found.roots, began=folder.has_begun)
-        _learn(settings, checked, folder)
+        family = _robot(settings, checked, folder)
+        _learn(settings, family, checked.found.stream, checked, folder)
     if not checked.found.evaluable:
         print(skipped_rollouts(checked.found.suite))
+    return folder.root
+
+
+def _train_family(settings: Settings) -> Path:
+    checked = check_family(settings)
+    own = without_robot_settings(settings)
+    folder = RunFolder(output_folder(settings))
+    with folder.open(own):
+        _learn(own, checked.family, checked.stream, checked, folder)
     return folder.root
 
 
@@ -96,32 +114,31 @@ def memory_left_behind(checked: Checked) -> str | None:
     return f"{opening}; take it along: vla-cl memory RUN --export FOLDER, and method.memory={{..., reuse: FOLDER}}"
 
 
-def _learn(settings: Settings, checked: Checked, folder: RunFolder) -> None:
-    """Record what is missing, and learn; this process is the only one that writes the folder."""
+def _robot(settings: Settings, checked: Checked, folder: RunFolder) -> Family:
+    """The robot family of a run, what is missing of its demonstrations recorded."""
     found = checked.found
     recorded = found.recorded
     if recorded is None:
         recorded = demonstrations(settings, found.own_suite, found.stream.tasks, found.suite_cameras)
+    from vla_cl.families.robot import RobotFamily
+
+    frames, policy = Path(settings["cache_dir"]) / "frames", checked.policy
+    return RobotFamily(found.suite, found.stream, recorded, policy, checked.evaluation, frames, folder.root)
+
+
+def _learn(
+    settings: Settings, family: Family, stream: Stream, checked: Checked | CheckedFamily, folder: RunFolder
+) -> None:
+    """Learn; this process is the only one that writes the folder."""
     use_threads(settings["threads"])
 
     from vla_cl.continual import ContinualRun, EvaluationPlan, Identity
-    from vla_cl.families.robot import RobotFamily
 
-    frames, chosen = Path(settings["cache_dir"]) / "frames", checked.evaluation
-    family = RobotFamily(found.suite, found.stream, recorded, checked.policy, chosen, frames, folder.root)
+    chosen = checked.evaluation
     plan = EvaluationPlan(
         chosen.episodes, chosen.future_tasks, chosen.untrained, chosen.curve_points, chosen.curve_episodes
     )
     identity = Identity(run_name(settings), checked.method.name, settings["arrangement"])
-    run = ContinualRun(
-        identity,
-        family,
-        found.stream,
-        checked.method,
-        checked.training,
-        plan,
-        settings["train_seed"],
-        folder,
-    )
+    run = ContinualRun(identity, family, stream, checked.method, checked.training, plan, settings["train_seed"], folder)
     with Tracker(folder.root, settings["tracking"]["trackers"], settings["tracking"]["project"], settings) as tracker:
         run.go(tracker)

@@ -20,7 +20,7 @@ from vla_cl.models.warm_start import fit_to_data
 from vla_cl.rollout.compatibility import require_fit
 from vla_cl.rollout.evaluation import EvaluationSettings
 from vla_cl.rollout.evaluator import RolloutEvaluator
-from vla_cl.types import Experience, Stream
+from vla_cl.types import Experience, Stream, Task
 
 
 class RobotFamily(Family):
@@ -57,6 +57,10 @@ class RobotFamily(Family):
         self._folder = folder
         self._loaded: dict[int, Frames] = {}
         self._passed_over: tuple[str, ...] = ()
+
+    def tasks(self) -> Sequence[Task]:
+        """Those of the stream; what the suite has besides has no data here."""
+        return self._stream.tasks
 
     def new_model(self, first: Experience, seed: int) -> VlaModel:
         """The warm start, or new weights; normalised by the first experience's data."""

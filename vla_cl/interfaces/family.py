@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vla_cl.interfaces.data import Data
 from vla_cl.interfaces.evaluation import Evaluator
+from vla_cl.interfaces.method import Method
 from vla_cl.interfaces.model import Model
-from vla_cl.types import ConfigurationError, Experience
+from vla_cl.types import ConfigurationError, Experience, Stream, Task
 
 
 class Family(ABC):
@@ -20,6 +21,17 @@ class Family(ABC):
     """
 
     name: str
+
+    @abstractmethod
+    def tasks(self) -> Sequence[Task]:
+        """What can be learnt; a stream is made of these."""
+
+    def check(self, stream: Stream, method: Method) -> None:  # noqa: B027 - most have nothing to add
+        """Refuse what cannot work, before anything slow starts; the method stays as it is.
+
+        Raises:
+            ConfigurationError: Something does not fit.
+        """
 
     @abstractmethod
     def new_model(self, first: Experience, seed: int) -> Model:

@@ -69,6 +69,7 @@ _TRAIN: dict[str, Rule] = {
     "arrangement": one_of("sequential", "joint", "independent"),
     "normalisation": one_of("first_task", "checkpoint"),
     "warm_start": optional(path),
+    "family.name": folder_name,
     "stream.name": folder_name,
     "method.name": folder_name,
     "demonstrations.episodes": _STATES,
@@ -116,13 +117,24 @@ RULES: Mapping[str, Mapping[str, Rule]] = {"config": _TRAIN, "evaluate": _EVALUA
 """Of each root configuration, the rules by dotted name."""
 
 MAPPINGS: Mapping[str, tuple[str, ...]] = {
-    "config": ("suite", "stream", "policy", "method", "data", "demonstrations", "training", "evaluation", "tracking"),
+    "config": (
+        "family",
+        "suite",
+        "stream",
+        "policy",
+        "method",
+        "data",
+        "demonstrations",
+        "training",
+        "evaluation",
+        "tracking",
+    ),
     "evaluate": ("suite", "random", "evaluation"),
     "bench": (),
 }
 """Of each root configuration, the keys that hold settings of their own."""
 
-_NEEDED = {"suite": ("name",), "stream": ("name",), "policy": ("type",), "method": ("name",)}
+_NEEDED = {"family": ("name",), "suite": ("name",), "stream": ("name",), "policy": ("type",), "method": ("name",)}
 
 _ANYWHERE: Mapping[str, Rule] = {
     "suite.assets": optional(path),
@@ -130,6 +142,7 @@ _ANYWHERE: Mapping[str, Rule] = {
     "suite.max_steps": optional(whole(1, 10**6)),
     "suite.order": whole(0, 10**6),
     "stream.suite": optional(text),
+    "stream.family": optional(text),
     "stream.tasks": optional(names_or("all")),
     "stream.experiences": optional(names(experience)),
     "stream.datasets": names(path),
@@ -167,7 +180,13 @@ def checked(settings: Mapping[str, Any], root: str) -> dict[str, Any]:
 
 
 def _no_mapping(name: str, value: object) -> str:
-    example = {"suite": "metaworld", "stream": "metaworld_demo", "policy": "nano_vla", "method": "sequential"}
+    example = {
+        "family": "robot",
+        "suite": "metaworld",
+        "stream": "metaworld_demo",
+        "policy": "nano_vla",
+        "method": "sequential",
+    }
     if name in example:
         return (
             f"a run needs a {name}, and {name}={shown(value)} is none; choose one, for example {name}={example[name]}"
