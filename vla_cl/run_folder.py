@@ -18,20 +18,20 @@ from vla_cl.files import is_leftover, remove_leftovers, write_json, write_text
 from vla_cl.interfaces.layout import TableLayout
 from vla_cl.locks import only_writer
 from vla_cl.manifest import of_run, require_text_seal, seal, seal_text
-from vla_cl.metrics.matrix import SuccessMatrix
+from vla_cl.metrics.matrix import ScoreMatrix, matrix_file
 from vla_cl.names import VIDEOS
 from vla_cl.settings.speed import WHERE_AND_HOW_FAST, is_among
 from vla_cl.trust.reading import read_text
 from vla_cl.trust.text import counted, harmless, short
 from vla_cl.trust.yaml_files import YAML_BYTES, read_yaml_object
-from vla_cl.types import ConfigurationError, Stream
+from vla_cl.types import SUCCESS, ConfigurationError, Measure, Stream
 
 PACKAGES = (
     "vla-cl", "lerobot", "torch", "numpy", "gymnasium", "mujoco", "metaworld", "robosuite", "hf-libero", "transformers",
     "peft", "accelerate", "av",
 )  # fmt: skip
 
-CONFIG, MATRIX, LOCK = "config.yaml", "matrix.json", ".lock"
+CONFIG, LOCK = "config.yaml", ".lock"
 
 _PLACES = ("stream.datasets", "data.datasets")  # datasets are compared by content (`vla_cl.data.identity`)
 MAY_DIFFER = (*WHERE_AND_HOW_FAST, *_PLACES)
@@ -117,12 +117,14 @@ class RunFolder:
     def write_results(
         self, table: TrialTable, stream: Stream, experiences_done: int, curve_episodes: int | None = None
     ) -> None:
-        """Write the table of trials and the matrix that follows from it; without a trial there is no matrix."""
+        """Write the table of trials and the matrices that follow from it; without a trial there are none."""
         table.write(self.root / table.layout.file)
-        if experiences_done and len(table):
-            success_matrix(table, stream, experiences_done, curve_episodes).write(self.root / MATRIX)
-        else:
-            (self.root / MATRIX).unlink(missing_ok=True)
+        for place, measure in enumerate(table.layout.measures):
+            path = self.root / matrix_file(measure, shown=place == 0)
+            if experiences_done and len(table):
+                score_matrix(table, stream, experiences_done, curve_episodes, measure).write(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``run.json``."""
@@ -140,37 +142,41 @@ def read_settings(path: Path) -> dict[str, Any]:
     return read_yaml_object(path, "the settings of the run", remedy)
 
 
-def success_matrix(
-    table: TrialTable, stream: Stream, experiences_done: int, curve_episodes: int | None = None
-) -> SuccessMatrix:
+def score_matrix(
+    table: TrialTable, stream: Stream, experiences_done: int, curve_count: int | None = None, measure: Measure = SUCCESS
+) -> ScoreMatrix:
     """The matrix of the reported trials after the first experiences of a stream."""
     tasks = [task.id for task in stream.tasks]
-    success = np.full((experiences_done, len(tasks)), np.nan)
-    episodes = np.zeros((experiences_done, len(tasks)), dtype=np.int64)
+    scores, spread = (np.full((experiences_done, len(tasks)), np.nan) for _ in range(2))
+    counts = np.zeros((experiences_done, len(tasks)), dtype=np.int64)
     for row in range(experiences_done):
-        for task, cell in table.cells(row, "report").items():
-            success[row, tasks.index(task)] = cell.value
-            episodes[row, tasks.index(task)] = cell.count
-    before = table.cells(-1, "report")
-    baseline = np.asarray([before[task].value for task in tasks]) if set(tasks) <= before.keys() else None
+        for task, cell in table.cells(row, "report", measure=measure).items():
+            place = row, tasks.index(task)
+            scores[place], counts[place], spread[place] = cell.value, cell.count, cell.spread
+    before = table.cells(-1, "report", measure=measure)
+    untrained = [before[task] for task in tasks] if set(tasks) <= before.keys() else None
     points = {
         task: np.asarray([(experience, step, cell.value) for experience, step, cell in curve])
-        for task, curve in table.curves("select").items()
+        for task, curve in table.curves("select", measure).items()
     }
     curves = {task: curve[:, 1:] for task, curve in points.items()}
     brought = [task.id for experience in stream for task in experience.tasks]
     repeated = {task: curve[:, 0].astype(np.int64) for task, curve in points.items() if brought.count(task) > 1}
-    return SuccessMatrix(
+    means = measure.kind == "mean"
+    return ScoreMatrix(
         tasks=tuple(tasks),
         experiences=tuple(experience.name for experience in stream.experiences[:experiences_done]),
-        success=success,
-        episodes=episodes,
+        scores=scores,
+        counts=counts,
         curves=curves,
-        curve_episodes=curve_episodes if curves else None,
-        baseline=baseline,
-        baseline_episodes=None if baseline is None else min(cell.count for cell in before.values()),
+        curve_count=curve_count if curves else None,
+        baseline=None if untrained is None else np.asarray([cell.value for cell in untrained]),
+        baseline_count=None if untrained is None else min(cell.count for cell in untrained),
         stream=tuple(tuple(task.id for task in experience.tasks) for experience in stream),
         curve_experiences=repeated,
+        measure=measure,
+        spread=spread if means else None,
+        baseline_spread=np.asarray([cell.spread for cell in untrained]) if means and untrained is not None else None,
     )
 
 

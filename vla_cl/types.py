@@ -203,6 +203,11 @@ class Measure:
     title: str = ""
 
     @property
+    def words(self) -> str:
+        """What it is called within a sentence."""
+        return self.title or self.name
+
+    @property
     def sign(self) -> int:
         """1 where higher is better, -1 where lower is: a score times this is the better the higher it is."""
         return 1 if self.direction == "higher" else -1

@@ -12,7 +12,7 @@ from vla_cl.checkpoint import Progress
 from vla_cl.evaluation.table import TrialTable
 from vla_cl.files import remove_leftovers
 from vla_cl.interfaces import Method
-from vla_cl.metrics import SuccessMatrix
+from vla_cl.metrics import ScoreMatrix
 from vla_cl.rollout.evaluator import trial_of
 from vla_cl.rollout.journal import Journal
 from vla_cl.rollout.table import EPISODES
@@ -93,13 +93,13 @@ def test_tables_and_matrices(tmp_path, monkeypatch):
 
     def save(value):
         table(int(value * 10)).write(paths[0])
-        SuccessMatrix(("toy/red",), ("first",), [[value]], [[4]]).write(paths[1])
+        ScoreMatrix(("toy/red",), ("first",), [[value]], [[4]]).write(paths[1])
 
     def check():
         remove_leftovers(tmp_path, alone=True)
         assert {path.name for path in tmp_path.iterdir()} == {path.name for path in paths}
         assert TrialTable.read(paths[0], EPISODES).rows[0]["step"] in (5, 10)
-        assert SuccessMatrix.from_json(paths[1]).success[0, 0] in (0.5, 1.0)
+        assert ScoreMatrix.from_json(paths[1]).scores[0, 0] in (0.5, 1.0)
 
     save(0.5)
     assert every_failure(monkeypatch, lambda: save(1.0), check) > 8

@@ -10,7 +10,7 @@ from typing import Any
 
 from vla_cl.evaluation.table import require_rows_seal
 from vla_cl.manifest import require_of_run, require_readable, require_seal, require_text_seal
-from vla_cl.metrics import SuccessMatrix
+from vla_cl.metrics import ScoreMatrix
 from vla_cl.metrics.matrix import rollouts_skipped
 from vla_cl.report.numbers import last_row
 from vla_cl.rollout.table import EPISODES
@@ -81,7 +81,7 @@ class RunRecord:
     label: str
     info: Mapping[str, Any]
     experiences: tuple[tuple[str, tuple[str, ...]], ...]
-    matrix: SuccessMatrix | None
+    matrix: ScoreMatrix | None
     boundaries: tuple[float, ...] | None
     borders: tuple[float, ...]
     episodes: tuple[EpisodeRow, ...] | None
@@ -209,11 +209,11 @@ def _folder_of(file: Path) -> str:
     return f"give the run that it lies in, {short(runs[0])}" if runs else "give the folder that a run wrote"
 
 
-def _read_matrix(folder: Path, finished: bool) -> SuccessMatrix | None:
+def _read_matrix(folder: Path, finished: bool) -> ScoreMatrix | None:
     """The success matrix; only a run that is still going may lack it."""
     path = folder / "matrix.json"
     if path.is_file():
-        return SuccessMatrix.from_json(path)
+        return ScoreMatrix.from_json(path)
     if finished and rollouts_skipped(folder) is None:
         raise ConfigurationError(
             f"{short(folder)} is a finished run without matrix.json; restore the file or evaluate the run again"
@@ -296,7 +296,7 @@ def _training_curve(lines: Sequence[Mapping[str, Any]] | None) -> TrainingCurve 
 
 
 def _boundaries(
-    matrix: SuccessMatrix | None,
+    matrix: ScoreMatrix | None,
     episodes: Sequence[EpisodeRow] | None,
     lines: Sequence[Mapping[str, Any]] | None,
 ) -> tuple[float, ...] | None:
