@@ -22,10 +22,11 @@ from vla_cl.interfaces import Data, Evaluator, Family, Method, Model
 from vla_cl.manifest import RUN_FORMAT
 from vla_cl.memory.replay_memory import REUSED
 from vla_cl.run_folder import RunFolder, machine, versions
+from vla_cl.scores import EvaluationRequest
 from vla_cl.tracking import Tracker
 from vla_cl.train import TrainingSettings, learn
 from vla_cl.trust.text import short
-from vla_cl.types import ConfigurationError, EvaluationRequest, Experience, Stream, Task
+from vla_cl.types import ConfigurationError, Experience, Stream, Task
 
 LOG_EVERY = 10
 

@@ -20,11 +20,12 @@ from vla_cl.locks import only_writer
 from vla_cl.manifest import of_run, require_text_seal, seal, seal_text
 from vla_cl.metrics.matrix import ScoreMatrix, matrix_file
 from vla_cl.names import VIDEOS
+from vla_cl.scores import SUCCESS, Measure
 from vla_cl.settings.speed import WHERE_AND_HOW_FAST, is_among
 from vla_cl.trust.reading import read_text
 from vla_cl.trust.text import counted, harmless, short
 from vla_cl.trust.yaml_files import YAML_BYTES, read_yaml_object
-from vla_cl.types import SUCCESS, ConfigurationError, Measure, Stream
+from vla_cl.types import ConfigurationError, Stream
 
 PACKAGES = (
     "vla-cl", "lerobot", "torch", "numpy", "gymnasium", "mujoco", "metaworld", "robosuite", "hf-libero", "transformers",

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vla_cl.interfaces import Evaluator, Model
-from vla_cl.types import Batch, ConfigurationError, EvaluationRequest, Measure, Split, Task, Trial
+from vla_cl.scores import EvaluationRequest, Measure, Trial
+from vla_cl.types import Batch, ConfigurationError, Split, Task
 
 Score = Callable[[Model, Batch], Tensor]
 """One value for each sample of a batch, shape (B,)."""

@@ -15,9 +15,10 @@ import numpy as np
 from vla_cl.files import replacing
 from vla_cl.interfaces.layout import TableLayout
 from vla_cl.manifest import require_of_run, run_key
+from vla_cl.scores import Measure, Trial
 from vla_cl.trust.tables import open_table, read_rows
 from vla_cl.trust.text import harmless, short
-from vla_cl.types import ConfigurationError, Measure, Split, Trial
+from vla_cl.types import ConfigurationError, Split
 
 if TYPE_CHECKING:
     import pyarrow

@@ -10,7 +10,8 @@ from typing import Self
 
 from vla_cl.interfaces.layout import TableLayout, TrialLayout
 from vla_cl.interfaces.model import Model
-from vla_cl.types import EvaluationRequest, Measure, Split, Task, Trial
+from vla_cl.scores import EvaluationRequest, Measure, Trial
+from vla_cl.types import Split, Task
 
 
 class Evaluator(AbstractContextManager["Evaluator"], ABC):

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vla_cl.types import Measure, Trial
+from vla_cl.scores import Measure, Trial
 
 
 class TableLayout(ABC):

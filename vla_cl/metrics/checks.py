@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_cl.types import ConfigurationError, Measure
+from vla_cl.scores import Measure
+from vla_cl.types import ConfigurationError
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

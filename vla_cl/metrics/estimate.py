@@ -30,7 +30,7 @@ from vla_cl.metrics.measurements import Measurements
 from vla_cl.metrics.reasons import why_undefined
 from vla_cl.metrics.table import METRICS, Metric
 from vla_cl.metrics.terms import Terms
-from vla_cl.types import Measure
+from vla_cl.scores import Measure
 
 SHARED_STATES = "shared: it adds up scores of the same trials in several evaluations, whose luck is partly the same"
 """Why a sum over several evaluations of one task has no interval; tables show the word before the colon."""

@@ -24,9 +24,10 @@ from vla_cl.metrics.checks import (
     nearest,
 )
 from vla_cl.metrics.plain import CELLS, FloatArray, IntArray
+from vla_cl.scores import SUCCESS, Measure
 from vla_cl.trust.reading import read_json, read_json_object
 from vla_cl.trust.text import harmless, short
-from vla_cl.types import SUCCESS, ConfigurationError, Measure
+from vla_cl.types import ConfigurationError
 
 _OPTIONAL = (
     *("experiences", "curves", "baseline", "stream", "curve_experiences"),

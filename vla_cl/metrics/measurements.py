@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from vla_cl.metrics import definitions
 from vla_cl.metrics.matrix import ScoreMatrix
-from vla_cl.types import ConfigurationError, Measure
+from vla_cl.scores import Measure
+from vla_cl.types import ConfigurationError
 
 FloatArray = NDArray[np.float64]
 

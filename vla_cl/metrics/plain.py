@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_cl.types import SUCCESS, ConfigurationError, Measure
+from vla_cl.scores import SUCCESS, Measure
+from vla_cl.types import ConfigurationError
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

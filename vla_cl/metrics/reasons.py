@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from vla_cl.metrics.matrix import ScoreMatrix
 from vla_cl.metrics.measurements import Measurements, covered_steps
+from vla_cl.scores import SUCCESS, Measure
 from vla_cl.trust.text import harmless
-from vla_cl.types import SUCCESS, Measure
 
 Need = Callable[[Measurements], str]
 

@@ -14,7 +14,7 @@ from vla_cl.metrics import definitions, reasons, weights
 from vla_cl.metrics.measurements import Measurements
 from vla_cl.metrics.reasons import Need
 from vla_cl.metrics.terms import Terms, along_curves, of_baseline, of_positions, of_tasks
-from vla_cl.types import Measure
+from vla_cl.scores import Measure
 
 FloatArray = NDArray[np.float64]
 

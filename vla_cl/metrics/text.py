@@ -12,9 +12,9 @@ from vla_cl.metrics.estimate import Estimate, compute_all
 from vla_cl.metrics.matrix import ScoreMatrix, load_matrix
 from vla_cl.metrics.plain import FloatArray
 from vla_cl.metrics.table import METRICS
+from vla_cl.scores import SUCCESS, Measure
 from vla_cl.trust.reading import read_json_object
 from vla_cl.trust.text import harmless, short
-from vla_cl.types import SUCCESS, Measure
 
 _WIDTH = 98
 _PATH = 60

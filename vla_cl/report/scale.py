@@ -12,8 +12,9 @@ from vla_cl.metrics import Estimate, ScoreMatrix, wilson_interval
 from vla_cl.metrics.interval import means_interval
 from vla_cl.report.load import RunRecord
 from vla_cl.report.numbers import percent, percent_range
+from vla_cl.scores import SUCCESS, Measure
 from vla_cl.trust.text import harmless
-from vla_cl.types import SUCCESS, ConfigurationError, Measure
+from vla_cl.types import ConfigurationError
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from vla_cl.report.load import RunRecord, load_runs, method_label
 from vla_cl.report.numbers import decimal, decimal_range, memory_size
 from vla_cl.report.reference import AGAINST_REFERENCE, Reference, estimates_of, reference_notes
 from vla_cl.report.scale import Scale
+from vla_cl.scores import SUCCESS
 from vla_cl.trust import markdown
 from vla_cl.trust.reading import require_entries
 from vla_cl.trust.text import harmless, short
-from vla_cl.types import SUCCESS, ConfigurationError
+from vla_cl.types import ConfigurationError
 
 _LONGEST_LABEL = 2_000
 

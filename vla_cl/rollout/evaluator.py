@@ -13,7 +13,8 @@ from vla_cl.rollout.compatibility import check_interface, require_single_frames,
 from vla_cl.rollout.engine import Engine
 from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, one_thread, requests, save_videos
 from vla_cl.rollout.table import EPISODES, EVALUATOR_COLUMNS, EpisodeLayout
-from vla_cl.types import SUCCESS, Episode, EvaluationRequest, Outcome, Split, Stream, Task, Trial
+from vla_cl.scores import SUCCESS, EvaluationRequest, Trial
+from vla_cl.types import Episode, Outcome, Split, Stream, Task
 
 
 class RolloutEvaluator(Evaluator):

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vla_cl.interfaces.layout import TableLayout
-from vla_cl.types import SUCCESS, Measure, Outcome, Trial
+from vla_cl.scores import SUCCESS, Measure, Trial
+from vla_cl.types import Outcome
 
 EVALUATOR_COLUMNS = {
     "outcome": "string",

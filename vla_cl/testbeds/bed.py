@@ -14,8 +14,9 @@ from torch import Tensor
 from vla_cl.evaluation.held_out import Score
 from vla_cl.interfaces import Data, Method, Model
 from vla_cl.models.randomness import evaluating
+from vla_cl.scores import Measure
 from vla_cl.train import TrainingSettings, learn
-from vla_cl.types import Batch, Draw, Experience, Measure, Stream, Task
+from vla_cl.types import Batch, Draw, Experience, Stream, Task
 
 LOSS = Measure("loss", "lower", "mean", low=0.0, title="held-out loss")
 """The model's own loss of samples that it does not learn from."""
