@@ -16,7 +16,7 @@ from vla_cl.types import ConfigurationError, Stream
 ROBOT = "robot"
 """The family whose settings are the groups below."""
 
-ROBOT_SETTINGS = ("suite", "policy", "demonstrations", "data", "cameras", "normalisation", "warm_start")
+ROBOT_SETTINGS = ("warm_start", "suite", "policy", "demonstrations", "data", "cameras", "normalisation")
 """Settings that only robots read."""
 
 _READ_OF_EVALUATION = frozenset({"episodes", "future_tasks", "untrained", "curve_points", "curve_episodes"})

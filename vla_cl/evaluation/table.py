@@ -135,7 +135,7 @@ class TrialTable:
         rows = list(self._rows.values())
         key = run_key(path.parent)
         schema = _schema(self.layout).with_metadata(
-            {_SEAL: rows_seal(self.layout, rows)} | ({_RUN: key} if key else {})
+            {_SEAL: rows_seal(self.layout.columns, rows)} | ({_RUN: key} if key else {})
         )
         table = pyarrow.Table.from_pylist(rows, schema=schema)
         with replacing(path) as temporary:
@@ -148,7 +148,7 @@ class TrialTable:
         Raises:
             ConfigurationError: The file is damaged, or is not of this layout.
         """
-        require_rows_seal(path, layout)
+        require_rows_seal(path, layout.title)
         rows = read_rows(path, layout.title, _REMEDY, tuple(layout.columns), TABLE_BYTES)
         for number, row in enumerate(rows):
             _require_row(row, layout, f"row {number} of {short(path)}")
@@ -177,28 +177,33 @@ def _require_row(row: Mapping[str, Any], layout: TableLayout, what: str) -> None
         raise ConfigurationError(f"{what} has {came}, which is none; {_REMEDY}")
 
 
-def rows_seal(layout: TableLayout, rows: Sequence[Mapping[str, Any]]) -> str:
+def rows_seal(columns: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> str:
     """A hash of the rows' values, however a file encodes them."""
-    values = [[row[name] for name in layout.columns] for row in rows]
+    names = tuple(columns)
+    values = [[row[name] for name in names] for row in rows]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
-def require_rows_seal(path: Path, layout: TableLayout) -> None:
+def require_rows_seal(path: Path, title: str) -> None:
     """Refuse a table whose rows have changed since `TrialTable.write`; one of other software has no seal.
+
+    Args:
+        path: The table, of any layout.
+        title: What it is called in messages.
 
     Raises:
         ConfigurationError: They have, the table is that of another run, or the file cannot be read.
     """
-    with open_table(path, layout.title, _REMEDY, (), TABLE_BYTES) as table:
-        notes = table.file.metadata.metadata or {}
+    with open_table(path, title, _REMEDY, (), TABLE_BYTES) as table:
+        notes, columns = table.file.metadata.metadata or {}, tuple(table.schema.names)
     found, run = notes.get(_SEAL.encode()), notes.get(_RUN.encode())
     if found is None:
         return
     if run is not None:
         of = {"run": run.decode(errors="replace")}
         require_of_run(of, path.parent, short(path), "give the run's command again: it writes the file anew")
-    rows = read_rows(path, layout.title, _REMEDY, tuple(layout.columns), TABLE_BYTES)
-    if found.decode(errors="replace") != rows_seal(layout, rows):
+    rows = read_rows(path, title, _REMEDY, columns, TABLE_BYTES)
+    if found.decode(errors="replace") != rows_seal(columns, rows):
         raise ConfigurationError(f"{short(path)} is damaged: its rows do not fit their seal; {_REMEDY}")
 
 

@@ -30,9 +30,9 @@ class Model(ABC):
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
         """One value per sample, shape (B,); the caller reduces."""
 
-    @abstractmethod
     def features(self, batch: Batch) -> Tensor:
-        """An embedding for routers and selection, shape (B, D), without gradient."""
+        """An embedding for routers and selection, shape (B, D), without gradient; with `Ability.FEATURES`."""
+        raise NotImplementedError(f"{self.name} declares no features")
 
     @abstractmethod
     def save(self, folder: Path) -> None:

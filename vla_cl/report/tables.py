@@ -66,7 +66,7 @@ def _comparison_row(index: int, run: RunRecord, metrics: Mapping[str, Estimate],
         else interval_bar(final.value, final.low, final.high, index, title, (scale.low, scale.high))
     )
     seconds = run.info.get("seconds")
-    trials = len(run.episodes) if run.episodes is not None else None
+    trials = len(run.trials) if run.trials is not None else None
     return ComparisonRow(
         swatch=legend_swatch(index),
         label=run.label,
@@ -262,7 +262,7 @@ def facts(runs: Sequence[RunRecord]) -> FactTable:
 def _facts_of(run: RunRecord) -> dict[str, str]:
     """Name and text of every fact that ``run.json`` gives."""
     texts = {"folder": str(run.folder)}
-    for key in ("name", "method", "stream", "arrangement", "suite", "policy", "render_profile", "status"):
+    for key in ("name", "method", "stream", "arrangement", "family", "suite", "policy", "render_profile", "status"):
         if key in run.info:
             texts[key.replace("_", " ")] = str(run.info[key])
     if isinstance(run.info.get("parameters"), int):
