@@ -99,20 +99,25 @@ def save(
     target = checkpoints / folder_name(progress.experiences_done)
     with replacing_folder(target) as folder:
         (folder / STATE).mkdir()
-        (folder / "cl_state").mkdir()
         model.save(folder / "pretrained_model")
         write_json(
             folder / PROGRESS,
             of_run({**asdict(progress), "format": RUN_FORMAT}, checkpoints.parent),
         )
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in method.state_dict().items()}
-        save_file(tensors, folder / "cl_state" / "method.safetensors")
-        write_json(folder / "cl_state" / "method.json", {"method": method.name, "state": method.extra_state()})
+        write_method(folder, method)
         if table is not None:
             table.write(folder / STATE / table.layout.file)
         write_manifest(folder)
     point_at(target)
     return target
+
+
+def write_method(folder: Path, method: Method) -> None:
+    """Write what a method keeps to ``cl_state/``; `load_method` reads it."""
+    (folder / "cl_state").mkdir()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in method.state_dict().items()}
+    save_file(tensors, folder / "cl_state" / "method.safetensors")
+    write_json(folder / "cl_state" / "method.json", {"method": method.name, "state": method.extra_state()})
 
 
 def point_at(folder: Path) -> None:

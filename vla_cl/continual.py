@@ -9,54 +9,29 @@ import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 
 from tqdm import tqdm
 
-from vla_cl import checkpoint
+from vla_cl import checkpoint, underway
 from vla_cl.checkpoint import Progress
+from vla_cl.evaluation.plan import EvaluationPlan, curve_steps
 from vla_cl.evaluation.table import TrialTable
 from vla_cl.interfaces import Data, Evaluator, Family, Method, Model
-from vla_cl.manifest import RUN_FORMAT
 from vla_cl.memory.replay_memory import REUSED
-from vla_cl.run_folder import RunFolder, machine, versions
+from vla_cl.run_folder import RunFolder
+from vla_cl.run_summary import Identity, described, measured
 from vla_cl.scores import EvaluationRequest
+from vla_cl.stopping import between_steps
 from vla_cl.tracking import Tracker
-from vla_cl.train import TrainingSettings, learn
-from vla_cl.trust.text import short
+from vla_cl.train import Learning, StepReport, TrainingSettings
+from vla_cl.trust.text import short, told_as
 from vla_cl.types import ConfigurationError, Experience, Stream, Task
+from vla_cl.underway import MODEL, Underway
 
 LOG_EVERY = 10
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a run is called in its ``run.json``."""
-
-    name: str
-    method: str
-    arrangement: str
-
-
-@dataclass(frozen=True)
-class EvaluationPlan:
-    """What a run evaluates, and when.
-
-    Attributes:
-        count: Reported trials of each task.
-        future_tasks: Also tasks that have not been learnt yet.
-        untrained: Also the model before any learning.
-        curve_points: Evaluations while a task is learnt, on the selection split.
-        curve_count: Trials of each of those.
-    """
-
-    count: int
-    future_tasks: bool = False
-    untrained: bool = False
-    curve_points: int = 0
-    curve_count: int = 10
 
 
 class ContinualRun:
@@ -94,6 +69,7 @@ class ContinualRun:
         self._train_seed = train_seed
         self._folder = folder
         self._passed_over: tuple[str, ...] = ()
+        self._underway: Underway | None = None
         self._evaluator = family.evaluator()
         self._table = TrialTable(self._evaluator.layout)
 
@@ -103,44 +79,90 @@ class ContinualRun:
         Raises:
             ConfigurationError: Data, model and evaluator do not fit together.
             FloatingPointError: Training diverged.
+            Stopped: A signal asked for it; where the run is has been noted.
         """
         model, progress = self._start()
-        self._passed_over += tracker.continue_after(progress.step)
+        reached = self._underway.done if self._underway is not None else 0
+        self._passed_over += tracker.continue_after(progress.step + reached)
         self._evaluator.fits(model)
         with self._evaluator as evaluator:
             for experience in self._stream.experiences[progress.experiences_done :]:
-                if self._stream.independent and experience.index:
+                place = self._underway if self._underway and self._underway.experience == experience.index else None
+                if self._stream.independent and experience.index and place is None:
                     model = self._begin(experience)
                     evaluator.fits(model)
-                if self._plan.untrained and (self._stream.independent or experience.index == 0):
-                    untrained = experience.tasks if self._stream.independent else self._stream.tasks
-                    progress = self._reported(evaluator, model, -1, untrained, progress, at_step=0)
-                progress = self._learn(evaluator, model, experience, progress, tracker)
-                met = self._tasks_to_evaluate(experience)
-                progress = self._reported(evaluator, model, experience.index, met, progress, at_step=progress.step)
-                progress = replace(progress, experiences_done=experience.index + 1)
-                self._write_results(progress.experiences_done)
-                tracker.flush()
-                progress = replace(progress, passed_over=self._passed_over)
-                checkpoint.save(self._folder.checkpoints, model, self._method, progress, self._table)
-                self._method.committed()
-                self._write_summary(model, progress)
+                if place is None:
+                    progress = self._before_learning(evaluator, model, experience, progress)
+                if place is not None and place.learnt:
+                    progress = replace(progress, step=progress.step + place.done)
+                else:
+                    progress = self._learn(evaluator, model, experience, progress, tracker, place)
+                progress = self._after_learning(evaluator, model, experience, progress, tracker)
         self._write_summary(model, progress)
 
+    def _before_learning(
+        self, evaluator: Evaluator, model: Model, experience: Experience, progress: Progress
+    ) -> Progress:
+        """Scores of the untrained model, if they are wanted."""
+        if not self._plan.untrained or (experience.index and not self._stream.independent):
+            return progress
+        untrained = experience.tasks if self._stream.independent else self._stream.tasks
+        return self._reported(evaluator, model, -1, untrained, progress, at_step=0)
+
+    def _after_learning(
+        self, evaluator: Evaluator, model: Model, experience: Experience, progress: Progress, tracker: Tracker
+    ) -> Progress:
+        """Score what has been met so far, and write it all down."""
+        met = self._tasks_to_evaluate(experience)
+        progress = self._reported(evaluator, model, experience.index, met, progress, at_step=progress.step)
+        progress = replace(progress, experiences_done=experience.index + 1)
+        self._write_results(progress.experiences_done)
+        tracker.flush()
+        progress = replace(progress, passed_over=self._passed_over)
+        checkpoint.save(self._folder.checkpoints, model, self._method, progress, self._table)
+        underway.remove(self._folder.root)
+        self._method.committed()
+        self._write_summary(model, progress)
+        return progress
+
     def _start(self) -> tuple[Model, Progress]:
-        """The model and the progress of the newest checkpoint, or of the beginning."""
+        """The model and the progress of the newest checkpoint, or of the beginning, and the place behind it."""
         newest = checkpoint.find_newest(self._folder.checkpoints)
+        done = 0 if newest is None else checkpoint.load_progress(newest.folder).experiences_done
+        self._underway, damaged = underway.find(self._folder.root, done)
+        if damaged is not None:
+            self._passed_over += (damaged,)
+            print(damaged)
         if newest is None:
             progress = Progress(0, step=0, train_seconds=0.0, evaluate_seconds=0.0)
-            model = self._begin(self._stream.experiences[0])
+            model = self._place(None, progress) or self._begin(self._stream.experiences[0])
         else:
             progress = checkpoint.load_progress(newest.folder)
-            self._passed_over = progress.passed_over + newest.passed_over
-            model = self._continue(newest.folder, progress)
-            print(self._folder.stage(progress.experiences_done, len(self._stream)))
-        self._write_results(progress.experiences_done)
+            self._passed_over += progress.passed_over + newest.passed_over
+            checkpoint.point_at(newest.folder)  # a kill right after the checkpoint left `last` at the one before
+            self._table = self._trials_of(newest.folder, progress)
+            model = self._place(newest.folder, progress) or self._continue(newest.folder / MODEL, newest.folder, done)
+        if newest is not None or self._underway is not None:
+            print(self._folder.stage(done, len(self._stream), "" if self._underway is None else self._underway.words))
+        self._write_results(done)
         self._write_summary(model, progress)
+        if self._underway is not None:
+            place = self._underway
+            progress = replace(progress, train_seconds=place.train_seconds, evaluate_seconds=place.evaluate_seconds)
         return model, progress
+
+    def _place(self, border: Path | None, progress: Progress) -> Model | None:
+        """The model at a place between two checkpoints; None if there is none, or the model is that of the border."""
+        place = self._underway
+        if place is None:
+            return None
+        layout = self._evaluator.layout
+        self._table = TrialTable.read(place.folder / checkpoint.STATE / layout.file, layout)
+        if place.learnt:
+            return self._continue(place.folder / MODEL, place.folder, progress.experiences_done + 1)
+        if self._stream.independent and border is not None:  # its model begins with this experience
+            return self._begin(self._stream.experiences[place.experience])
+        return None
 
     def _begin(self, first: Experience) -> Model:
         """A new model and a method that has met none: what a run of this experience alone begins with."""
@@ -150,12 +172,10 @@ class ContinualRun:
             self._method.adopt(remembered)
         return model
 
-    def _continue(self, found: Path, progress: Progress) -> Model:
-        """The model of a checkpoint, and the method with what it kept."""
-        checkpoint.point_at(found)  # a kill right after the checkpoint left `last` at the one before
-        self._table = self._trials_of(found, progress)
-        model = self._family.load_model(found / "pretrained_model")
-        past = self._stream.experiences[: progress.experiences_done]
+    def _continue(self, saved: Path, found: Path, learnt: int) -> Model:
+        """A saved model, and the method with what it kept after so many experiences."""
+        model = self._family.load_model(saved)
+        past = self._stream.experiences[:learnt]
         known = past[-1:] if self._stream.independent else past
         data = ((self._as_learnt(experience), self._family.data(experience, model)) for experience in known)
         reused = self._attached(model)
@@ -199,43 +219,92 @@ class ContinualRun:
         return self._evaluator.units(task, "report", self._plan.count)
 
     def _learn(
-        self, evaluator: Evaluator, model: Model, experience: Experience, progress: Progress, tracker: Tracker
+        self,
+        evaluator: Evaluator,
+        model: Model,
+        experience: Experience,
+        progress: Progress,
+        tracker: Tracker,
+        place: Underway | None,
     ) -> Progress:
+        """Learn one experience from its beginning, or from a place within it; its last step is noted."""
         data = self._family.data(experience, model)
-        total = self._training.steps * len(experience.tasks)
-        points = curve_steps(total, self._plan.curve_points)
-        evaluated = progress
-        if 0 in points:
-            evaluated = self._curve_point(evaluator, model, experience, evaluated, 0)
         first_step = 0 if self._stream.independent else progress.step
-        began, samples = time.perf_counter(), 0
+        told = self._as_learnt(experience)
+        learning = Learning(model, self._method, told, data, self._training, self._train_seed, first_step)
+        if place is not None:
+            self._continue_within(learning, place)
+        return self._steps(evaluator, model, experience, progress, tracker, learning)
+
+    def _continue_within(self, learning: Learning, place: Underway) -> None:
+        """Put weights, optimizer and the rest in.
+
+        Raises:
+            ConfigurationError: They do not fit.
+        """
+        remedy = f"remove {short(place.folder)}, and the run continues from the checkpoint before"
+        with told_as(
+            f"the state in {short(place.folder)} does not fit the run", remedy, ValueError, KeyError, RuntimeError
+        ):
+            learning.continue_at(place.done, place.weights, place.state)
+
+    def _steps(
+        self,
+        evaluator: Evaluator,
+        model: Model,
+        experience: Experience,
+        progress: Progress,
+        tracker: Tracker,
+        learning: Learning,
+    ) -> Progress:
+        """The steps that are left, with their log, the points of the learning curve, and notes of the place.
+
+        A signal lets a step end and its place be noted; between steps, while scores are taken, it ends the run at once.
+        """
+        every, root, before = self._training.save_every, self._folder.root, progress.step
         label = f"learning {experience.name} ({experience.index + 1}/{len(self._stream)})"
-        with tqdm(total=total, desc=label, unit="step") as bar:
-            for report in learn(
-                model, self._method, self._as_learnt(experience), data, self._training, self._train_seed, first_step
-            ):
-                samples += report.samples
-                bar.update()
-                if report.step % LOG_EVERY == 0 or report.step == total:
-                    bar.set_postfix_str(f"loss {report.loss:.3f}", refresh=False)
-                    figures = {
-                        key: value for key, value in asdict(report).items() if key not in ("step", "total", "seconds")
-                    }
-                    speed = samples / (time.perf_counter() - began)
-                    step = progress.step + report.step
-                    tracker.log(step, experience=experience.index, samples_per_second=round(speed, 1), **figures)
-                if report.step in points:
-                    paused = time.perf_counter()
-                    evaluated = self._curve_point(evaluator, model, experience, evaluated, report.step)
-                    began += time.perf_counter() - paused  # evaluating is not training
-        seconds = time.perf_counter() - began
-        return replace(evaluated, step=progress.step + total, train_seconds=evaluated.train_seconds + seconds)
+        progress = self._curve_point(evaluator, model, experience, progress, learning)
+        steps, speed = iter(learning), _Speed()
+        with tqdm(total=learning.total, initial=learning.done, desc=label, unit="step") as bar:
+            while True:
+                with between_steps() as asked:
+                    began = time.perf_counter()
+                    report = next(steps, None)  # behind the last step, the method ends the task
+                    progress = replace(progress, train_seconds=progress.train_seconds + time.perf_counter() - began)
+                    now = progress, experience.index, self._table
+                    if report is None:
+                        underway.save_learnt(root, model, self._method, learning.done, *now)
+                        asked.raise_if_asked()
+                        return replace(progress, step=before + learning.total)
+                    bar.update()
+                    rate = speed.of(report.samples, time.perf_counter() - began)
+                    if report.step % LOG_EVERY == 0 or report.step == learning.total:
+                        bar.set_postfix_str(f"loss {report.loss:.3f}", refresh=False)
+                        self._log(tracker, experience, before, report, rate)
+                    if asked.asked or (every and report.step % every == 0 and report.step < learning.total):
+                        tracker.flush()
+                        underway.save_within(root, model, learning, *now)
+                        asked.raise_if_asked()
+                progress = self._curve_point(evaluator, model, experience, progress, learning)
+
+    @staticmethod
+    def _log(tracker: Tracker, experience: Experience, before: int, report: StepReport, speed: float) -> None:
+        figures = {key: value for key, value in asdict(report).items() if key not in ("step", "total", "seconds")}
+        step = before + report.step
+        tracker.log(step, experience=experience.index, samples_per_second=round(speed, 1), **figures)
 
     def _curve_point(
-        self, evaluator: Evaluator, model: Model, experience: Experience, progress: Progress, done: int
+        self, evaluator: Evaluator, model: Model, experience: Experience, progress: Progress, learning: Learning
     ) -> Progress:
-        """How well is done what is being learnt, on the selection split: a point of the learning curve."""
-        step = self._training.steps * self._tasks_before(experience) + done
+        """How well is done what is being learnt, on the selection split, if a point of the learning curve is due here.
+
+        What a run has that continues is not scored again.
+        """
+        if learning.done not in curve_steps(learning.total, self._plan.curve_points):
+            return progress
+        step = self._training.steps * self._tasks_before(experience) + learning.done
+        if self._table.cells(experience.index, "select", step):
+            return progress
         request = EvaluationRequest(experience.tasks, experience.index, step, "select", self._plan.curve_count)
         return self._evaluate(evaluator, model, request, progress)
 
@@ -293,37 +362,24 @@ class ContinualRun:
         self._folder.write_results(self._table, self._stream, experiences_done, self._plan.curve_count)
 
     def _write_summary(self, model: Model, progress: Progress) -> None:
-        finished = progress.experiences_done == len(self._stream)
-        spent = progress.train_seconds, progress.evaluate_seconds
-        seconds = dict(zip(("train", "evaluate", "total"), (*spent, sum(spent)), strict=True))
-        evaluated = sorted(task.id for task in self._stream.tasks if self._units(task))
+        evaluated = [task.id for task in self._stream.tasks if self._units(task)]
+        own = {"seeds": {"train_seed": self._train_seed, "eval_seed": 0}, "passed_over": list(self._passed_over)}
         self._folder.write_summary(
-            {
-                "format": RUN_FORMAT,
-                **asdict(self._identity),
-                "family": self._family.name,
-                **self._family.facts(),
-                "stream": self._stream.name,
-                "status": "finished" if finished else "running",
-                "tasks": [{"id": task.id, "instruction": task.instruction} for task in self._stream.tasks],
-                "experiences": [
-                    {"name": experience.name, "tasks": [task.id for task in experience.tasks]}
-                    for experience in self._stream
-                ],
-                "seeds": {"train_seed": self._train_seed, "eval_seed": 0},
-                "rollouts": {"tasks": evaluated, "skipped": self._evaluator.why_nothing()},
-                "versions": versions(),
-                "machine": machine(str(model.device)),
-                "seconds": {name: round(value, 1) for name, value in seconds.items()},
-                "passed_over": list(self._passed_over),
-                "told_the_task": self._method.task_id_at_test,
-                "memory_bytes": self._method.memory_bytes(),
-                "parameters": sum(p.numel() for p in model.module.parameters()),
-                "steps": progress.step,
-            }
+            asdict(self._identity)
+            | {"family": self._family.name, **self._family.facts()}
+            | described(self._stream, evaluated, self._evaluator.why_nothing())
+            | own
+            | measured(model, self._method, progress, len(self._stream))
         )
 
 
-def curve_steps(total: int, points: int) -> set[int]:
-    """Where a learning curve is measured: step 0 and ``points`` equal parts up to the end; nowhere for 0 points."""
-    return {round(total * number / points) for number in range(points + 1)} if points else set()
+class _Speed:
+    """Samples learnt per second, pauses left out."""
+
+    def __init__(self) -> None:
+        self._samples, self._seconds = 0, 0.0
+
+    def of(self, samples: int, seconds: float) -> float:
+        """After another step."""
+        self._samples, self._seconds = self._samples + samples, self._seconds + seconds
+        return self._samples / self._seconds

@@ -132,7 +132,9 @@ def _learn(
     """Learn; this process is the only one that writes the folder."""
     use_threads(settings["threads"])
 
-    from vla_cl.continual import ContinualRun, EvaluationPlan, Identity
+    from vla_cl.continual import ContinualRun
+    from vla_cl.evaluation.plan import EvaluationPlan
+    from vla_cl.run_summary import Identity
 
     chosen = checked.evaluation
     plan = EvaluationPlan(

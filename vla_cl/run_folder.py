@@ -32,7 +32,7 @@ PACKAGES = (
     "peft", "accelerate", "av",
 )  # fmt: skip
 
-CONFIG, LOCK = "config.yaml", ".lock"
+CONFIG, LOCK, UNDERWAY = "config.yaml", ".lock", "underway"
 
 _PLACES = ("stream.datasets", "data.datasets")  # datasets are compared by content (`vla_cl.data.identity`)
 MAY_DIFFER = (*WHERE_AND_HOW_FAST, *_PLACES)
@@ -57,8 +57,8 @@ class RunFolder:
 
     @property
     def has_begun(self) -> bool:
-        """Whether an experience has been learnt."""
-        return any(self.checkpoints.glob("[0-9][0-9][0-9]"))
+        """Whether a step has been learnt that is noted."""
+        return any(self.checkpoints.glob("[0-9][0-9][0-9]")) or (self.root / UNDERWAY).is_dir()
 
     @contextmanager
     def open(self, settings: Mapping[str, Any]) -> Iterator[None]:
@@ -80,11 +80,17 @@ class RunFolder:
             self._keep_settings(settings)
             yield
 
-    def stage(self, done: int, total: int) -> str:
-        """From where the same command goes on, in words."""
+    def stage(self, done: int, total: int, within: str = "") -> str:
+        """From where the same command goes on, in words.
+
+        Args:
+            done: Experiences learnt and evaluated.
+            total: Of the stream.
+            within: Where in the next one.
+        """
         if done == total:
             return f"{self.root} is finished, {counted(total, 'experience')} learnt; nothing is learnt again"
-        return f"continuing {self.root} after {done} of {counted(total, 'experience')}"
+        return f"continuing {self.root} after {done} of {counted(total, 'experience')}{within}"
 
     def _is_foreign(self) -> bool:
         """Whether something lies there that no run and no kill at its beginning has left."""

@@ -66,6 +66,11 @@ def sources(settings: Settings, metadata_only: bool = False) -> Sources:
     Raises:
         ConfigurationError: A task, a class, a dataset, a camera or an argument is wrong.
     """
+    if (family := settings["stream"].get("family", "robot")) != "robot":
+        raise ConfigurationError(
+            f"stream {settings['stream']['name']!r} is of the family {family!r}, which brings its own data; only "
+            "vla-cl train and vla-cl check take it"
+        )
     own = build(settings["suite"], Suite, settings["plugins"])
     wanted = parse_cameras(settings.get("cameras"))
     expected = expected_cameras(settings.get("warm_start") if wanted else None, own)

@@ -132,6 +132,22 @@ class Method:
     def end_task(self, experience: Experience, data: Data) -> None:
         """After the last step: importances, memory, pruning, merging, a new skill."""
 
+    def midway_state(self) -> dict[str, Tensor]:
+        """What steps change within a task, beside weights and optimizer, and what a phase has made of the weights.
+
+        What `begin_task` makes is not among it: a run that continues within a task calls that again first.
+        """
+        return {}
+
+    def load_midway_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue within a task; `begin_task` and `begin_phase` have been called for what is past.
+
+        Raises:
+            ValueError: It is not what `midway_state` gives.
+        """
+        if state:
+            raise ValueError(f"{type(self).__name__} keeps nothing within a task; got {sorted(state)[:5]}")
+
     def select_task(self, task: Task | None) -> None:
         """Serve one task of the past, around evaluations if `task_id_at_test`; None: all of what is being learnt."""
 

@@ -210,6 +210,21 @@ class PackNet(Method):
             if parameter.grad is not None and (mask := self._mask(name)) is not None:
                 parameter.grad.mul_(mask)
 
+    def midway_state(self) -> dict[str, Tensor]:
+        """Who owns each weight: the second phase begins with pruning."""
+        return {_OWNER + name: owner for name, owner in self.owners.items()}
+
+    def load_midway_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue with these owners.
+
+        Raises:
+            ValueError: They are those of another model.
+        """
+        require_alike("PackNet", state, self.midway_state())
+        for name, owner in self.owners.items():
+            owner.copy_(state[_OWNER + name])
+        self._masks = {}
+
     def end_task(self, experience: Experience, data: Data) -> None:
         """From now on these weights are this experience's."""
         self.learnt.append([task.id for task in experience.tasks])

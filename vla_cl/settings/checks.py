@@ -84,6 +84,7 @@ _TRAIN: dict[str, Rule] = {
     "training.warmup_share": real(0, 1),
     "training.weight_decay": real(0),
     "training.clip_norm": real(0),
+    "training.save_every": whole(0, MOST),
     "data.same_instruction": one_of("merge", "separate"),
     "data.check_orientation": flag,
     "data.check_fps": flag,
