@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vla_cl.types import ConfigurationError
+
 
 @dataclass(frozen=True)
 class EvaluationPlan:
@@ -15,6 +17,9 @@ class EvaluationPlan:
         untrained: Also the model before any learning.
         curve_points: Evaluations while a task is learnt, on the selection split.
         curve_count: Trials of each of those.
+
+    Raises:
+        ConfigurationError: A number is too small.
     """
 
     count: int
@@ -22,6 +27,13 @@ class EvaluationPlan:
     untrained: bool = False
     curve_points: int = 0
     curve_count: int = 10
+
+    def __post_init__(self) -> None:
+        for name, least in (("count", 1), ("curve_points", 0), ("curve_count", 1)):
+            if type(value := getattr(self, name)) is not int or value < least:
+                raise ConfigurationError(
+                    f"{name} of an evaluation plan must be a whole number from {least} on; got {value}"
+                )
 
 
 def curve_steps(total: int, points: int) -> set[int]:
