@@ -133,6 +133,8 @@ class ContinualRun:
         if damaged is not None:
             self._passed_over += (damaged,)
             print(damaged)
+        elif self._underway is None:
+            underway.remove(self._folder.root)  # a kill right after the checkpoint left the place before it
         if newest is None:
             progress = Progress(0, step=0, train_seconds=0.0, evaluate_seconds=0.0)
             model = self._place(None, progress) or self._begin(self._stream.experiences[0])
