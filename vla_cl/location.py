@@ -17,7 +17,7 @@ import yaml  # type: ignore[import-untyped]
 from vla_cl.compose import Settings, compose
 from vla_cl.manifest import SEAL, require_of_run, require_readable_run, require_seal
 from vla_cl.names import file_name
-from vla_cl.run_folder import read_settings
+from vla_cl.run_folder import read_settings, require_robot
 from vla_cl.trust.hub import fetch_policy
 from vla_cl.trust.reading import read_json_object, require_entries
 from vla_cl.trust.text import harmless, short
@@ -65,6 +65,7 @@ def compose_evaluation(location: str, overrides: Sequence[str], folders: Sequenc
     run = find_run(location)
     if run is None:
         return compose(overrides, root="evaluate", folders=folders)
+    require_robot(run.settings, run.root, "vla-cl evaluate")
     named = {item.lstrip("+~").partition("=")[0] for item in overrides}
     taken: list[str] = []
     shown: list[str] = []

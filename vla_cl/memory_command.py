@@ -27,7 +27,7 @@ from vla_cl.memory.replay_memory import COPIES, REUSED
 from vla_cl.memory.settings import MemorySettings
 from vla_cl.memory.store import TrajectoryStore
 from vla_cl.names import NOTES
-from vla_cl.run_folder import read_settings
+from vla_cl.run_folder import read_settings, require_robot
 from vla_cl.trust.reading import as_plain, require_entries
 from vla_cl.trust.text import counted, harmless, short, told_as
 from vla_cl.types import ConfigurationError, Experience, Stream, SuiteSpec, Task, Trajectory
@@ -181,7 +181,9 @@ def export(root: Path, target: Path, plugins: Sequence[str] = (), places: Sequen
         remove_leftovers_of(target)
         if target.exists():
             raise ConfigurationError(f"{short(target)} exists; give --export a new folder")
-        return _export(replace(RunMemory.read(root).trusting(plugins), places=tuple(places)), target)
+        memory = RunMemory.read(root)
+        require_robot(memory.configuration, root, "vla-cl memory --export")
+        return _export(replace(memory.trusting(plugins), places=tuple(places)), target)
 
 
 def _export(memory: RunMemory, target: Path) -> str:

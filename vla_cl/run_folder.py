@@ -149,6 +149,26 @@ def read_settings(path: Path) -> dict[str, Any]:
     return read_yaml_object(path, "the settings of the run", remedy)
 
 
+def require_robot(settings: Mapping[str, Any], root: Path, command: str) -> None:
+    """Refuse a run of another family where only those of robots can be taken.
+
+    Args:
+        settings: Of the run.
+        root: Its folder.
+        command: What was asked for.
+
+    Raises:
+        ConfigurationError: It is one.
+    """
+    family = settings.get("family")
+    name = family.get("name") if isinstance(family, Mapping) else "robot"
+    if name != "robot":
+        raise ConfigurationError(
+            f"{command} takes runs of robots, but {short(root)} is one of the family {harmless(str(name), 60)!r}; vla-cl "
+            "metrics, compare and report read it"
+        )
+
+
 def score_matrix(
     table: TrialTable, stream: Stream, experiences_done: int, curve_count: int | None = None, measure: Measure = SUCCESS
 ) -> ScoreMatrix:

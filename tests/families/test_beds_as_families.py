@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from vla_cl import run
+from vla_cl.cli import main
 from vla_cl.compose import build, compose
 from vla_cl.families.beds import BedFamily
 from vla_cl.interfaces import Family
@@ -136,3 +137,12 @@ def test_what_makes_no_sense_is_refused_before_anything_starts(tmp_path, overrid
 def test_a_stream_of_robots_is_not_learnt_by_another_family(tmp_path):
     with pytest.raises(ConfigurationError, match="stream 'cw10' is of the family 'robot'"):
         run.train(compose(["stream=cw10", "family=bed_language", f"output_dir={tmp_path}/run"]))
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["memory", "--export", "m"]])
+def test_commands_for_robots_say_what_else_reads_the_run(whole, tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    name, *options = command
+    assert main([name, str(whole[0]), *options]) == 2
+    assert "takes runs of robots, but" in capsys.readouterr().err
+    assert main(["memory", str(whole[0])]) == 0
