@@ -62,10 +62,12 @@ def compose_evaluation(location: str, overrides: Sequence[str], folders: Sequenc
         ConfigurationError: As of `compose`; or the run's suite is in a package that ``plugins`` does not list: the
             run's own list does not count.
     """
+    for folder in _around(location):
+        if (folder / _CONFIG).is_file() and (folder / _SUMMARY).is_file():
+            require_robot(_read(folder / _CONFIG), folder, "vla-cl evaluate")
     run = find_run(location)
     if run is None:
         return compose(overrides, root="evaluate", folders=folders)
-    require_robot(run.settings, run.root, "vla-cl evaluate")
     named = {item.lstrip("+~").partition("=")[0] for item in overrides}
     taken: list[str] = []
     shown: list[str] = []

@@ -164,8 +164,8 @@ def require_robot(settings: Mapping[str, Any], root: Path, command: str) -> None
     name = family.get("name") if isinstance(family, Mapping) else "robot"
     if name != "robot":
         raise ConfigurationError(
-            f"{command} takes runs of robots, but {short(root)} is one of the family {harmless(str(name), 60)!r}; vla-cl "
-            "metrics, compare and report read it"
+            f"{command} takes runs of robots, but {short(root)} is one of the family {harmless(str(name), 60)!r}; "
+            "vla-cl metrics, compare and report read it"
         )
 
 
