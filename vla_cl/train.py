@@ -23,6 +23,7 @@ from vla_cl.random_numbers import Purpose, generator, number
 from vla_cl.types import Batch, ConfigurationError, Draw, Experience
 
 _OPTIMIZER, _METHOD = "optimizer.", "method."
+_MOST = 10**9
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,14 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         for name, low, high in (
-            ("steps", 1, math.inf),
-            ("batch_size", 1, math.inf),
+            ("steps", 1, _MOST),
+            ("batch_size", 1, _MOST),
             ("learning_rate", 0, 1),
             ("final_share", 0, 1),
             ("warmup_share", 0, 1),
-            ("weight_decay", 0, math.inf),
-            ("clip_norm", 0, math.inf),
-            ("save_every", 0, math.inf),
+            ("weight_decay", 0, 1e6),
+            ("clip_norm", 0, 1e12),
+            ("save_every", 0, _MOST),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
