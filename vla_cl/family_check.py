@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vla_cl.check import heavy_settings, light_settings, output_folder, require_second_task, require_writable
 from vla_cl.compose import Settings, build, compose
 from vla_cl.interfaces import Family, Method
 from vla_cl.rollout.evaluation import EvaluationSettings
 from vla_cl.stream_sources import stream_of
-from vla_cl.train import TrainingSettings
 from vla_cl.types import ConfigurationError, Stream
+
+if TYPE_CHECKING:
+    from vla_cl.train import TrainingSettings
 
 ROBOT = "robot"
 """The family whose settings are the groups below."""
