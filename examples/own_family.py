@@ -20,6 +20,7 @@ from vla_cl.interfaces import Data, Evaluator, Family, Method, Model
 from vla_cl.library import TrainingSettings, learn_stream
 from vla_cl.methods.er import ExperienceReplay
 from vla_cl.methods.sequential import Sequential
+from vla_cl.random_numbers import Purpose, generator
 from vla_cl.scores import Measure
 from vla_cl.types import Batch, Draw, Experience, Task
 
@@ -33,8 +34,11 @@ class Line(Model):
     name = "line"
 
     def __init__(self, seed: int) -> None:
-        torch.manual_seed(seed)
         self._module = nn.Linear(1, 1)
+        first = generator(seed, Purpose.INITIAL_WEIGHTS).normal(size=2)
+        with torch.no_grad():
+            self._module.weight.fill_(first[0])
+            self._module.bias.fill_(first[1])
 
     @property
     def module(self) -> nn.Module:
@@ -62,9 +66,10 @@ class Points(Data):
 
     bytes_per_sample = 8
 
-    def __init__(self, slope: float, seed: int, rows: int = 64) -> None:
-        self.x = torch.from_numpy(np.random.default_rng(seed).uniform(-1, 1, (rows, 1)).astype(np.float32))
-        self.y = slope * self.x
+    def __init__(self, slopes: Sequence[float], seed: int, rows: int = 64) -> None:
+        random = generator(seed, Purpose.TEST_BED)
+        self.x = torch.from_numpy(random.uniform(-1, 1, (rows * len(slopes), 1)).astype(np.float32))
+        self.y = torch.tensor(slopes).repeat(rows)[:, None] * self.x
 
     def __len__(self) -> int:
         """Number of points."""
@@ -101,14 +106,13 @@ class Lines(Family):
         return model
 
     def data(self, experience: Experience, model: Model) -> Data:
-        """Points to learn from."""
-        (task,) = experience.tasks
-        return Points(SLOPES[task.name], seed=0)
+        """Points to learn from, of all tasks of the experience: joint training has them in one."""
+        return Points([SLOPES[task.name] for task in experience.tasks], seed=0)
 
     def evaluator(self) -> Evaluator:
         """Points that are never learnt from."""
         rows = np.arange(64)
-        held_out = {task.id: Points(SLOPES[task.name], seed=1).batch(rows) for task in self.tasks()}
+        held_out = {task.id: Points([SLOPES[task.name]], seed=1).batch(rows) for task in self.tasks()}
         return HeldOutEvaluator(held_out, [(ERROR, lambda model, batch: model.loss(batch, Draw(0)))])
 
 

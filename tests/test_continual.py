@@ -256,7 +256,7 @@ def test_a_policy_that_looks_at_several_frames_is_refused_before_it_learns(cache
     def learn(*_):
         raise AssertionError("it learnt")
 
-    monkeypatch.setattr("vla_cl.continual.learn", learn)
+    monkeypatch.setattr("vla_cl.continual.Learning", learn)
     history = ["policy=diffusion", "policy.n_action_steps=4", "policy.n_obs_steps=2", "policy.horizon=8",
                "policy.down_dims=[8,16]", "policy.pretrained_backbone_weights=null"]  # fmt: skip
     with pytest.raises(ConfigurationError, match=r"'diffusion' looks at 2 frames.*policy\.n_obs_steps=1"):

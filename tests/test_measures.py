@@ -95,6 +95,13 @@ def test_without_spreads_or_with_one_number_for_a_task_there_is_no_interval_and_
     assert found.why.startswith("one number: fid is computed of a task as a whole")
 
 
+def test_equal_trials_and_single_ones_say_nothing_of_chance():
+    matrix = turned(success_run(1), spread=0.0)
+    assert compute_all(matrix)["final_average"].why.startswith("no spread: all trials of a cell are equal")
+    single = replace(matrix, counts=np.ones((3, 3), dtype=np.int64), spread=np.full((3, 3), np.nan))
+    assert compute_all(single)["final_average"].why == "no spread: a cell has one trial"
+
+
 def test_where_nothing_is_best_there_is_no_share_of_what_there_was_to_gain():
     matrix = replace(turned(success_run(2)), measure=replace(LOSS, low=-np.inf, high=np.inf))
     found = compute_all(matrix, replace(matrix, scores=np.where(np.eye(3, dtype=bool), matrix.scores, np.nan)))

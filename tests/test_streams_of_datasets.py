@@ -121,15 +121,15 @@ def test_a_dataset_that_changes_while_the_run_is_under_way_is_refused(robot, cac
     from vla_cl import continual
 
     roots = [shutil.copytree(root, tmp_path / f"part {number}") for number, root in enumerate(robot[:2])]
-    learn, done = continual.learn, []
+    learning, done = continual.Learning, []
 
     def learn_and_change(*arguments, **named):
-        result = learn(*arguments, **named)
+        result = learning(*arguments, **named)
         if not done:
             done.append(CHANGES[change](roots[1]))
         return result
 
-    monkeypatch.setattr(continual, "learn", learn_and_change)
+    monkeypatch.setattr(continual, "Learning", learn_and_change)
     folder = tmp_path / "run"
     with pytest.raises(ConfigurationError, match=r"part 1 was changed while the run was under way"):
         train(tmp_path / "cache", folder, "stream=datasets", datasets=roots)

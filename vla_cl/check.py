@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from vla_cl.arrangements import require_no_future_tasks, require_second_task
 from vla_cl.compose import Settings, build, checked_arguments, nearest
 from vla_cl.data.hub import bytes_to_fetch, hub_folder
 from vla_cl.data_check import Examined, examine
@@ -95,11 +96,7 @@ def _passed(settings: Settings, examined: Examined, evaluation: EvaluationSettin
     notes = [*examined.notes, *([known] if known else [])]
     _check_room(examined, cache, settings)
     require_second_task(settings["arrangement"], method)
-    if found.stream.independent and evaluation.future_tasks:
-        raise ConfigurationError(
-            "evaluation.future_tasks=true rolls out tasks that are learnt later, but with arrangement=independent none "
-            "is, since every model learns one experience; leave one of the two out"
-        )
+    require_no_future_tasks(found.stream.independent, evaluation.future_tasks)
     method.require_length(1 if found.stream.independent else len(found.stream))
     policy = _policy(settings, examined, method, evaluation)
     _require_attachable(method, policy, settings["train_seed"])
@@ -179,26 +176,6 @@ def _require_attachable(method: Method, policy: PolicySettings, train_seed: int)
     from vla_cl.models.vla import VlaModel
 
     copy.deepcopy(method).attach(VlaModel(policy.network, None, None), train_seed)
-
-
-def require_second_task(arrangement: str, method: Method) -> None:
-    """Refuse a method that would do nothing in silence.
-
-    Raises:
-        ConfigurationError: It begins with a second experience, and there is none, or it changes nothing at all.
-    """
-    if arrangement != "sequential" and not method.works_alone:
-        if not method.acts:
-            raise ConfigurationError(
-                f"method {method.name!r} would change nothing with these settings, which is allowed with "
-                f"arrangement=sequential only, and arrangement is {arrangement}; use method=sequential (the "
-                "reference), or settings that change something"
-            )
-        alone = "every task is a first one" if arrangement == "independent" else "there is one experience only"
-        raise ConfigurationError(
-            f"method {method.name!r} begins with the second experience, but with arrangement={arrangement} {alone}; "
-            "use method=sequential (the reference), or arrangement=sequential"
-        )
 
 
 def _check_memory(method: Method, examined: Examined, settings: Settings, policy: PolicySettings) -> None:

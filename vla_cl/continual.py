@@ -24,7 +24,7 @@ from vla_cl.memory.replay_memory import REUSED
 from vla_cl.run_folder import RunFolder
 from vla_cl.run_summary import Identity, described, measured
 from vla_cl.scores import EvaluationRequest
-from vla_cl.stopping import between_steps
+from vla_cl.stopping import StopRequest, between_steps
 from vla_cl.tracking import Tracker
 from vla_cl.train import Learning, StepReport, TrainingSettings
 from vla_cl.trust.text import short, told_as
@@ -266,10 +266,10 @@ class ContinualRun:
         every, root, before = self._training.save_every, self._folder.root, progress.step
         label = f"learning {experience.name} ({experience.index + 1}/{len(self._stream)})"
         progress = self._curve_point(evaluator, model, experience, progress, learning)
-        steps, speed = iter(learning), _Speed()
+        steps, speed, asked = iter(learning), _Speed(), StopRequest()
         with tqdm(total=learning.total, initial=learning.done, desc=label, unit="step") as bar:
             while True:
-                with between_steps() as asked:
+                with between_steps(asked):
                     began = time.perf_counter()
                     report = next(steps, None)  # behind the last step, the method ends the task
                     progress = replace(progress, train_seconds=progress.train_seconds + time.perf_counter() - began)
@@ -333,6 +333,12 @@ class ContinualRun:
         for group in groups:
             with self._serving(group):
                 trials = evaluator.evaluate(model, replace(request, tasks=group))
+            wanted = {(task.id, unit) for task in group for unit in evaluator.units(task, request.split, request.count)}
+            if {(trial.task, trial.unit) for trial in trials} != wanted:
+                raise ConfigurationError(
+                    f"the evaluator {type(evaluator).__name__} gave {len(trials)} trials, and they are not those that "
+                    f"its `units` names for {', '.join(task.id for task in group)[:80]}; the two must agree"
+                )
             for trial in trials:
                 self._table.append(trial, **when, split=request.split)
         return replace(progress, evaluate_seconds=progress.evaluate_seconds + time.perf_counter() - began)

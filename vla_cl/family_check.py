@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vla_cl.check import heavy_settings, light_settings, output_folder, require_second_task, require_writable
+from vla_cl.arrangements import require_no_future_tasks, require_second_task
+from vla_cl.check import heavy_settings, light_settings, output_folder, require_writable
 from vla_cl.compose import Settings, build, compose
 from vla_cl.interfaces import Family, Method
 from vla_cl.rollout.evaluation import EvaluationSettings
@@ -53,12 +54,14 @@ def check_family(settings: Settings) -> CheckedFamily:
     if (wanted := settings["stream"].get("family", ROBOT)) != settings["family"]["name"]:
         raise ConfigurationError(
             f"stream {settings['stream']['name']!r} is of the family {wanted!r}, but family="
-            f"{settings['family']['name']} was given; leave one of the two out"
+            f"{settings['family']['name']} was given; choose a stream of that family (vla-cl list streams), or leave "
+            "family out"
         )
     stream = stream_of(settings["stream"], family.tasks(), settings["arrangement"])
     training, method = heavy_settings(settings)
     require_writable(output_folder(settings), "output_dir")
     require_second_task(settings["arrangement"], method)
+    require_no_future_tasks(stream.independent, evaluation.future_tasks)
     method.require_length(1 if stream.independent else len(stream))
     family.check(stream, method)
     evaluator = family.evaluator()

@@ -52,7 +52,10 @@ def listing(what: str, as_json: bool = False, folders: Sequence[Path] = ()) -> s
         )
         for name, about in found.items()
     ]
-    return "\n".join([*lines, "", f"chosen by {group}=NAME: vla-cl train {group}={next(iter(found))}"])
+    how = "chosen by the stream: vla-cl train stream=bed_language"
+    if group != "family":
+        how = f"chosen by {group}=NAME: vla-cl train {group}={next(iter(found))}"
+    return "\n".join([*lines, "", how])
 
 
 def first_sentence(comment: str) -> str:

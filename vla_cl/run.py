@@ -1,6 +1,6 @@
 """The composition root: settings become parts, parts become a run.
 
-`train` walks a stream: for each experience learn, remember, roll out on the tasks met so far, write results and a
+`train` walks a stream: for each experience learn, remember, score the tasks met so far, write results and a
 checkpoint. `collect_command` only records the stream's demonstrations.
 """
 
@@ -53,7 +53,7 @@ def collect_command(settings: Settings) -> list[Path]:
 
 
 def train(settings: Settings) -> Path:
-    """Learn a stream; a run that was interrupted continues after its last whole experience.
+    """Learn a stream; a run that was interrupted continues where it noted its place last.
 
     Returns:
         The run's folder.

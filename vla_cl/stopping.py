@@ -51,12 +51,16 @@ class StopRequest:
 
 
 @contextmanager
-def between_steps() -> Iterator[StopRequest]:
+def between_steps(request: StopRequest | None = None) -> Iterator[StopRequest]:
     """Inside, the first signal is noted and the second one ends the program at once; elsewhere they are as before.
 
     In another thread than the main one, and for signals that somebody ignores (``nohup``), nothing is changed.
+
+    Args:
+        request: Where it is noted: the same one at every step, so that a signal that comes at the very end of one is
+            seen in the next.
     """
-    request = StopRequest()
+    request = request or StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return

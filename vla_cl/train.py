@@ -22,7 +22,8 @@ from vla_cl.interfaces import Data, Method, Model
 from vla_cl.random_numbers import Purpose, generator, number
 from vla_cl.types import Batch, ConfigurationError, Draw, Experience
 
-_OPTIMIZER, _METHOD = "optimizer.", "method."
+_OPTIMIZER, _NUMBER, _METHOD, _MODEL = "optimizer.", "number.", "method.", "model."
+_KINDS = {bool: torch.int64, int: torch.int64, float: torch.float64}
 _MOST = 10**9
 
 
@@ -205,13 +206,21 @@ class Learning:
         self._method.end_task(self._experience, self._data)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The optimizer's tensors and what the method keeps within a task; weights are not among them."""
-        state = {} if self._optimizer is None else self._optimizer.state_dict()["state"]
-        moments = {
-            f"{_OPTIMIZER}{place}.{name}": value for place, kept in state.items() for name, value in kept.items()
-        }
-        own = {f"{_METHOD}{name}": value for name, value in self._method.midway_state().items()}
-        return {name: tensor.detach().clone().contiguous() for name, tensor in (moments | own).items()}
+        """The optimizer's tensors and numbers, and what method and model keep within a task, less the weights.
+
+        The tensors are the live ones: write them before the next step.
+        """
+        found: dict[str, Tensor] = {}
+        kept = {} if self._optimizer is None else self._optimizer.state_dict()["state"]
+        for place, values in kept.items():
+            for name, value in values.items():
+                if isinstance(value, Tensor):
+                    found[f"{_OPTIMIZER}{place}.{name}"] = value
+                elif isinstance(value, int | float):
+                    found[f"{_NUMBER}{place}.{name}"] = torch.tensor(value, dtype=_KINDS[type(value)])
+        found |= {f"{_METHOD}{name}": value for name, value in self._method.midway_state().items()}
+        found |= {f"{_MODEL}{name}": value for name, value in self._model.uncounted_state().items()}
+        return {name: tensor.detach() for name, tensor in found.items()}
 
     def continue_at(self, done: int, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         """Be where another `Learning` was after so many steps.
@@ -236,10 +245,11 @@ class Learning:
             steps = min(self._left, done - self.done)
             self.done, self._left = self.done + steps, self._left - steps
         self._model.module.load_state_dict(dict(weights))
-        own = {name.removeprefix(_METHOD): value for name, value in state.items() if name.startswith(_METHOD)}
-        self._method.load_midway_state(own)
-        self._put_moments({name: value for name, value in state.items() if name.startswith(_OPTIMIZER)})
-        self._set_learning_rate()
+        self._method.load_midway_state(_named(state, _METHOD))
+        self._model.load_uncounted_state(_named(state, _MODEL))
+        self._put_moments(_named(state, _OPTIMIZER) | {k: v.item() for k, v in _named(state, _NUMBER).items()})
+        if self._left:
+            self._set_learning_rate()
 
     def _begin(self) -> None:
         if not self._phases:
@@ -301,20 +311,21 @@ class Learning:
         method.after_step()
         return report
 
-    def _put_moments(self, tensors: Mapping[str, Tensor]) -> None:
-        """The optimizer's tensors, as `state_dict` names them."""
+    def _put_moments(self, kept: Mapping[str, Tensor | float]) -> None:
+        """The optimizer's tensors and numbers, ``<place of the parameter>.<name>``."""
         assert self._optimizer is not None
-        kept: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            place, _, name = key.removeprefix(_OPTIMIZER).partition(".")
+        of_place: dict[int, dict[str, Tensor | float]] = {}
+        for key, value in kept.items():
+            place, _, name = key.partition(".")
             if not place.isdecimal() or int(place) >= len(self._parameters):
                 raise ValueError(f"the optimizer has {len(self._parameters)} parameters; it holds {key!r}")
-            shape = self._parameters[int(place)].shape
-            if value.numel() != 1 and value.shape != shape:
-                raise ValueError(f"{key!r} has the shape {tuple(value.shape)}, its parameter {tuple(shape)}")
-            kept.setdefault(int(place), {})[name] = value
+            of_place.setdefault(int(place), {})[name] = value
         groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": kept, "param_groups": groups})
+        self._optimizer.load_state_dict({"state": of_place, "param_groups": groups})
+
+
+def _named(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def learn(

@@ -39,6 +39,37 @@ def test_a_trial_that_could_not_be_carried_out_counts_as_the_worst(table):
     assert math.isnan(table.cells(1)["t/b"].spread)
 
 
+def test_whole_numbers_and_truths_are_scores_too(tmp_path):
+    table = TrialTable(LAYOUT)
+    values = {"match": True, "loss": np.float32(2)}
+    odd = Trial("t/a", np.int64(3), "ok", values, {"answer": None})
+    table.append(odd, experience=0, step=1, split="report")
+    table.write(tmp_path / LAYOUT.file)
+    assert TrialTable.read(tmp_path / LAYOUT.file, LAYOUT).rows == table.rows
+
+
+def test_a_trial_without_a_score_or_a_column_is_refused_at_once():
+    for values, columns, words in (({"match": 1}, {"answer": None}, "no loss"), ({}, {}, "lacks answer")):
+        with pytest.raises(ConfigurationError, match=words):
+            trial = Trial("t/a", 0, "ok", values, columns)
+            TrialTable(LAYOUT).append(trial, experience=0, step=1, split="report")
+
+
+def test_where_there_is_no_worst_value_a_failed_trial_is_left_out():
+    unbounded = Measure("nll", "lower", "mean", 0.0)
+    layout = TrialLayout((unbounded,), {})
+    table = TrialTable(layout)
+    for unit, value in enumerate((1.0, None, 3.0)):
+        found = Trial("t/a", unit, "error" if value is None else "ok", {} if value is None else {"nll": value})
+        table.append(found, experience=0, step=1, split="report")
+    table.append(Trial("t/b", 0, "error", {}), experience=0, step=1, split="report")
+    cells = table.cells(0)
+    assert (cells["t/a"].value, cells["t/a"].count, cells["t/a"].errors) == (2.0, 2, 1)
+    assert (math.isnan(cells["t/b"].value), cells["t/b"].count) == (True, 0)
+    stream = Stream("s", tuple(Experience(number, task.name, (task,)) for number, task in enumerate(TASKS)))
+    assert np.isnan(score_matrix(table, stream, 1, measure=unbounded).scores[0, 1])
+
+
 def test_written_and_read(table, tmp_path):
     table.write(tmp_path / LAYOUT.file)
     assert TrialTable.read(tmp_path / LAYOUT.file, LAYOUT).rows == table.rows

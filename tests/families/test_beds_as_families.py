@@ -125,6 +125,8 @@ def test_the_exact_match_of_the_language_bed_is_that_of_greedy_generation(tmp_pa
         (["method=m2distill"], "needs a model with"),
         (["family=bed_diffusion"], "stream 'bed_language' is of the family 'bed_language'"),
         (["family.bed=nonsense"], "family.bed must be one of"),
+        (["family.bed=diffusion"], "family.bed=diffusion is not the bed of family=bed_language"),
+        (["arrangement=independent", "evaluation.future_tasks=true"], "evaluation.future_tasks=true"),
         (["method=er", "arrangement=joint"], "begins with the second experience"),
     ],
 )

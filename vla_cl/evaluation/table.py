@@ -39,8 +39,9 @@ class Cell:
 
     Attributes:
         value: Mean of the trials. A trial that could not be carried out counts with the measure's worst value: leaving
-            it out would make a policy that breaks the simulator look better. It is counted apart as well.
-        count: All trials.
+            it out would make a policy that breaks the simulator look better. It is counted apart as well. Where the
+            measure has no worst value it is left out; NaN if nothing is left.
+        count: Trials that the mean is of.
         errors: Those that could not be carried out.
         spread: Standard deviation of the trials, divided by n - 1; NaN of a single one.
     """
@@ -84,9 +85,19 @@ class TrialTable:
             experience: The position in the stream after (or in) which it was evaluated.
             step: Optimizer steps since the start of the stream.
             split: Of its unit.
+
+        Raises:
+            ConfigurationError: The trial lacks a score, or a column is of another type than its evaluator declares.
         """
         when = {"experience": experience, "step": step, "split": split, "task": trial.task}
-        self._put(when | self.layout.of_trial(trial))
+        row = when | self.layout.of_trial(trial)
+        lacking = [name for name in self.layout.columns if name not in row]
+        if lacking:
+            raise ConfigurationError(
+                f"a trial of {trial.task} lacks {lacking[0]}, which its evaluator declares; add it"
+            )
+        _require_row({name: row[name] for name in self.layout.columns}, self.layout, f"a trial of {trial.task}")
+        self._put(row)
 
     def reported(self, experience: int) -> set[tuple[str, int]]:
         """Task and unit of every trial that is reported after an experience."""
@@ -157,8 +168,10 @@ class TrialTable:
     def _cell(self, rows: Sequence[Mapping[str, Any]], measure: Measure | None) -> Cell:
         chosen = measure or self.layout.measures[0]
         values = np.array([self.layout.value(row, chosen) for row in rows])
+        values = values[np.isfinite(values)]
         spread = float(values.std(ddof=1)) if len(values) > 1 else math.nan
-        return Cell(float(values.mean()), len(rows), sum(map(self.layout.failed, rows)), spread)
+        mean = float(values.mean()) if len(values) else math.nan
+        return Cell(mean, len(values), sum(map(self.layout.failed, rows)), spread)
 
     def _put(self, row: Mapping[str, Any]) -> None:
         key = tuple(row[name] for name in (*_WHEN, self.layout.unit))

@@ -25,13 +25,13 @@ class BedFamily(Family):
         ConfigurationError: There is no such test bed, or another device was asked for.
     """
 
-    name = "bed"
-
     def __init__(self, bed: str, device: str = "cpu") -> None:
         if bed not in BEDS:
             raise ConfigurationError(f"family.bed must be one of {', '.join(BEDS)}; got {bed!r}")
         if device not in ("cpu", "auto"):
             raise ConfigurationError(f"device={device} is not possible: test beds run on the processor; use device=cpu")
+        self.bed, self.device = bed, device
+        self.name = f"bed_{bed}"
         self._bed = BEDS[bed]()
 
     def tasks(self) -> Sequence[Task]:
@@ -39,7 +39,11 @@ class BedFamily(Family):
         return self._bed.stream.tasks
 
     def check(self, stream: Stream, method: Method) -> None:
-        """The method must fit the model."""
+        """The method must fit the model, and the name the bed."""
+        if self.name != f"bed_{self.bed}":
+            raise ConfigurationError(
+                f"family.bed={self.bed} is not the bed of family={self.name}; use stream=bed_{self.bed}"
+            )
         copy.deepcopy(method).attach(self._bed.make_model(0), 0)
 
     def new_model(self, first: Experience, seed: int) -> Model:

@@ -68,8 +68,14 @@ class TrialLayout(TableLayout):
 
     def of_trial(self, trial: Trial) -> dict[str, Any]:
         """Unit, status, time, scores and notes."""
-        scores = {measure.name: trial.values.get(measure.name) for measure in self.measures}
-        own = {self.unit: trial.unit, "status": trial.status, "seconds": trial.seconds, "error": trial.error}
+        given = {name: float(value) for name, value in trial.values.items()}
+        scores = {measure.name: given.get(measure.name) for measure in self.measures}
+        own = {
+            self.unit: int(trial.unit),
+            "status": trial.status,
+            "seconds": float(trial.seconds),
+            "error": trial.error,
+        }
         return own | scores | dict(trial.columns)
 
     def value(self, row: Mapping[str, Any], measure: Measure) -> float:

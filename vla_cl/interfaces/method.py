@@ -135,7 +135,9 @@ class Method:
     def midway_state(self) -> dict[str, Tensor]:
         """What steps change within a task, beside weights and optimizer, and what a phase has made of the weights.
 
-        What `begin_task` makes is not among it: a run that continues within a task calls that again first.
+        Whatever lives from one step to another belongs here: a choice that serves several steps, a sum, a cache.
+        What `begin_task` makes does not: a run that continues within a task calls that again first.
+        ``tests/contract/test_continued_within_a_task.py`` holds every method to it.
         """
         return {}
 

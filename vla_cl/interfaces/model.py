@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,13 @@ class Model(ABC):
     @abstractmethod
     def loss(self, batch: Batch, draw: Draw) -> Tensor:
         """One value per sample, shape (B,); the caller reduces."""
+
+    def uncounted_state(self) -> dict[str, Tensor]:
+        """What steps change beside parameters and buffers, such as a counter; most models have nothing of the kind."""
+        return {}
+
+    def load_uncounted_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - most have nothing to put back
+        """Put back what `uncounted_state` gave."""
 
     def features(self, batch: Batch) -> Tensor:
         """An embedding for routers and selection, shape (B, D), without gradient; with `Ability.FEATURES`."""

@@ -118,7 +118,10 @@ def _measure(metric: Metric, measured: Measurements) -> tuple[float, Terms | str
     if kind == "statistic":
         return value, f"one number: {measured.measure.name} is computed of a task as a whole, not of each trial"
     if kind == "mean" and np.isnan(terms.spreads).any():
-        return value, "no spread: the file does not say how much the trials of a cell differ"
+        few = (terms.episodes < 2).any()
+        return value, f"no spread: {'a cell has one trial' if few else 'the file does not say how much trials differ'}"
+    if kind == "mean" and not terms.spreads.any():
+        return value, "no spread: all trials of a cell are equal, which says nothing of chance"
     return value, terms
 
 

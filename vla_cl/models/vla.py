@@ -278,6 +278,16 @@ class VlaModel(Policy, Distillable):
         finally:
             self.policy.share_instructions = before
 
+    def uncounted_state(self) -> dict[str, Tensor]:
+        """VQ-BeT counts the steps that its codes have learnt in a plain number."""
+        codes = getattr(self.policy, "vqbet", None) and self.policy.vqbet.action_head.vqvae_model
+        return {} if codes is None else {"optimized_steps": torch.tensor(int(codes.optimized_steps))}
+
+    def load_uncounted_state(self, state: Mapping[str, Tensor]) -> None:
+        """Count on from there."""
+        if state:
+            self.policy.vqbet.action_head.vqvae_model.optimized_steps = int(state["optimized_steps"])
+
     def features(self, batch: Batch) -> Tensor:
         """The policy's embedding of what it sees and is told, shape (B, D).
 

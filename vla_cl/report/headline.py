@@ -31,6 +31,7 @@ class TaskCourse:
         final: Score after the last evaluated experience.
         forgot: Learnt, and the 95 % intervals of after and final do not overlap. Not of best and final: the best of
             many noisy values lies above the end where nothing was forgotten.
+        told: Both intervals are known.
     """
 
     task: str
@@ -38,6 +39,7 @@ class TaskCourse:
     best: float
     final: float
     forgot: bool
+    told: bool
 
 
 def task_courses(run: RunRecord, scale: Scale) -> list[TaskCourse]:
@@ -65,7 +67,7 @@ def _course(matrix: ScoreMatrix, task: str, taught: Sequence[int], end: int, sca
     before, now = (scale.cell_interval(matrix, row, column) for row in (taught[-1], end))
     apart = before is not None and now is not None and _worse(now, before, scale)
     forgot = apart and (not scale.in_percent or after >= LEARNT)
-    return TaskCourse(task, after, best, measured[end], forgot)
+    return TaskCourse(task, after, best, measured[end], forgot, before is not None and now is not None)
 
 
 def _worse(interval: tuple[float, float], other: tuple[float, float], scale: Scale) -> bool:
@@ -168,14 +170,23 @@ def _kept_and_forgotten(run: RunRecord, estimates: Mapping[str, Estimate], scale
         ]
         parts.append(Markup("forgot {}").format(_listing(changes)))
     elif len(courses) > 1 and kept:
-        parts.append(_forgot_no_single_task(estimates.get(HEADLINE_FORGETTING), scale))
-    if kept and forgotten:
+        told = any(course.told for course in courses)
+        parts.append((_forgot_no_single_task if told else _cannot_tell)(estimates.get(HEADLINE_FORGETTING), scale))
+    if kept and forgotten and scale.in_percent:
         names = [Markup("{} ({})").format(task_name(c.task), scale.text(c.final)) for c in kept]
         parts.append(Markup("still does {}").format(_listing(names)))
     if never:
         names = [Markup("{} ({})").format(task_name(c.task), scale.text(c.best)) for c in never]
         parts.append(Markup("did not reach {} on {}").format(scale.text(LEARNT), _listing(names)))
     return [Markup("<strong>{}</strong> {}.").format(run.label, Markup("; it ").join(parts))] if parts else []
+
+
+def _cannot_tell(forgetting: Estimate | None, scale: Scale) -> Markup:
+    """Without intervals nobody knows what is chance."""
+    if forgetting is None or math.isnan(forgetting.value):
+        return Markup("has no intervals, so what it forgot cannot be told from chance")
+    lost = f"{100 * forgetting.value:.0f} points" if scale.in_percent else f"{forgetting.value:.3g}"
+    return Markup("lost {} on earlier tasks on average; without intervals that cannot be told from chance").format(lost)
 
 
 def _forgot_no_single_task(forgetting: Estimate | None, scale: Scale) -> Markup:

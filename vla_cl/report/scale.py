@@ -127,7 +127,7 @@ class Scale:
             low, high = wilson_interval(round(score * count), count)
             return low, high
         spread = math.nan if matrix.spread is None else float(matrix.spread[row, column])
-        if self.measure.kind != "mean" or math.isnan(spread):
+        if self.measure.kind != "mean" or not spread > 0:
             return None
         ends = means_interval(*(np.array([number]) for number in (1.0, score, count, spread)))
         return max(self.measure.low, float(ends[0])), min(self.measure.high, float(ends[1]))

@@ -48,7 +48,8 @@ class EpisodeLayout(TableLayout):
 
     def of_trial(self, trial: Trial) -> dict[str, Any]:
         """The columns of an episode."""
-        return {self.unit: trial.unit, "seconds": trial.seconds, "error": trial.error, **trial.columns}
+        own = {self.unit: int(trial.unit), "seconds": float(trial.seconds), "error": trial.error}
+        return own | dict(trial.columns)
 
     def value(self, row: Mapping[str, Any], measure: Measure) -> float:
         """1 of a success."""

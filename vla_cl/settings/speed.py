@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 WHERE_AND_HOW_FAST = (
-    *("output_dir", "name", "cache_dir", "device", "threads", "tracking"),
+    *("output_dir", "name", "cache_dir", "device", "threads", "tracking", "family.device"),
     *("demonstrations.workers", "training.save_every"),
     *(f"evaluation.{name}" for name in ("workers", "slots_per_worker", "batch_size", "deadline")),
 )

@@ -81,7 +81,7 @@ def exact_match(model: Model, batch: Batch) -> Tensor:
     from vla_cl.models.llm import IGNORED
 
     with evaluating(model.module):
-        logits = cast(Distillable, model).outputs(batch, Draw(0))
+        logits = cast(Distillable, model).outputs(batch, Draw(number(0, Purpose.ACTING)))
     labels = batch["labels"][:, 1:].to(logits.device)
     right = logits[:, :-1].argmax(-1) == labels
     whole: Tensor = (right | (labels == IGNORED)).all(1)
