@@ -24,7 +24,7 @@ from vla_cl.random_numbers import Purpose, generator
 from vla_cl.scores import Measure
 from vla_cl.types import Batch, Draw, Experience, Task
 
-SLOPES = {"up": 1.0, "down": -1.0, "flat": 0.0}
+SLOPES = {"up": 1.0, "steep": 2.0, "flat": 0.0}
 ERROR = Measure("squared_error", direction="lower", kind="mean", low=0.0, title="squared error")
 
 

@@ -20,6 +20,7 @@ from torch.optim import AdamW, Optimizer
 from vla_cl.interfaces import Data, Method, Model
 from vla_cl.methods.checked_settings import check_part
 from vla_cl.methods.parameter_patterns import Freezer
+from vla_cl.methods.prunable import prunable
 from vla_cl.methods.saved_state import lists_of_texts, require_alike, require_keys
 from vla_cl.methods.task_buffers import TaskBuffers
 from vla_cl.types import Batch, ConfigurationError, Experience, MethodCard, Task
