@@ -130,7 +130,7 @@ def _learn(
     settings: Settings, family: Family, stream: Stream, checked: Checked | CheckedFamily, folder: RunFolder
 ) -> None:
     """Learn; this process is the only one that writes the folder."""
-    use_threads(settings["threads"])
+    use_threads(settings["threads"] or family.threads)
 
     from vla_cl.continual import ContinualRun
     from vla_cl.evaluation.plan import EvaluationPlan

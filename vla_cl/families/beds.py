@@ -25,6 +25,8 @@ class BedFamily(Family):
         ConfigurationError: There is no such test bed, or another device was asked for.
     """
 
+    threads = 1  # with more, models this small wait for threads that other programs hold up
+
     def __init__(self, bed: str, device: str = "cpu") -> None:
         if bed not in BEDS:
             raise ConfigurationError(f"family.bed must be one of {', '.join(BEDS)}; got {bed!r}")

@@ -22,6 +22,9 @@ class Family(ABC):
 
     name: str
 
+    threads: int = 0
+    """Torch threads that suit its models, where the user leaves it open; 0: torch's choice."""
+
     @abstractmethod
     def tasks(self) -> Sequence[Task]:
         """What can be learnt; a stream is made of these."""
