@@ -16,7 +16,7 @@ from vla_cl.compose import compose
 from vla_cl.evaluate import evaluate
 from vla_cl.location import compose_evaluation
 from vla_cl.manifest import write_manifest
-from vla_cl.metrics import SuccessMatrix
+from vla_cl.metrics import ScoreMatrix
 from vla_cl.report.load import load_runs
 from vla_cl.run_folder import RunFolder, read_settings
 from vla_cl.types import ConfigurationError, InterfaceSpec
@@ -56,9 +56,9 @@ def test_a_run_writes_what_the_design_says(finished):
     spent = summary["seconds"]
     assert spent["total"] == pytest.approx(spent["train"] + spent["evaluate"], abs=0.11)
     assert summary["memory_bytes"] == 10 * (16 * 16 * 3 + 4 * 4)
-    matrix = SuccessMatrix.from_json(finished / "matrix.json")
-    assert matrix.success.shape == (2, 2)
-    assert np.isfinite(matrix.success).all()
+    matrix = ScoreMatrix.from_json(finished / "matrix.json")
+    assert matrix.scores.shape == (2, 2)
+    assert np.isfinite(matrix.scores).all()
     assert matrix.baseline is not None
     assert [step for step, _ in matrix.curves["point/green"]] == [4, 8]
     table = pd.read_parquet(finished / "episodes.parquet")
@@ -70,16 +70,16 @@ def test_a_run_writes_what_the_design_says(finished):
 
 def test_every_table_row_has_its_cell(finished):
     table = pd.read_parquet(finished / "episodes.parquet")
-    matrix = SuccessMatrix.from_json(finished / "matrix.json")
+    matrix = ScoreMatrix.from_json(finished / "matrix.json")
     for row in range(2):
         for column, task in enumerate(matrix.tasks):
             rows = table[(table.experience == row) & (table.task == task) & (table.split == "report")]
-            assert (rows.outcome == "success").mean() == matrix.success[row, column]
+            assert (rows.outcome == "success").mean() == matrix.scores[row, column]
 
 
 def test_metrics_and_report_read_it(finished, capsys):
     assert main(["metrics", str(finished)]) == 0
-    assert "final_average_success" in capsys.readouterr().out
+    assert "final_average" in capsys.readouterr().out
     assert main(["report", str(finished)]) == 0
     assert (finished / "report.html").stat().st_size > 10_000
 
@@ -175,13 +175,13 @@ def test_a_folder_that_is_no_run_says_how_to_get_another(tmp_path):
 
 def test_joint_and_independent_references(cache, tmp_path):
     joint = train(cache, tmp_path / "joint", "arrangement=joint", "training.steps=2")
-    matrix = SuccessMatrix.from_json(joint / "matrix.json")
-    assert matrix.success.shape == (1, 2)
+    matrix = ScoreMatrix.from_json(joint / "matrix.json")
+    assert matrix.scores.shape == (1, 2)
     independent = train(cache, tmp_path / "independent", "arrangement=independent", "training.steps=2")
-    matrix = SuccessMatrix.from_json(independent / "matrix.json")
-    assert np.isfinite(np.diag(matrix.success)).all()
-    assert np.isnan(matrix.success[0, 1])
-    assert np.isnan(matrix.success[1, 0])
+    matrix = ScoreMatrix.from_json(independent / "matrix.json")
+    assert np.isfinite(np.diag(matrix.scores)).all()
+    assert np.isnan(matrix.scores[0, 1])
+    assert np.isnan(matrix.scores[1, 0])
     first = load_file(independent / "checkpoints" / "001" / "pretrained_model" / "model.safetensors")
     alone = train(cache, tmp_path / "alone", "stream.tasks=[red]", "training.steps=2")
     same = load_file(alone / "checkpoints" / "001" / "pretrained_model" / "model.safetensors")
@@ -196,10 +196,10 @@ def test_alone_every_task_is_rolled_out_as_by_a_run_that_has_no_other(cache, tmp
     shutil.rmtree(cut / "checkpoints" / "002")
     train(cache, cut, "arrangement=independent", *more)
     assert (cut / "matrix.json").read_text() == (whole / "matrix.json").read_text()
-    matrix = SuccessMatrix.from_json(whole / "matrix.json")
+    matrix = ScoreMatrix.from_json(whole / "matrix.json")
     for place, task in enumerate(("red", "green")):
-        alone = SuccessMatrix.from_json(train(cache, tmp_path / task, f"stream.tasks=[{task}]", *more) / "matrix.json")
-        assert matrix.success[place, place] == alone.success[0, 0]
+        alone = ScoreMatrix.from_json(train(cache, tmp_path / task, f"stream.tasks=[{task}]", *more) / "matrix.json")
+        assert matrix.scores[place, place] == alone.scores[0, 0]
         assert matrix.baseline[place] == alone.baseline[0]
         assert np.array_equal(matrix.learning_curve(place)[:, 1], alone.learning_curve(0)[:, 1])
 
@@ -231,7 +231,7 @@ def test_of_an_independent_run_a_policy_is_rolled_out_on_what_it_learnt(cache, t
 def test_recorded_datasets_are_a_stream(point_datasets, cache, tmp_path):
     roots = ",".join(str(root) for root in point_datasets[1:])
     folder = train(cache, tmp_path / "run", "stream=datasets", f"stream.datasets=[{roots}]", "training.steps=1")
-    matrix = SuccessMatrix.from_json(folder / "matrix.json")
+    matrix = ScoreMatrix.from_json(folder / "matrix.json")
     assert matrix.tasks == ("point/green", "point/blue")
 
 
@@ -239,8 +239,8 @@ def test_evaluate_repeats_the_run(finished, tmp_path, capsys):
     settings = compose([*POINT, f"output_dir={tmp_path / 'e'}"], root="evaluate", folders=[CONF])
     folder = evaluate(str(finished), settings)
     summary = json.loads((folder / "summary.json").read_text())
-    matrix = SuccessMatrix.from_json(finished / "matrix.json")
-    assert [summary["tasks"][task]["success"] for task in matrix.tasks] == matrix.success[-1].tolist()
+    matrix = ScoreMatrix.from_json(finished / "matrix.json")
+    assert [summary["tasks"][task]["success"] for task in matrix.tasks] == matrix.scores[-1].tolist()
     assert "mean" in capsys.readouterr().out
 
 
@@ -256,7 +256,7 @@ def test_a_policy_that_looks_at_several_frames_is_refused_before_it_learns(cache
     def learn(*_):
         raise AssertionError("it learnt")
 
-    monkeypatch.setattr("vla_cl.continual.learn", learn)
+    monkeypatch.setattr("vla_cl.continual.Learning", learn)
     history = ["policy=diffusion", "policy.n_action_steps=4", "policy.n_obs_steps=2", "policy.horizon=8",
                "policy.down_dims=[8,16]", "policy.pretrained_backbone_weights=null"]  # fmt: skip
     with pytest.raises(ConfigurationError, match=r"'diffusion' looks at 2 frames.*policy\.n_obs_steps=1"):
@@ -295,7 +295,7 @@ def test_a_warm_start_brings_its_weights_and_normalisation(finished, cache, tmp_
     ],
 )
 def test_data_that_do_not_fit_the_policy_are_refused_naming_both(policy, data, message):
-    from vla_cl.continual import require_fit
+    from vla_cl.rollout.compatibility import require_fit
 
     usual = {"cameras": {"observation.image": (16, 16)}, "state_size": 2, "action_size": 2}
     with pytest.raises(ConfigurationError, match=message):

@@ -15,8 +15,8 @@ def test_the_demo_says_what_came_out(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["demo", *CONF, *TOY, f"cache_dir={tmp_path / 'cache'}"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    (head,) = (number for number, line in enumerate(lines) if line.startswith("success at the end (final_average_su"))
-    assert lines[head + 1].split()[:3] == ["method", "seeds", "final_average_success"]
+    (head,) = (number for number, line in enumerate(lines) if line.startswith("success at the end (final_average)"))
+    assert lines[head + 1].split()[:3] == ["method", "seeds", "final_average"]
     assert {line.split()[0] for line in lines[head + 2 : head + 4]} == {"sequential", "er"}
     assert all(line.count("[") == 2 for line in lines[head + 2 : head + 4])
     assert lines[-1] == "outputs/demo/report.html"

@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 from vla_cl.bench import coverage
 from vla_cl.cli import main
-from vla_cl.metrics import HEADLINE_FORGETTING, METRICS, Estimate, SuccessMatrix, compute_all, wilson_interval
+from vla_cl.metrics import HEADLINE_FORGETTING, METRICS, Estimate, ScoreMatrix, compute_all, wilson_interval
 from vla_cl.metrics.estimate import compute_many
 from vla_cl.metrics.interval import weighted_interval
 from vla_cl.metrics.seeds import over_seeds
@@ -19,7 +19,7 @@ REPLICATIONS = 150
 SLACK = 3 * math.sqrt(0.92 * 0.08 / REPLICATIONS)  # three standard errors of a coverage of 92 %
 TOO_HIGH = {"libero_fwt", "libero_auc", "tail_fwt", "chaudhry_forgetting", "mammoth_forgetting"}
 TOO_LOW = {"tail_bwt"}
-SHARED = {"average_incremental_success", "clare_auc", "iscil_auc", "cw_forward_transfer"}
+SHARED = {"average_incremental", "clare_auc", "iscil_auc", "cw_forward_transfer"}
 BIASED = TOO_HIGH | TOO_LOW
 WITHOUT = BIASED | SHARED
 
@@ -33,10 +33,10 @@ def run_of(success, curves, alone, baseline, episodes):
         return {name: np.column_stack([np.arange(rows.shape[1]), row]) for name, row in zip(names, rows, strict=True)}
 
     counts = np.full((size, size), episodes)
-    more = {"curve_episodes": episodes, "baseline_episodes": episodes}
+    more = {"curve_count": episodes, "baseline_count": episodes}
     return (
-        SuccessMatrix(names, names, success, counts, named(curves), baseline, **more),
-        SuccessMatrix(names, names, np.where(np.eye(size, dtype=bool), 0.5, np.nan), counts, named(alone), **more),
+        ScoreMatrix(names, names, success, counts, named(curves), baseline, **more),
+        ScoreMatrix(names, names, np.where(np.eye(size, dtype=bool), 0.5, np.nan), counts, named(alone), **more),
     )
 
 
@@ -52,7 +52,7 @@ def drawn(generator, size, episodes, learnt, later):
 def truths(size, learnt, later):
     drop, rest = learnt - later, size - 1
     final = (learnt + rest * later) / size
-    up = {"final_average_success": final, "cw_performance": final}
+    up = {"final_average": final, "cw_performance": final}
     up |= dict.fromkeys(("learning_accuracy", "clare_fwt", "iscil_fwt"), learnt)
     down = dict.fromkeys(("libero_nbt", "cw_forgetting"), drop * rest / size)
     down |= {"clare_nbt": drop, "simple_recipe_nbt": drop, "gem_bwt": -drop, "iscil_bwt": -drop * rest / size}
@@ -102,10 +102,10 @@ def test_intervals_hold_the_truth_where_initial_states_decide_alone(size, episod
 def test_a_stream_that_repeats_tasks_has_no_interval_where_it_adds_up_their_states():
     names = ("a", "b", "a", "b")
     success = np.tile([0.5, 0.7], (4, 1))
-    matrix = SuccessMatrix(("a", "b"), ("1", "2", "3", "4"), success, np.full((4, 2), 20), stream=[(n,) for n in names])
+    matrix = ScoreMatrix(("a", "b"), ("1", "2", "3", "4"), success, np.full((4, 2), 20), stream=[(n,) for n in names])
     found = compute_all(matrix)
     assert found["learning_accuracy"].why.startswith("shared: ")
-    assert found["final_average_success"].why == ""
+    assert found["final_average"].why == ""
 
 
 def test_what_is_biased_has_no_interval_and_says_which_way():
@@ -242,8 +242,8 @@ def test_the_bench_gives_what_a_file_can_hold(monkeypatch):
     for name, value in {"TASKS": (3,), "EPISODES": (5,), "_REPLICATIONS": 20}.items():
         monkeypatch.setattr(coverage, name, value)
     found = json.loads(json.dumps(coverage.coverage([], []), allow_nan=False))
-    assert found["average_incremental_success"].startswith("no interval; ")
-    assert " where states decide; " in found["final_average_success"]
+    assert found["average_incremental"].startswith("no interval; ")
+    assert " where states decide; " in found["final_average"]
     assert all(figures["chaudhry_forgetting"]["held"] is None for figures in found["conditions"].values())
 
 

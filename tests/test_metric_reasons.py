@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vla_cl.metrics import METRICS, SuccessMatrix, compute_all, describe
+from vla_cl.metrics import METRICS, ScoreMatrix, compute_all, describe
 from vla_cl.types import ConfigurationError
 
 NAN = math.nan
@@ -19,7 +19,7 @@ def two(success=((0.5, NAN), (0.5, 0.5)), **more):
     success = np.asarray(success)
     settings = {"stream": (("a",), ("b",))} | more
     rows = tuple(f"row {number}" for number in range(len(success)))
-    return SuccessMatrix(("a", "b"), rows, success, np.where(np.isnan(success), 0, 10), **settings)
+    return ScoreMatrix(("a", "b"), rows, success, np.where(np.isnan(success), 0, 10), **settings)
 
 
 ALONE = ((0.5, NAN), (NAN, 0.5))
@@ -49,13 +49,13 @@ TOGETHER = {"stream": (("a", "b"),)}
         ("clare_nbt", two(((0.5, 0.5),), **TOGETHER), None, "an experience brings several tasks"),
         ("learning_accuracy", two(((0.5, NAN),)), None, "only 1 of 2 experiences have been evaluated"),
         ("learning_accuracy", two(((0.5, NAN),), stream=None), None, "the file does not say which tasks"),
-        ("final_average_success", two(ALONE), None, "not every task was evaluated after the last experience"),
+        ("final_average", two(ALONE), None, "not every task was evaluated after the last experience"),
         ("gem_bwt", two(ALONE), None, "not every task was evaluated after the last experience"),
         ("libero_nbt", two(ALONE), None, "earlier tasks were not evaluated after every later experience"),
         ("gem_fwt", two(), None, "no task was evaluated just before learning it, above the diagonal"),
         ("gem_fwt", two(((0.5, 0.5), (0.5, 0.5))), None, "the untrained policy was not evaluated"),
         (
-            *("gem_bwt", SuccessMatrix(("a",), ("a",), [[0.5]], [[10]]), None),
+            *("gem_bwt", ScoreMatrix(("a",), ("a",), [[0.5]], [[10]]), None),
             "with one task only, nothing can be forgotten or transferred",
         ),
     ],
@@ -74,7 +74,7 @@ def test_every_metric_says_what_it_needs():
 
 
 def test_the_table_and_the_json_give_the_reason(tmp_path):
-    two(curves=CURVES, curve_episodes=10).write(tmp_path / "run.json")
+    two(curves=CURVES, curve_count=10).write(tmp_path / "run.json")
     two(ALONE, curves={task: [[10 * step, rate] for step, rate in curve] for task, curve in CURVES.items()}).write(
         tmp_path / "alone.json"
     )
@@ -87,7 +87,7 @@ def test_the_table_and_the_json_give_the_reason(tmp_path):
 
 
 def test_an_independent_run_of_several_tasks_at_once_is_not_called_something_else():
-    several = SuccessMatrix(
+    several = ScoreMatrix(
         ("a", "b", "c"), ("ab", "c"), [[0.5, 0.5, NAN], [NAN, NAN, 0.5]], [[10, 10, 0], [0, 0, 10]],
         stream=(("a", "b"), ("c",)),
     )  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vla_cl import metrics
-from vla_cl.metrics import METRICS, SuccessMatrix, compute_all, wilson_interval
+from vla_cl.metrics import METRICS, ScoreMatrix, compute_all, wilson_interval
 from vla_cl.types import ConfigurationError
 
 # Printed in LIBERO's notebooks/quick_guide_algo.ipynb; FWT_k there in sixtieths.
@@ -32,7 +32,7 @@ LIBERO_EXPECTED = {
     "clare_nbt": 0.601411,
     "clare_auc": 0.298103,
     "gem_bwt": -0.577778,
-    "final_average_success": 0.2,
+    "final_average": 0.2,
     "cw_performance": 0.2,
     "learning_accuracy": 0.72,
     "simple_recipe_nbt": 0.577778,
@@ -54,7 +54,7 @@ def make(success, episodes=20, **more):
     success = np.asarray(success, dtype=float)
     tasks = tuple(f"suite/task-{index}" for index in range(success.shape[1]))
     experiences = tuple(f"experience-{index}" for index in range(success.shape[0]))
-    return SuccessMatrix(tasks, experiences, success, np.where(np.isnan(success), 0, episodes), **more)
+    return ScoreMatrix(tasks, experiences, success, np.where(np.isnan(success), 0, episodes), **more)
 
 
 def curves_of(values_per_task, stride=100):
@@ -118,8 +118,8 @@ def naive(matrix, curves, baseline, reference):
     tail = sum(sum(matrix[k][i] - best[i] for i in range(k)) / k for k in range(1, size)) / (size - 1)
     seen = sum(sum(matrix[t][: t + 1]) / (t + 1) for t in range(size)) / size
     return {
-        "final_average_success": sum(matrix[-1]) / size,
-        "average_incremental_success": seen,
+        "final_average": sum(matrix[-1]) / size,
+        "average_incremental": seen,
         "learning_accuracy": sum(diagonal) / size,
         "libero_fwt": sum(fwt) / size,
         "libero_nbt": nbt / size,
@@ -196,7 +196,7 @@ def test_a_missing_cell_makes_nan_of_what_needs_it_only():
     results = compute_all(make(success))
     undefined = {name for name, result in results.items() if math.isnan(result.value)} - NEEDS_CURVES - NEEDS_MORE
     assert undefined == {
-        "average_incremental_success",
+        "average_incremental",
         "libero_nbt",
         "clare_nbt",
         "clare_auc",
@@ -211,8 +211,8 @@ def test_a_missing_cell_makes_nan_of_what_needs_it_only():
 def test_joint_training_has_its_final_average_only():
     results = compute_all(make([[0.2, 0.4, 0.9]], curves=curves_of([[0.1, 0.2]] * 3), baseline=[0, 0, 0]))
     defined = {name for name, result in results.items() if not math.isnan(result.value)}
-    assert defined == {"final_average_success", "cw_performance"}
-    assert results["final_average_success"].value == pytest.approx(0.5)
+    assert defined == {"final_average", "cw_performance"}
+    assert results["final_average"].value == pytest.approx(0.5)
 
 
 def test_independent_training_has_its_learning_accuracy():
@@ -251,7 +251,7 @@ def test_a_reference_that_does_not_fit_is_refused():
     run = make([[0.5, 0.1], [0.2, 0.3]])
     with pytest.raises(ConfigurationError, match=r"independent run.*2 x 2"):
         compute_all(run, run)
-    other = SuccessMatrix(("suite/other",), ("other",), np.array([[0.5]]), np.array([[20]]))
+    other = ScoreMatrix(("suite/other",), ("other",), np.array([[0.5]]), np.array([[20]]))
     with pytest.raises(ConfigurationError, match=r"shares no task.*suite/other"):
         compute_all(run, other)
 
@@ -262,17 +262,17 @@ def test_intervals_hold_the_value_and_are_always_the_same(libero):
         if not math.isnan(result.low):
             assert result.low <= result.value <= result.high, name
             assert (result.low, result.high) == (second[name].low, second[name].high)
-    assert first["final_average_success"].low < 0.2 < first["final_average_success"].high
+    assert first["final_average"].low < 0.2 < first["final_average"].high
 
 
 def test_what_reads_curves_has_an_interval_only_if_their_episodes_are_known(libero):
     without = compute_all(libero)
-    known = make(libero.success, curves=libero.curves, curve_episodes=20)
+    known = make(libero.scores, curves=libero.curves, curve_count=20)
     with_counts = compute_all(known)
     assert str(with_counts) == str(without)  # what reads the curves of a run alone takes their best: it has no interval
-    alone = make(np.where(np.eye(10, dtype=bool), 0.5, np.nan), curves=curves_of([[0.0] * 11] * 10), curve_episodes=10)
+    alone = make(np.where(np.eye(10, dtype=bool), 0.5, np.nan), curves=curves_of([[0.0] * 11] * 10), curve_count=10)
     for run, episodes in ((libero, 10), (known, None)):
-        found = compute_all(run, replace(alone, curve_episodes=episodes))["cw_forward_transfer"]
+        found = compute_all(run, replace(alone, curve_count=episodes))["cw_forward_transfer"]
         assert math.isnan(found.low)
         assert found.why.startswith("no counts: ")
         assert found.why.endswith(f"the {'reference' if run is known else 'run'}'s curves")
@@ -284,16 +284,16 @@ def test_what_reads_curves_has_an_interval_only_if_their_episodes_are_known(libe
 def test_gem_fwt_has_an_interval_only_if_the_episodes_of_the_baseline_are_known():
     success = random_matrix(np.random.default_rng(3), 3)
     assert math.isnan(compute_all(make(success, baseline=[0, 0, 0.5]))["gem_fwt"].low)
-    known = compute_all(make(success, baseline=[0, 0, 0.5], baseline_episodes=20))["gem_fwt"]
+    known = compute_all(make(success, baseline=[0, 0, 0.5], baseline_count=20))["gem_fwt"]
     assert known.low < known.value < known.high
 
 
 def test_cells_at_the_ends_have_an_interval_inside_the_range():
     perfect = compute_all(make(np.ones((4, 4))))
-    assert perfect["final_average_success"].value == perfect["final_average_success"].high == 1
-    assert 0.9 < perfect["final_average_success"].low < 1
+    assert perfect["final_average"].value == perfect["final_average"].high == 1
+    assert 0.9 < perfect["final_average"].low < 1
     assert perfect["gem_bwt"].low < 0 < perfect["gem_bwt"].high
-    one = compute_all(make([[0.0]]))["final_average_success"]
+    one = compute_all(make([[0.0]]))["final_average"]
     assert one.low == 0 and 0.05 < one.high < 0.2
 
 

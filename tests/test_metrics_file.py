@@ -9,7 +9,7 @@ import pytest
 from vla_cl import metrics
 from vla_cl.cli import main
 from vla_cl.manifest import seal
-from vla_cl.metrics import METRICS, SuccessMatrix, compute_all, describe, load_matrix
+from vla_cl.metrics import METRICS, ScoreMatrix, compute_all, describe, load_matrix
 from vla_cl.types import ConfigurationError
 
 
@@ -18,7 +18,7 @@ def make(success, **more):
     success = np.asarray(success, dtype=float)
     tasks = tuple(f"suite/task-{index}" for index in range(success.shape[1]))
     experiences = tuple(f"experience-{index}" for index in range(success.shape[0]))
-    return SuccessMatrix(tasks, experiences, success, np.where(np.isnan(success), 0, 20), **more)
+    return ScoreMatrix(tasks, experiences, success, np.where(np.isnan(success), 0, 20), **more)
 
 
 @pytest.fixture
@@ -32,20 +32,20 @@ def sequential():
 def test_the_file_gives_back_the_matrix(tmp_path, sequential):
     for matrix in (
         sequential,
-        make(sequential.success, baseline=np.linspace(0, 1, 10) / 3, curve_episodes=10, baseline_episodes=5),
+        make(sequential.scores, baseline=np.linspace(0, 1, 10) / 3, curve_count=10, baseline_count=5),
         make([[0.5, np.nan]], baseline=[np.nan, 0.1]),
     ):
         path = tmp_path / "matrix.json"
         matrix.write(path)
-        back = SuccessMatrix.from_json(path)
+        back = ScoreMatrix.from_json(path)
         assert (back.tasks, back.experiences) == (matrix.tasks, matrix.experiences)
-        np.testing.assert_array_equal(back.success, matrix.success)
-        np.testing.assert_array_equal(back.episodes, matrix.episodes)
+        np.testing.assert_array_equal(back.scores, matrix.scores)
+        np.testing.assert_array_equal(back.counts, matrix.counts)
         assert set(back.curves) == set(matrix.curves)
         for task, curve in matrix.curves.items():
             np.testing.assert_array_equal(back.curves[task], curve)
         np.testing.assert_array_equal(back.baseline, matrix.baseline)
-        assert (back.curve_episodes, back.baseline_episodes) == (matrix.curve_episodes, matrix.baseline_episodes)
+        assert (back.curve_count, back.baseline_count) == (matrix.curve_count, matrix.baseline_count)
     assert [file.name for file in tmp_path.iterdir()] == ["matrix.json"]
 
 
@@ -68,9 +68,9 @@ def test_arrays_are_copies_and_read_only():
     success = np.array([[0.5]])
     matrix = make(success)
     success[0, 0] = 0.9
-    assert matrix.success[0, 0] == 0.5
+    assert matrix.scores[0, 0] == 0.5
     with pytest.raises(ValueError, match="read-only"):
-        matrix.success[0, 0] = 1
+        matrix.scores[0, 0] = 1
 
 
 GOOD = {
@@ -133,10 +133,10 @@ GOOD = {
 def test_a_broken_matrix_is_named(tmp_path, change, message):
     path = tmp_path / "matrix.json"
     path.write_text(json.dumps(GOOD))
-    SuccessMatrix.from_json(path)
+    ScoreMatrix.from_json(path)
     path.write_text(json.dumps(GOOD | change))
     with pytest.raises(ConfigurationError, match=message) as caught:
-        SuccessMatrix.from_json(path)
+        ScoreMatrix.from_json(path)
     assert str(path) in str(caught.value)
 
 
@@ -147,13 +147,13 @@ def test_a_broken_matrix_is_named(tmp_path, change, message):
 def test_a_rounded_rate_is_no_contradiction(tmp_path, rate, count):
     path = tmp_path / "matrix.json"
     path.write_text(json.dumps({"tasks": ["a"], "success": [[rate]], "episodes": [[count]]}))
-    assert SuccessMatrix.from_json(path).success[0, 0] == rate
+    assert ScoreMatrix.from_json(path).scores[0, 0] == rate
 
 
 def test_a_rate_of_a_paper_without_episodes_may_be_any(tmp_path):
     path = tmp_path / "matrix.json"
     path.write_text(json.dumps({"tasks": ["a"], "success": [[0.855]]}))
-    assert SuccessMatrix.from_json(path).success[0, 0] == 0.855
+    assert ScoreMatrix.from_json(path).scores[0, 0] == 0.855
 
 
 @pytest.mark.parametrize("key", ["tasks", "success"])
@@ -161,7 +161,7 @@ def test_a_missing_key_is_named(tmp_path, key):
     path = tmp_path / "matrix.json"
     path.write_text(json.dumps({name: value for name, value in GOOD.items() if name != key}))
     with pytest.raises(ConfigurationError, match=f"the key '{key}' is missing"):
-        SuccessMatrix.from_json(path)
+        ScoreMatrix.from_json(path)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_missing_key_is_named(tmp_path, key):
         (b'{"tasks": [' + b"1" * 5000 + b"]}", "is not JSON"),
         (b'{"tasks": ["a"], "success": [[1e999]]}', "beyond the range"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
-        (b"[1, 2]", "expected a JSON object with tasks, .* but found a list"),
+        (b"[1, 2]", "expected a JSON object with tasks and success, but found a list"),
         (json.dumps(GOOD).replace("null", "NaN").encode(), "NaN is not JSON.*null"),
     ],
 )
@@ -182,7 +182,7 @@ def test_a_corrupted_file_is_named(tmp_path, content, message):
     path = tmp_path / "matrix.json"
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=message):
-        SuccessMatrix.from_json(path)
+        ScoreMatrix.from_json(path)
 
 
 SQUARE = {"tasks": ["a", "b"], "success": [[0.5, None], [0.2, 1]]}
@@ -201,16 +201,16 @@ SQUARE = {"tasks": ["a", "b"], "success": [[0.5, None], [0.2, 1]]}
 def test_a_matrix_of_other_software_has_metrics_without_invented_intervals(tmp_path, capsys, content, experiences):
     path = tmp_path / "matrix.json"
     path.write_text(json.dumps(content))
-    matrix = SuccessMatrix.from_json(path)
+    matrix = ScoreMatrix.from_json(path)
     assert matrix.experiences == experiences
-    assert matrix.episodes is None
+    assert matrix.counts is None
     results = compute_all(matrix)
     assert all(np.isnan([result.low, result.high]).all() for result in results.values())
-    known = SuccessMatrix.from_json(path), replace(matrix, episodes=np.full(matrix.success.shape, 20))
+    known = ScoreMatrix.from_json(path), replace(matrix, counts=np.full(matrix.scores.shape, 20))
     values = [[result.value for result in compute_all(one).values()] for one in known]
     assert np.array_equal(*values, equal_nan=True)
     matrix.write(tmp_path / "again.json")
-    assert SuccessMatrix.from_json(tmp_path / "again.json").episodes is None
+    assert ScoreMatrix.from_json(tmp_path / "again.json").counts is None
     assert main(["metrics", str(path)]) == 0
     assert "episodes unknown" in capsys.readouterr().out
     assert main(["metrics", str(path), "--json"]) == 0
@@ -219,12 +219,12 @@ def test_a_matrix_of_other_software_has_metrics_without_invented_intervals(tmp_p
 def test_notes_of_others_in_the_file_are_left_alone(tmp_path):
     path = tmp_path / "matrix.json"
     path.write_text(json.dumps(GOOD | {"comment": "mine", "curves": None, "baseline": None}))
-    assert SuccessMatrix.from_json(path).baseline is None
+    assert ScoreMatrix.from_json(path).baseline is None
 
 
 def test_a_matrix_is_found_in_a_run_folder(tmp_path, sequential):
     sequential.write(tmp_path / "matrix.json")
-    np.testing.assert_array_equal(load_matrix(tmp_path).success, sequential.success)
+    np.testing.assert_array_equal(load_matrix(tmp_path).scores, sequential.scores)
     (tmp_path / "matrix.json").unlink()
     with pytest.raises(ConfigurationError, match=r"holds no matrix\.json"):
         load_matrix(tmp_path)
@@ -250,7 +250,7 @@ def test_the_printed_table(tmp_path, sequential):
 def test_every_matrix_fits_the_terminal(tasks):
     tasks_of = tuple(f"suite/put-the-black-bowl-on-the-plate-{index}" for index in range(tasks))
     success = np.full((2, tasks), 0.5)
-    matrix = SuccessMatrix(tasks_of, ("e" * 60, "second"), success, np.full((2, tasks), 7), baseline=np.zeros(tasks))
+    matrix = ScoreMatrix(tasks_of, ("e" * 60, "second"), success, np.full((2, tasks), 7), baseline=np.zeros(tasks))
     text = metrics.format_matrix(matrix)
     assert max(map(len, text.splitlines())) <= 100
     assert text.count(" 50") >= 2 * tasks

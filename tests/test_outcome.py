@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vla_cl import outcome
-from vla_cl.metrics import SuccessMatrix
+from vla_cl.metrics import ScoreMatrix
 
 NAN = math.nan
 
@@ -16,7 +16,7 @@ def results(folder, success, stream):
     success = np.asarray(success)
     rows = tuple(f"row {number}" for number in range(len(success)))
     episodes = np.where(np.isnan(success), 0, 10)
-    SuccessMatrix(tasks, rows, success, episodes, stream=stream).write(folder / "matrix.json")
+    ScoreMatrix(tasks, rows, success, episodes, stream=stream).write(folder / "matrix.json")
     return outcome._results(folder)
 
 
@@ -28,7 +28,7 @@ def test_an_independent_run_says_success_just_after_learning(tmp_path):
 
 def test_one_task_says_success_at_the_end(tmp_path):
     (line,) = results(tmp_path, [[0.6]], (("a",),))
-    assert line.startswith("success at the end (final_average_success): 0.600 [") and "over 1 task," in line
+    assert line.startswith("success at the end (final_average): 0.600 [") and "over 1 task," in line
 
 
 def test_an_independent_run_of_several_tasks_at_once_says_what_was_measured(tmp_path):

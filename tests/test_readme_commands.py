@@ -23,6 +23,7 @@ LEARN = ["cache_dir=cache", "training.steps=2", "training.batch_size=2", "demons
 TRAIN = [*TOY, *LEARN, "stream=points", "policy=tiny"]
 SMALL = [*LEARN, "evaluation.episodes=1", "evaluation.workers=1", "evaluation.slots_per_worker=1", "device=cpu",
          "demonstrations.episodes=1"]  # fmt: skip
+BED = ["training.steps=2", "training.batch_size=2", "evaluation.episodes=2", "device=cpu", "threads=1"]
 ACT = ["policy.pretrained_backbone_weights=null", "policy.dim_model=16", "policy.n_heads=2", "policy.chunk_size=4",
        "policy.dim_feedforward=16", "policy.n_encoder_layers=1", "policy.n_action_steps=4"]  # fmt: skip
 
@@ -37,6 +38,8 @@ QUICK = {
     "train stream=cw10 method=er": [*TRAIN, "stream.name=cw10"],
     "train stream=metaworld_6 arrangement=joint": TRAIN,
     "train stream=mt10 arrangement=independent": TRAIN,
+    "train stream=bed_language": BED,
+    "train stream=bed_diffusion method=er": BED,
     "report outputs/cw10-er-seed0 outputs/...": [],
     "compare outputs/cw10-*": [],
     "compare outputs/*-[012]": [],
@@ -44,6 +47,7 @@ QUICK = {
     "evaluate outputs/cw10-er-seed0 tasks=[reach] evaluation.episodes=50": [*TOY, "tasks=[red]"],
     "evaluate user/policy suite=libero_object evaluation.replan_every=10": [*TOY, "output_dir=hub"],
     "evaluate random suite=robosuite record=true": [*TOY, "output_dir=random"],
+    "list streams": [],
     "collect stream=cw10": TRAIN,
     "train stream=datasets stream.datasets=[my/dataset,/a/folder] policy.type=act": [*TOY, *LEARN, *ACT],
     'train stream=metaworld_demo method=er "method.memory={budget: 25 MB, selection: herding, split: similarity}"': [

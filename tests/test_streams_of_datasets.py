@@ -16,7 +16,7 @@ from vla_cl.compose import compose
 from vla_cl.data.recorded import matched, recorded_tasks
 from vla_cl.data.streams import recorded_stream
 from vla_cl.evaluate import evaluate
-from vla_cl.metrics import SuccessMatrix
+from vla_cl.metrics import ScoreMatrix
 from vla_cl.types import ConfigurationError
 
 TOP = "observation.images.top"
@@ -121,15 +121,15 @@ def test_a_dataset_that_changes_while_the_run_is_under_way_is_refused(robot, cac
     from vla_cl import continual
 
     roots = [shutil.copytree(root, tmp_path / f"part {number}") for number, root in enumerate(robot[:2])]
-    learn, done = continual.learn, []
+    learning, done = continual.Learning, []
 
     def learn_and_change(*arguments, **named):
-        result = learn(*arguments, **named)
+        result = learning(*arguments, **named)
         if not done:
             done.append(CHANGES[change](roots[1]))
         return result
 
-    monkeypatch.setattr(continual, "learn", learn_and_change)
+    monkeypatch.setattr(continual, "Learning", learn_and_change)
     folder = tmp_path / "run"
     with pytest.raises(ConfigurationError, match=r"part 1 was changed while the run was under way"):
         train(tmp_path / "cache", folder, "stream=datasets", datasets=roots)
@@ -161,7 +161,7 @@ def test_a_run_of_before_with_other_ids_still_opens(learnt, tmp_path, capsys):
         summary.pop(key, None)
     (old / "run.json").write_text(json.dumps(summary))
     names = ("my_dataset/task-0", "my_dataset/task-1", "my_dataset/task-2")
-    SuccessMatrix(names, ("a", "b", "c"), np.eye(3), np.full((3, 3), 5)).write(old / "matrix.json")
+    ScoreMatrix(names, ("a", "b", "c"), np.eye(3), np.full((3, 3), 5)).write(old / "matrix.json")
     assert main(["metrics", str(old)]) == 0
     assert "task-2" in capsys.readouterr().out
     assert main(["report", str(old)]) == 0
@@ -272,7 +272,7 @@ def test_a_stream_of_the_suite_finds_its_data_by_instruction(point_datasets, cac
     folder = train(
         cache, tmp_path / "run", *POINT, "stream=points", f"data.datasets=[{places}]", "stream.tasks=[blue,red]"
     )
-    assert SuccessMatrix.from_json(folder / "matrix.json").tasks == ("point/blue", "point/red")
+    assert ScoreMatrix.from_json(folder / "matrix.json").tasks == ("point/blue", "point/red")
     assert list(cache.glob("demonstrations/*")) == []
     sentence = refusal(
         settings(cache, tmp_path / "b", *POINT, "stream=points", f"data.datasets=['{point_datasets[0]}']")
@@ -334,7 +334,7 @@ def test_cameras_are_renamed_for_data_warm_start_and_rollouts(point_datasets, ca
     first = train(cache, tmp_path / "first", *renamed, datasets=point_datasets[:1])
     config = json.loads((first / "checkpoints" / "001" / "pretrained_model" / "config.json").read_text())
     assert "observation.images.eye" in config["input_features"]
-    assert np.isfinite(SuccessMatrix.from_json(first / "matrix.json").success).all()
+    assert np.isfinite(ScoreMatrix.from_json(first / "matrix.json").scores).all()
     start = f"warm_start={first}"
     sentence = refusal(settings(cache, tmp_path / "w", *POINT, "stream=datasets", start, datasets=point_datasets[1:]))
     assert "observation.images.eye" in sentence
@@ -342,9 +342,9 @@ def test_cameras_are_renamed_for_data_warm_start_and_rollouts(point_datasets, ca
     warm = train(cache, tmp_path / "warm", *renamed, start, datasets=point_datasets[1:])
     overrides = [*POINT, "device=cpu", "cameras={eye: observation.image}", f"output_dir={tmp_path / 'e'}"]
     folder = evaluate(str(warm), compose(overrides, root="evaluate", folders=[CONF]))
-    matrix = SuccessMatrix.from_json(warm / "matrix.json")
+    matrix = ScoreMatrix.from_json(warm / "matrix.json")
     tasks = json.loads((folder / "summary.json").read_text())["tasks"]
-    assert [tasks[task]["success"] for task in matrix.tasks] == matrix.success[-1].tolist()
+    assert [tasks[task]["success"] for task in matrix.tasks] == matrix.scores[-1].tolist()
 
 
 @pytest.mark.parametrize(

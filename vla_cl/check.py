@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from vla_cl.arrangements import require_no_future_tasks, require_second_task
 from vla_cl.compose import Settings, build, checked_arguments, nearest
 from vla_cl.data.hub import bytes_to_fetch, hub_folder
 from vla_cl.data_check import Examined, examine
@@ -71,7 +72,7 @@ def check(settings: Settings) -> Checked:
     Raises:
         ConfigurationError: The first thing that is wrong.
     """
-    evaluation = _light_settings(settings)
+    evaluation = light_settings(settings)
     found = sources(settings, metadata_only=True)
     if found.remote:
         _check_before_download(settings, found, evaluation)
@@ -86,7 +87,7 @@ def _passed(settings: Settings, examined: Examined, evaluation: EvaluationSettin
         ConfigurationError: The first thing that is wrong.
     """
     found = examined.found
-    training, method = _heavy_settings(settings)
+    training, method = heavy_settings(settings)
     output, cache = output_folder(settings), Path(settings["cache_dir"])
     for setting, folder in (("output_dir", output), ("cache_dir", cache)):
         require_writable(folder, setting)
@@ -94,12 +95,8 @@ def _passed(settings: Settings, examined: Examined, evaluation: EvaluationSettin
     known = other_picture_sizes(examined.spec, found.suite.spec) if found.evaluable else skipped_rollouts(found.suite)
     notes = [*examined.notes, *([known] if known else [])]
     _check_room(examined, cache, settings)
-    _require_second_task(settings["arrangement"], method)
-    if found.stream.independent and evaluation.future_tasks:
-        raise ConfigurationError(
-            "evaluation.future_tasks=true rolls out tasks that are learnt later, but with arrangement=independent none "
-            "is, since every model learns one experience; leave one of the two out"
-        )
+    require_second_task(settings["arrangement"], method)
+    require_no_future_tasks(found.stream.independent, evaluation.future_tasks)
     method.require_length(1 if found.stream.independent else len(found.stream))
     policy = _policy(settings, examined, method, evaluation)
     _require_attachable(method, policy, settings["train_seed"])
@@ -120,14 +117,14 @@ def _check_before_download(settings: Settings, found: Sources, evaluation: Evalu
     if tell_sizes(dataset.root for dataset in found.remote):
         reports = _passed(settings, examine(settings, found), evaluation).reports
     else:  # what pictures they hold is only seen in them
-        _heavy_settings(settings)
+        heavy_settings(settings)
     missing = [size for dataset in found.remote if (size := bytes_to_fetch(dataset)) != 0]
     if missing:
         cache = Path(settings["cache_dir"]) / "frames"
         require_room_to_fetch(sum(size or 0 for size in missing), hub_folder(), reports, cache)
 
 
-def _light_settings(settings: Settings) -> EvaluationSettings:
+def light_settings(settings: Settings) -> EvaluationSettings:
     """What can be told without a file and without torch."""
     if settings["normalisation"] not in NORMALISATIONS:
         hint = nearest(settings["normalisation"], NORMALISATIONS)
@@ -136,7 +133,7 @@ def _light_settings(settings: Settings) -> EvaluationSettings:
     return EvaluationSettings(**checked_arguments(EvaluationSettings, settings["evaluation"]))
 
 
-def _heavy_settings(settings: Settings) -> tuple[TrainingSettings, Method]:
+def heavy_settings(settings: Settings) -> tuple[TrainingSettings, Method]:
     """What torch is imported for."""
     from vla_cl.train import TrainingSettings
 
@@ -181,35 +178,18 @@ def _require_attachable(method: Method, policy: PolicySettings, train_seed: int)
     copy.deepcopy(method).attach(VlaModel(policy.network, None, None), train_seed)
 
 
-def _require_second_task(arrangement: str, method: Method) -> None:
-    """Refuse a method that would do nothing in silence.
-
-    Raises:
-        ConfigurationError: It begins with a second experience, and there is none, or it changes nothing at all.
-    """
-    if arrangement != "sequential" and not method.works_alone:
-        if not method.acts:
-            raise ConfigurationError(
-                f"method {method.name!r} would change nothing with these settings, which is allowed with "
-                f"arrangement=sequential only, and arrangement is {arrangement}; use method=sequential (the "
-                "reference), or settings that change something"
-            )
-        alone = "every task is a first one" if arrangement == "independent" else "there is one experience only"
-        raise ConfigurationError(
-            f"method {method.name!r} begins with the second experience, but with arrangement={arrangement} {alone}; "
-            "use method=sequential (the reference), or arrangement=sequential"
-        )
-
-
 def _check_memory(method: Method, examined: Examined, settings: Settings, policy: PolicySettings) -> None:
     """The method's memory must be able to keep something of every experience."""
     from vla_cl.data.memory_sizes import check_memory
+    from vla_cl.methods.remembering import RememberingMethod
 
+    if not isinstance(method, RememberingMethod):
+        return
     found = examined.found
     shortest = int(settings["demonstrations"]["hold"]) + 1  # frames that are kept after a success, and the one before
     beside = method.bytes_beside_a_sample(policy.chunk * examined.spec.action_size)
     data = found.stream, found.recorded, examined.reports, examined.spec
-    check_memory(method, *data, shortest, beside, policy.histories)
+    check_memory(method.memory, *data, shortest, beside, policy.histories)
 
 
 def _check_room(examined: Examined, cache: Path, settings: Settings) -> None:

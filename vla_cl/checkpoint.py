@@ -8,13 +8,14 @@ of every file. Tensors are safetensors, the rest is JSON.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
+from vla_cl.evaluation.table import TrialTable
 from vla_cl.files import replacing_folder, write_json, write_link
 from vla_cl.interfaces import Data, Method, Model
 from vla_cl.manifest import (
@@ -38,11 +39,11 @@ FOLDER = "checkpoints"
 LAST = "last"
 """The newest checkpoint's other name."""
 
-PROGRESS = "training_state/progress.json"
-"""How far a checkpoint is, within its folder."""
+STATE = "training_state"
+"""How far the run is: a folder within a checkpoint's, with the table of trials up to there."""
 
-EPISODES = "training_state/episodes.parquet"
-"""The episode table up to a checkpoint, within its folder."""
+PROGRESS = f"{STATE}/progress.json"
+"""How far a checkpoint is, within its folder."""
 
 STATE_BYTES = 512 * 2**20
 """Largest ``method.json``: the rows that a memory of ten million samples names."""
@@ -81,7 +82,7 @@ def save(
     model: Model,
     method: Method,
     progress: Progress,
-    write_episodes: Callable[[Path], None] | None = None,
+    table: TrialTable | None = None,
 ) -> Path:
     """Write ``checkpoints/<NNN>`` and point ``checkpoints/last`` at it.
 
@@ -90,28 +91,33 @@ def save(
         model: What has learnt.
         method: With what it remembers.
         progress: How far the run is.
-        write_episodes: Writes the episode table so far to the file it is given, so that the run's own can be rebuilt.
+        table: The trials so far, so that the run's own table can be rebuilt.
 
     Raises:
         OSError: The disk is full or cannot be written; nothing half-written keeps the final name.
     """
     target = checkpoints / folder_name(progress.experiences_done)
     with replacing_folder(target) as folder:
-        (folder / "training_state").mkdir()
-        (folder / "cl_state").mkdir()
+        (folder / STATE).mkdir()
         model.save(folder / "pretrained_model")
         write_json(
             folder / PROGRESS,
             of_run({**asdict(progress), "format": RUN_FORMAT}, checkpoints.parent),
         )
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in method.state_dict().items()}
-        save_file(tensors, folder / "cl_state" / "method.safetensors")
-        write_json(folder / "cl_state" / "method.json", {"method": method.name, "state": method.extra_state()})
-        if write_episodes is not None:
-            write_episodes(folder / EPISODES)
+        write_method(folder, method)
+        if table is not None:
+            table.write(folder / STATE / table.layout.file)
         write_manifest(folder)
     point_at(target)
     return target
+
+
+def write_method(folder: Path, method: Method) -> None:
+    """Write what a method keeps to ``cl_state/``; `load_method` reads it."""
+    (folder / "cl_state").mkdir()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in method.state_dict().items()}
+    save_file(tensors, folder / "cl_state" / "method.safetensors")
+    write_json(folder / "cl_state" / "method.json", {"method": method.name, "state": method.extra_state()})
 
 
 def point_at(folder: Path) -> None:

@@ -12,8 +12,8 @@ from vla_cl.command_line import Parser, add_overrides, new_parser, parse, user_l
 from vla_cl.last_line import guarded
 
 _HINTS = {
-    "train": "the same command continues after the last whole experience",
-    "demo": "the same command continues after the last whole experience",
+    "train": "the same command continues",
+    "demo": "the same command continues",
     "evaluate": "finished episodes are kept, and the same command rolls out the rest",
     "collect": "finished episodes are kept, and the same command records the rest",
 }
@@ -104,6 +104,19 @@ def _add_tools(add: Callable[..., argparse.ArgumentParser]) -> None:
     gallery.add_argument("--cameras", action="store_true", help="every camera as a policy sees it")
     gallery.add_argument("--profiles", metavar="TASK", help="instead: this task in every render profile")
     add_overrides(gallery, "evaluate")
+    listed = add("list", _list, "what can be chosen: streams, suites, policies, methods, ...", "vla-cl list streams")
+    listed.add_argument(
+        "what", choices=("streams", "suites", "policies", "methods", "families", "experiments"), help="what to list"
+    )
+    listed.add_argument("--json", action="store_true", help="for machines")
+    listed.add_argument(
+        "--conf",
+        type=user_path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a folder of yaml files like vla_cl/conf",
+    )
     methods = add("methods", _methods, "list the methods, or write the page about them", "vla-cl methods")
     methods.add_argument("--write", type=user_path, metavar="FILE", help="write the whole page there, as Markdown")
     methods.add_argument(
@@ -131,8 +144,9 @@ def _check(options: argparse.Namespace) -> int:
 
     settings = compose(options.overrides, folders=options.conf)
     from vla_cl.check import check_command
+    from vla_cl.family_check import check_family_command, is_robot
 
-    check_command(settings)
+    (check_command if is_robot(settings) else check_family_command)(settings)
     return 0
 
 
@@ -209,6 +223,13 @@ def _gallery(options: argparse.Namespace) -> int:
 
     more = options.overrides, options.conf
     print(gallery.write(options.suite, options.output, options.cameras, options.profiles, *more))
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    from vla_cl.listing import listing
+
+    print(listing(options.what, options.json, options.conf))
     return 0
 
 

@@ -21,7 +21,7 @@ EPILOG = """example: vla-cl train stream=metaworld_demo method=er
 settings are KEY=VALUE, options begin with --, both in any order; a path needs quotes only for your shell
 --debug (with any command) shows the traceback of an error
 exit status: 0 done; 1 something failed (disk full, diverged, a goal missed); 2 the command cannot be done as given;
-129, 130, 143 stopped by SIGHUP, Ctrl-C, SIGTERM: the same command continues
+129, 130, 138, 140, 143 stopped by SIGHUP, Ctrl-C, SIGUSR1, SIGUSR2, SIGTERM: the same command continues
 """
 
 _INSTEAD = {
@@ -31,7 +31,6 @@ _INSTEAD = {
     "test": "vla-cl evaluate RUN",
     "run": "vla-cl train method=er",
     "record": "vla-cl collect stream=metaworld_demo",
-    "list": "vla-cl methods",
     "version": "vla-cl --version",
 }
 

@@ -39,9 +39,10 @@ def choices(group: str, folders: Sequence[Path] = ()) -> list[str]:
     return sorted({path.stem for folder in (_CONFIGURATIONS, *folders) for path in (folder / group).glob("*.yaml")})
 
 
-def leading_comment(group: str, name: str) -> str:
+def leading_comment(group: str, name: str, folders: Sequence[Path] = ()) -> str:
     """The comment that a choice's yaml begins with, in one line; empty if it begins with none."""
-    lines = (_CONFIGURATIONS / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    files = (folder / group / f"{name}.yaml" for folder in (_CONFIGURATIONS, *folders))
+    lines = next(file for file in files if file.is_file()).read_text(encoding="utf-8").splitlines()
     return " ".join(line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("#"), lines))
 
 

@@ -18,6 +18,7 @@ from typing import get_args
 from vla_cl.candidate import Candidate, find_candidate, require_served
 from vla_cl.compose import Settings, build, checked_arguments, nearest
 from vla_cl.data.streams import named_tasks
+from vla_cl.evaluation.table import TrialTable
 from vla_cl.files import remove_leftovers, remove_leftovers_of, set_aside, write_json
 from vla_cl.interfaces import Method, Policy, Suite
 from vla_cl.location import RANDOM, find_run, policy_name, tasks_of_run
@@ -27,12 +28,13 @@ from vla_cl.names import VIDEOS
 from vla_cl.rollout.compatibility import check_interface, require_rate
 from vla_cl.rollout.engine import CALL_SIZE
 from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, requests, roll_out, save_video
+from vla_cl.rollout.evaluator import trial_of
 from vla_cl.rollout.journal import LOCK, Entry, Journal, check_same_evaluation
 from vla_cl.rollout.progress import ProgressBar
 from vla_cl.rollout.random_policy import RandomPolicy
 from vla_cl.rollout.recording import RecordingSuite, piece_is_whole, piece_path, remove_pieces, write_recorded
 from vla_cl.rollout.summary import ERRORS, describe, read_summary, summarise, write_errors
-from vla_cl.rollout.table import EpisodeTable
+from vla_cl.rollout.table import EPISODES
 from vla_cl.run import use_threads
 from vla_cl.run_folder import machine, versions
 from vla_cl.stream_sources import under_policy_names
@@ -286,8 +288,8 @@ def _write_results(plan: _Plan, candidate: Candidate, journal: Journal) -> None:
 
 def write_table(path: Path, entries: Sequence[Entry], render_profile: str | None) -> None:
     """Write ``episodes.parquet``, in the order given; no experience of a stream stands behind it, so that is -1."""
-    table = EpisodeTable()
+    table = TrialTable(EPISODES)
     for entry in entries:
-        where = {"experience": _NO_EXPERIENCE, "step": 0}
-        table.append(entry.episode, **where, render_profile=render_profile, video=entry.video)
+        trial = trial_of(entry.episode, render_profile, entry.video)
+        table.append(trial, experience=_NO_EXPERIENCE, step=0, split=entry.episode.split)
     table.write(path)

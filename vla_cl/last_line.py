@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
+from vla_cl.stopping import ASKING, Stopped
 from vla_cl.trust.text import harmless
 from vla_cl.types import ConfigurationError
 
@@ -33,7 +34,7 @@ LONGEST = 300
 """Characters of a sentence; of a longer one the middle is left out."""
 
 _OURS = (Path(__file__).parent, *(Path(__file__).parents[1] / name for name in ("envs", "policies")))
-_UNWINDING = (signal.SIGTERM, signal.SIGHUP)
+_UNWINDING = tuple(number for number in ASKING if number is not signal.SIGINT)
 _REFUSED = {
     errno.EACCES: "permission is denied",
     errno.EPERM: "permission is denied",
@@ -85,18 +86,6 @@ _LIBRARIES = {
     "wandb": "the account of wandb (wandb login, WANDB_API_KEY or WANDB_MODE=offline)",
 }
 """Of the top-level module of an error's class: what could not be read."""
-
-
-class Stopped(KeyboardInterrupt):
-    """A signal asked the program to end.
-
-    Attributes:
-        number: The signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
 
 
 def guarded(command: Callable[[], int], debug: bool, hint: str = "the same command continues") -> int:
@@ -279,7 +268,7 @@ def _abandon_output(only_if_broken: bool = False) -> None:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise `Stopped`; the second one ends the program at once. Not in threads, nor under nohup."""
+    """Signals that ask to stop raise `Stopped`; the second one ends the program. Not in threads, nor under nohup."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -17,7 +17,7 @@ import yaml  # type: ignore[import-untyped]
 from vla_cl.compose import Settings, compose
 from vla_cl.manifest import SEAL, require_of_run, require_readable_run, require_seal
 from vla_cl.names import file_name
-from vla_cl.run_folder import read_settings
+from vla_cl.run_folder import read_settings, require_robot
 from vla_cl.trust.hub import fetch_policy
 from vla_cl.trust.reading import read_json_object, require_entries
 from vla_cl.trust.text import harmless, short
@@ -62,6 +62,9 @@ def compose_evaluation(location: str, overrides: Sequence[str], folders: Sequenc
         ConfigurationError: As of `compose`; or the run's suite is in a package that ``plugins`` does not list: the
             run's own list does not count.
     """
+    for folder in _around(location):
+        if (folder / _CONFIG).is_file() and (folder / _SUMMARY).is_file():
+            require_robot(_read(folder / _CONFIG), folder, "vla-cl evaluate")
     run = find_run(location)
     if run is None:
         return compose(overrides, root="evaluate", folders=folders)

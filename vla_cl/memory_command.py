@@ -23,11 +23,11 @@ from vla_cl.manifest import require_readable_run
 from vla_cl.memory.copied import CopiedData
 from vla_cl.memory.record import is_picture
 from vla_cl.memory.remembered import Remembered, from_index
-from vla_cl.memory.replay_memory import COPIES
+from vla_cl.memory.replay_memory import COPIES, REUSED
 from vla_cl.memory.settings import MemorySettings
 from vla_cl.memory.store import TrajectoryStore
 from vla_cl.names import NOTES
-from vla_cl.run_folder import read_settings
+from vla_cl.run_folder import read_settings, require_robot
 from vla_cl.trust.reading import as_plain, require_entries
 from vla_cl.trust.text import counted, harmless, short, told_as
 from vla_cl.types import ConfigurationError, Experience, Stream, SuiteSpec, Task, Trajectory
@@ -181,7 +181,9 @@ def export(root: Path, target: Path, plugins: Sequence[str] = (), places: Sequen
         remove_leftovers_of(target)
         if target.exists():
             raise ConfigurationError(f"{short(target)} exists; give --export a new folder")
-        return _export(replace(RunMemory.read(root).trusting(plugins), places=tuple(places)), target)
+        memory = RunMemory.read(root)
+        require_robot(memory.configuration, root, "vla-cl memory --export")
+        return _export(replace(memory.trusting(plugins), places=tuple(places)), target)
 
 
 def _export(memory: RunMemory, target: Path) -> str:
@@ -270,7 +272,6 @@ def _streams(memory: RunMemory) -> Sources:
 
 def _frames(configuration: Mapping[str, Any], stream: Stream, sources: Mapping[str, Any], task: Remembered) -> Data:
     from vla_cl.data.frames import Frames
-    from vla_cl.data.reused_memory import REUSED
     from vla_cl.data.source import Source
     from vla_cl.memory.settings import reused_folder
 

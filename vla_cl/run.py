@@ -1,6 +1,6 @@
 """The composition root: settings become parts, parts become a run.
 
-`train` walks a stream: for each experience learn, remember, roll out on the tasks met so far, write results and a
+`train` walks a stream: for each experience learn, remember, score the tasks met so far, write results and a
 checkpoint. `collect_command` only records the stream's demonstrations.
 """
 
@@ -15,14 +15,15 @@ from vla_cl.compose import Settings
 from vla_cl.data.cameras import Pairs
 from vla_cl.data.run_data import remember_datasets
 from vla_cl.data.source import Source
-from vla_cl.interfaces import Suite
+from vla_cl.family_check import CheckedFamily, check_family, is_robot, without_robot_settings
+from vla_cl.interfaces import Family, Suite
 from vla_cl.location import find_run
 from vla_cl.rollout.compatibility import skipped_rollouts
 from vla_cl.run_folder import RunFolder
 from vla_cl.stream_sources import sources
 from vla_cl.tracking import Tracker
 from vla_cl.trust.text import short
-from vla_cl.types import ConfigurationError, Task
+from vla_cl.types import ConfigurationError, Stream, Task
 
 __all__ = ["collect_command", "demonstrations", "run_name", "sources", "train", "use_threads"]
 
@@ -52,7 +53,7 @@ def collect_command(settings: Settings) -> list[Path]:
 
 
 def train(settings: Settings) -> Path:
-    """Learn a stream; a run that was interrupted continues after its last whole experience.
+    """Learn a stream; a run that was interrupted continues where it noted its place last.
 
     Returns:
         The run's folder.
@@ -60,6 +61,13 @@ def train(settings: Settings) -> Path:
     Raises:
         ConfigurationError: Something in the settings cannot be done.
     """
+    return _train_robot(settings) if is_robot(settings) else _train_family(settings)
+
+
+def _train_robot(settings: Settings) -> Path:
+    settings = {
+        key: value for key, value in settings.items() if key != "family"
+    }  # as runs were before there were others
     checked = check(settings)
     checked.say()
     folder = RunFolder(output_folder(settings))
@@ -67,20 +75,30 @@ def train(settings: Settings) -> Path:
         print(note, file=sys.stderr)
     with folder.open(settings):
         remember_datasets(folder.root, checked.found.roots, began=folder.has_begun)
-        _learn(settings, checked, folder)
+        family = _robot(settings, checked, folder)
+        _learn(settings, family, checked.found.stream, checked, folder)
     if not checked.found.evaluable:
         print(skipped_rollouts(checked.found.suite))
+    return folder.root
+
+
+def _train_family(settings: Settings) -> Path:
+    checked = check_family(settings)
+    own = without_robot_settings(settings)
+    folder = RunFolder(output_folder(settings))
+    with folder.open(own):
+        _learn(own, checked.family, checked.stream, checked, folder)
     return folder.root
 
 
 def memory_left_behind(checked: Checked) -> str | None:
     """How the memory of the warm start's run is taken along, where a method with an empty one begins; None: no need."""
     from vla_cl import checkpoint
-    from vla_cl.data.reused_memory import memory_of
+    from vla_cl.methods.remembering import RememberingMethod
     from vla_cl.names import NOTES
 
-    start, memory = checked.policy.warm_start, memory_of(checked.method)
-    if start is None or memory is None or memory.settings.reuse is not None:
+    start, method = checked.policy.warm_start, checked.method
+    if start is None or not isinstance(method, RememberingMethod) or method.reuses is not None:
         return None
     folder = Path(start).resolve().parent
     run = find_run(start)
@@ -96,31 +114,33 @@ def memory_left_behind(checked: Checked) -> str | None:
     return f"{opening}; take it along: vla-cl memory RUN --export FOLDER, and method.memory={{..., reuse: FOLDER}}"
 
 
-def _learn(settings: Settings, checked: Checked, folder: RunFolder) -> None:
-    """Record what is missing, and learn; this process is the only one that writes the folder."""
+def _robot(settings: Settings, checked: Checked, folder: RunFolder) -> Family:
+    """The robot family of a run, what is missing of its demonstrations recorded."""
     found = checked.found
     recorded = found.recorded
     if recorded is None:
         recorded = demonstrations(settings, found.own_suite, found.stream.tasks, found.suite_cameras)
-    use_threads(settings["threads"])
+    from vla_cl.families.robot import RobotFamily
 
-    from vla_cl.continual import ContinualRun, Identity
+    frames, policy = Path(settings["cache_dir"]) / "frames", checked.policy
+    return RobotFamily(found.suite, found.stream, recorded, policy, checked.evaluation, frames, folder.root)
 
-    identity = Identity(
-        run_name(settings), checked.method.name, checked.policy.kind, found.suite.name, settings["arrangement"]
+
+def _learn(
+    settings: Settings, family: Family, stream: Stream, checked: Checked | CheckedFamily, folder: RunFolder
+) -> None:
+    """Learn; this process is the only one that writes the folder."""
+    use_threads(settings["threads"] or family.threads)
+
+    from vla_cl.continual import ContinualRun
+    from vla_cl.evaluation.plan import EvaluationPlan
+    from vla_cl.run_summary import Identity
+
+    chosen = checked.evaluation
+    plan = EvaluationPlan(
+        chosen.episodes, chosen.future_tasks, chosen.untrained, chosen.curve_points, chosen.curve_episodes
     )
-    run = ContinualRun(
-        identity,
-        found.suite,
-        found.stream,
-        recorded,
-        checked.method,
-        checked.policy,
-        checked.training,
-        checked.evaluation,
-        settings["train_seed"],
-        Path(settings["cache_dir"]) / "frames",
-        folder,
-    )
+    identity = Identity(run_name(settings), checked.method.name, settings["arrangement"])
+    run = ContinualRun(identity, family, stream, checked.method, checked.training, plan, settings["train_seed"], folder)
     with Tracker(folder.root, settings["tracking"]["trackers"], settings["tracking"]["project"], settings) as tracker:
         run.go(tracker)

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from vla_cl.evaluation.table import TrialTable
 from vla_cl.files import is_leftover, remove_leftovers, write_json, write_text
+from vla_cl.interfaces.layout import TableLayout
 from vla_cl.locks import only_writer
 from vla_cl.manifest import of_run, require_text_seal, seal, seal_text
-from vla_cl.metrics.matrix import SuccessMatrix
+from vla_cl.metrics.matrix import ScoreMatrix, matrix_file
 from vla_cl.names import VIDEOS
-from vla_cl.rollout.table import EpisodeTable
+from vla_cl.scores import SUCCESS, Measure
 from vla_cl.settings.speed import WHERE_AND_HOW_FAST, is_among
 from vla_cl.trust.reading import read_text
 from vla_cl.trust.text import counted, harmless, short
@@ -30,7 +32,7 @@ PACKAGES = (
     "peft", "accelerate", "av",
 )  # fmt: skip
 
-CONFIG, TABLE, MATRIX, LOCK = "config.yaml", "episodes.parquet", "matrix.json", ".lock"
+CONFIG, LOCK, UNDERWAY = "config.yaml", ".lock", "underway"
 
 _PLACES = ("stream.datasets", "data.datasets")  # datasets are compared by content (`vla_cl.data.identity`)
 MAY_DIFFER = (*WHERE_AND_HOW_FAST, *_PLACES)
@@ -55,8 +57,8 @@ class RunFolder:
 
     @property
     def has_begun(self) -> bool:
-        """Whether an experience has been learnt."""
-        return any(self.checkpoints.glob("[0-9][0-9][0-9]"))
+        """Whether a step has been learnt that is noted."""
+        return any(self.checkpoints.glob("[0-9][0-9][0-9]")) or (self.root / UNDERWAY).is_dir()
 
     @contextmanager
     def open(self, settings: Mapping[str, Any]) -> Iterator[None]:
@@ -78,11 +80,17 @@ class RunFolder:
             self._keep_settings(settings)
             yield
 
-    def stage(self, done: int, total: int) -> str:
-        """From where the same command goes on, in words."""
+    def stage(self, done: int, total: int, within: str = "") -> str:
+        """From where the same command goes on, in words.
+
+        Args:
+            done: Experiences learnt and evaluated.
+            total: Of the stream.
+            within: Where in the next one.
+        """
         if done == total:
             return f"{self.root} is finished, {counted(total, 'experience')} learnt; nothing is learnt again"
-        return f"continuing {self.root} after {done} of {counted(total, 'experience')}"
+        return f"continuing {self.root} after {done} of {counted(total, 'experience')}{within}"
 
     def _is_foreign(self) -> bool:
         """Whether something lies there that no run and no kill at its beginning has left."""
@@ -108,20 +116,22 @@ class RunFolder:
                 f"give {_another(settings)}, or the same settings to continue it"
             )
 
-    def episodes(self) -> EpisodeTable:
-        """The episode table; empty for a new run."""
-        path = self.root / TABLE
-        return EpisodeTable.read(path) if path.is_file() else EpisodeTable()
+    def trials(self, layout: TableLayout) -> TrialTable:
+        """The table of trials; empty for a new run."""
+        path = self.root / layout.file
+        return TrialTable.read(path, layout) if path.is_file() else TrialTable(layout)
 
     def write_results(
-        self, table: EpisodeTable, stream: Stream, experiences_done: int, curve_episodes: int | None = None
+        self, table: TrialTable, stream: Stream, experiences_done: int, curve_episodes: int | None = None
     ) -> None:
-        """Write the episode table and the matrix that follows from it; without an episode there is no matrix."""
-        table.write(self.root / TABLE)
-        if experiences_done and len(table):
-            success_matrix(table, stream, experiences_done, curve_episodes).write(self.root / MATRIX)
-        else:
-            (self.root / MATRIX).unlink(missing_ok=True)
+        """Write the table of trials and the matrices that follow from it; without a trial there are none."""
+        table.write(self.root / table.layout.file)
+        for place, measure in enumerate(table.layout.measures):
+            path = self.root / matrix_file(measure, shown=place == 0)
+            if experiences_done and len(table):
+                score_matrix(table, stream, experiences_done, curve_episodes, measure).write(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``run.json``."""
@@ -139,34 +149,61 @@ def read_settings(path: Path) -> dict[str, Any]:
     return read_yaml_object(path, "the settings of the run", remedy)
 
 
-def success_matrix(
-    table: EpisodeTable, stream: Stream, experiences_done: int, curve_episodes: int | None = None
-) -> SuccessMatrix:
-    """The matrix of the reported episodes after the first experiences of a stream."""
+def require_robot(settings: Mapping[str, Any], root: Path, command: str) -> None:
+    """Refuse a run of another family where only those of robots can be taken.
+
+    Args:
+        settings: Of the run.
+        root: Its folder.
+        command: What was asked for.
+
+    Raises:
+        ConfigurationError: It is one.
+    """
+    family = settings.get("family")
+    name = family.get("name") if isinstance(family, Mapping) else "robot"
+    if name != "robot":
+        raise ConfigurationError(
+            f"{command} takes runs of robots, but {short(root)} is one of the family {harmless(str(name), 60)!r}; "
+            "vla-cl metrics, compare and report read it"
+        )
+
+
+def score_matrix(
+    table: TrialTable, stream: Stream, experiences_done: int, curve_count: int | None = None, measure: Measure = SUCCESS
+) -> ScoreMatrix:
+    """The matrix of the reported trials after the first experiences of a stream."""
     tasks = [task.id for task in stream.tasks]
-    success = np.full((experiences_done, len(tasks)), np.nan)
-    episodes = np.zeros((experiences_done, len(tasks)), dtype=np.int64)
+    scores, spread = (np.full((experiences_done, len(tasks)), np.nan) for _ in range(2))
+    counts = np.zeros((experiences_done, len(tasks)), dtype=np.int64)
     for row in range(experiences_done):
-        for task, cell in table.success_cells(row, "report").items():
-            success[row, tasks.index(task)] = cell.success
-            episodes[row, tasks.index(task)] = cell.episodes
-    before = table.success_cells(-1, "report")
-    baseline = np.asarray([before[task].success for task in tasks]) if set(tasks) <= before.keys() else None
-    points = {task: np.asarray(curve) for task, curve in table.curves("select").items()}
+        for task, cell in table.cells(row, "report", measure=measure).items():
+            place = row, tasks.index(task)
+            scores[place], counts[place], spread[place] = cell.value, cell.count, cell.spread
+    before = table.cells(-1, "report", measure=measure)
+    untrained = [before[task] for task in tasks] if set(tasks) <= before.keys() else None
+    points = {
+        task: np.asarray([(experience, step, cell.value) for experience, step, cell in curve])
+        for task, curve in table.curves("select", measure).items()
+    }
     curves = {task: curve[:, 1:] for task, curve in points.items()}
     brought = [task.id for experience in stream for task in experience.tasks]
     repeated = {task: curve[:, 0].astype(np.int64) for task, curve in points.items() if brought.count(task) > 1}
-    return SuccessMatrix(
+    means = measure.kind == "mean"
+    return ScoreMatrix(
         tasks=tuple(tasks),
         experiences=tuple(experience.name for experience in stream.experiences[:experiences_done]),
-        success=success,
-        episodes=episodes,
+        scores=scores,
+        counts=counts,
         curves=curves,
-        curve_episodes=curve_episodes if curves else None,
-        baseline=baseline,
-        baseline_episodes=None if baseline is None else min(cell.episodes for cell in before.values()),
+        curve_count=curve_count if curves else None,
+        baseline=None if untrained is None else np.asarray([cell.value for cell in untrained]),
+        baseline_count=None if untrained is None else min(cell.count for cell in untrained),
         stream=tuple(tuple(task.id for task in experience.tasks) for experience in stream),
         curve_experiences=repeated,
+        measure=measure,
+        spread=spread if means else None,
+        baseline_spread=np.asarray([cell.spread for cell in untrained]) if means and untrained is not None else None,
     )
 
 

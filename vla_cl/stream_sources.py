@@ -66,6 +66,11 @@ def sources(settings: Settings, metadata_only: bool = False) -> Sources:
     Raises:
         ConfigurationError: A task, a class, a dataset, a camera or an argument is wrong.
     """
+    if (family := settings["stream"].get("family", "robot")) != "robot":
+        raise ConfigurationError(
+            f"stream {settings['stream']['name']!r} is of the family {family!r}, which brings its own data; only "
+            "vla-cl train and vla-cl check take it"
+        )
     own = build(settings["suite"], Suite, settings["plugins"])
     wanted = parse_cameras(settings.get("cameras"))
     expected = expected_cameras(settings.get("warm_start") if wanted else None, own)
@@ -158,11 +163,23 @@ def _stream_of_suite(settings: Settings, suite: Suite) -> Stream:
             f"stream {stream['name']!r} is made of tasks of suite {stream['suite']!r}, "
             f"but suite={suite.name} was given; add suite={stream['suite']}"
         )
-    available = suite.tasks()
+    return stream_of(stream, suite.tasks(), settings["arrangement"])
+
+
+def stream_of(stream: Mapping[str, Any], available: Sequence[Task], arrangement: str) -> Stream:
+    """A stream over given tasks.
+
+    Args:
+        stream: The settings ``stream``: name, and tasks (``all``: in the order given) or experiences.
+        available: The tasks that there are.
+        arrangement: ``sequential``, ``joint`` or ``independent``.
+
+    Raises:
+        ConfigurationError: A task is unknown, or there is nothing to learn.
+    """
     listed = stream.get("tasks")
-    # all: in the suite's own order
     names = [task.id for task in available] if listed == "all" else _listed(listed, "stream.tasks")
-    return suite_stream(stream["name"], available, names, _experiences(stream), settings["arrangement"])
+    return suite_stream(stream["name"], available, names, _experiences(stream), arrangement)
 
 
 def _listed(value: object, setting: str) -> list[str]:

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim import Optimizer
 
 from vla_cl.interfaces import Data, Method, Model
 from vla_cl.random_numbers import Purpose, generator, number
 from vla_cl.types import Batch, ConfigurationError, Draw, Experience
+
+_OPTIMIZER, _NUMBER, _METHOD, _MODEL = "optimizer.", "number.", "method.", "model."
+_KINDS = {bool: torch.int64, int: torch.int64, float: torch.float64}
+_MOST = 10**9
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class TrainingSettings:
         warmup_share: Share of an experience's steps spent warming up.
         weight_decay: AdamW's.
         clip_norm: Gradients are scaled down to this norm; 0 leaves them.
+        save_every: Optimizer steps after which a run notes where it is, so that a kill loses no more; 0: only when it
+            is asked to stop, and at the end of an experience. It changes no weight.
 
     Raises:
         ConfigurationError: A value is out of range.
@@ -46,16 +53,18 @@ class TrainingSettings:
     warmup_share: float = 0.05
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
+    save_every: int = 500
 
     def __post_init__(self) -> None:
         for name, low, high in (
-            ("steps", 1, math.inf),
-            ("batch_size", 1, math.inf),
+            ("steps", 1, _MOST),
+            ("batch_size", 1, _MOST),
             ("learning_rate", 0, 1),
             ("final_share", 0, 1),
             ("warmup_share", 0, 1),
-            ("weight_decay", 0, math.inf),
-            ("clip_norm", 0, math.inf),
+            ("weight_decay", 0, 1e6),
+            ("clip_norm", 0, 1e12),
+            ("save_every", 0, _MOST),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
@@ -145,16 +154,10 @@ class Processes:
         return flat[0]
 
 
-def learn(
-    model: Model,
-    method: Method,
-    experience: Experience,
-    data: Data,
-    settings: TrainingSettings,
-    train_seed: int,
-    first_step: int = 0,
-) -> Iterator[StepReport]:
-    """Learn one experience, a step at each iteration; the caller logs, evaluates, and must run it to its end.
+class Learning:
+    """One experience, a step at each iteration; it can be left after any step and continued there.
+
+    The caller logs and evaluates between the steps. At the end of the iteration `Method.end_task` has been called.
 
     Args:
         model: What is trained, in place.
@@ -164,55 +167,178 @@ def learn(
         settings: Length, batch size, learning rate.
         train_seed: Decides the order of the samples and the noise.
         first_step: Steps of the stream before this experience.
-
-    Yields:
-        A report after every optimizer step.
-
-    Raises:
-        FloatingPointError: The loss or the gradient is not finite; the weights are those of the step before.
     """
-    started = time.perf_counter()
-    processes = Processes.now()
-    method.begin_task(experience)
-    total = settings.steps * len(experience.tasks)
-    done = 0
-    for phase, steps in method.phases(total):
-        method.begin_phase(phase)
-        optimizer = method.make_optimizer(
-            model.parameter_groups(settings.learning_rate), settings.learning_rate, settings.weight_decay
+
+    def __init__(
+        self,
+        model: Model,
+        method: Method,
+        experience: Experience,
+        data: Data,
+        settings: TrainingSettings,
+        train_seed: int,
+        first_step: int = 0,
+    ) -> None:
+        self.total = settings.steps * len(experience.tasks)
+        self.done = 0
+        self._model, self._method, self._experience, self._data = model, method, experience, data
+        self._settings, self._train_seed, self._first_step = settings, train_seed, first_step
+        self._processes = Processes.now()
+        self._phases: list[tuple[str, int]] = []
+        self._phase = -1  # which of them
+        self._left = 0  # steps of it
+        self._optimizer: Optimizer | None = None
+
+    def __iter__(self) -> Iterator[StepReport]:
+        """The steps that are left.
+
+        Raises:
+            FloatingPointError: The loss or the gradient is not finite; the weights are those of the step before.
+        """
+        started = time.perf_counter()
+        self._begin()
+        while self.done < self.total:
+            while not self._left:
+                self._begin_phase(self._phase + 1)
+            yield self._step(started)
+        while self._phase + 1 < len(self._phases):  # phases without a step
+            self._begin_phase(self._phase + 1)
+        self._method.end_task(self._experience, self._data)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The optimizer's tensors and numbers, and what method and model keep within a task, less the weights.
+
+        The tensors are the live ones: write them before the next step.
+        """
+        found: dict[str, Tensor] = {}
+        kept = {} if self._optimizer is None else self._optimizer.state_dict()["state"]
+        for place, values in kept.items():
+            for name, value in values.items():
+                if isinstance(value, Tensor):
+                    found[f"{_OPTIMIZER}{place}.{name}"] = value
+                elif isinstance(value, int | float):
+                    found[f"{_NUMBER}{place}.{name}"] = torch.tensor(value, dtype=_KINDS[type(value)])
+        found |= {f"{_METHOD}{name}": value for name, value in self._method.midway_state().items()}
+        found |= {f"{_MODEL}{name}": value for name, value in self._model.uncounted_state().items()}
+        return {name: tensor.detach() for name, tensor in found.items()}
+
+    def continue_at(self, done: int, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        """Be where another `Learning` was after so many steps.
+
+        Model and method are as they were before the task. What the method makes when a task and a phase begin
+        (teachers, anchors, bases, made-up samples) follows from that, so it is made once more; then weights,
+        optimizer and the rest are put in.
+
+        Args:
+            done: Steps of the experience, at least one.
+            weights: ``model.module.state_dict()`` of that moment.
+            state: `state_dict` of that moment.
+
+        Raises:
+            ValueError: What is given does not fit the model, the method or the number of steps.
+        """
+        if not 1 <= done <= self.total:
+            raise ValueError(f"expected between 1 and {self.total} steps, got {done}")
+        self._begin()
+        while self.done < done:
+            self._begin_phase(self._phase + 1)
+            steps = min(self._left, done - self.done)
+            self.done, self._left = self.done + steps, self._left - steps
+        self._model.module.load_state_dict(dict(weights))
+        self._method.load_midway_state(_named(state, _METHOD))
+        self._model.load_uncounted_state(_named(state, _MODEL))
+        self._put_moments(_named(state, _OPTIMIZER) | {k: v.item() for k, v in _named(state, _NUMBER).items()})
+        if self._left:
+            self._set_learning_rate()
+
+    def _begin(self) -> None:
+        if not self._phases:
+            self._method.begin_task(self._experience)
+            self._phases = list(self._method.phases(self.total))
+
+    def _begin_phase(self, number: int) -> None:
+        name, steps = self._phases[number]
+        self._method.begin_phase(name)
+        settings = self._settings
+        self._optimizer = self._method.make_optimizer(
+            self._model.parameter_groups(settings.learning_rate), settings.learning_rate, settings.weight_decay
         )
-        share = partial(_learning_rate_share, steps=steps, settings=settings)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        model.module.train()
-        for _ in range(steps):
-            rows = sample_rows(len(data), settings.batch_size, done, train_seed, experience.index)
-            composed = method.compose(data.batch(rows), first_step + done)
-            batch = processes.share(composed)
-            draw = Draw(number(train_seed, Purpose.LOSS, experience.index, done, processes.rank))
-            loss = method.loss(batch, draw).mean() * processes.weight(batch, composed)
-            loss.backward()  # type: ignore[no-untyped-call]
-            loss = processes.average(loss, parameters)
-            method.edit_gradients()
-            norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm or math.inf)
-            report = StepReport(
-                step=done + 1,
-                total=total,
-                phase=phase,
-                loss=loss.item(),
-                learning_rate=float(schedule.get_last_lr()[0]),
-                gradient_norm=norm.item(),
-                samples=len(composed["task"]),
-                seconds=time.perf_counter() - started,
-            )
-            _require_finite(report, experience)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-            method.after_step()
-            done += 1
-            yield report
-    method.end_task(experience, data)
+        for group in self._optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        self._phase, self._left = number, steps
+        self._parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        if steps:
+            self._set_learning_rate()
+        self._model.module.train()
+
+    def _set_learning_rate(self) -> None:
+        """That of the next step: a pure function of its place in the phase."""
+        assert self._optimizer is not None
+        steps = self._phases[self._phase][1]
+        share = _learning_rate_share(steps - self._left, steps, self._settings)
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * share
+
+    def _step(self, started: float) -> StepReport:
+        """One update: batch, loss, gradients, the method's edits, clipping, optimizer."""
+        assert self._optimizer is not None
+        done, method, settings, index = self.done, self._method, self._settings, self._experience.index
+        rows = sample_rows(len(self._data), settings.batch_size, done, self._train_seed, index)
+        composed = method.compose(self._data.batch(rows), self._first_step + done)
+        batch = self._processes.share(composed)
+        draw = Draw(number(self._train_seed, Purpose.LOSS, index, done, self._processes.rank))
+        loss = method.loss(batch, draw).mean() * self._processes.weight(batch, composed)
+        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self._processes.average(loss, self._parameters)
+        method.edit_gradients()
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, settings.clip_norm or math.inf)
+        report = StepReport(
+            step=done + 1,
+            total=self.total,
+            phase=self._phases[self._phase][0],
+            loss=loss.item(),
+            learning_rate=float(self._optimizer.param_groups[0]["lr"]),
+            gradient_norm=norm.item(),
+            samples=len(composed["task"]),
+            seconds=time.perf_counter() - started,
+        )
+        _require_finite(report, self._experience)
+        self._optimizer.step()
+        self.done, self._left = done + 1, self._left - 1
+        if self._left:
+            self._set_learning_rate()
+        self._optimizer.zero_grad(set_to_none=True)
+        method.after_step()
+        return report
+
+    def _put_moments(self, kept: Mapping[str, Tensor | float]) -> None:
+        """The optimizer's tensors and numbers, ``<place of the parameter>.<name>``."""
+        assert self._optimizer is not None
+        of_place: dict[int, dict[str, Tensor | float]] = {}
+        for key, value in kept.items():
+            place, _, name = key.partition(".")
+            if not place.isdecimal() or int(place) >= len(self._parameters):
+                raise ValueError(f"the optimizer has {len(self._parameters)} parameters; it holds {key!r}")
+            of_place.setdefault(int(place), {})[name] = value
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": of_place, "param_groups": groups})
+
+
+def _named(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def learn(
+    model: Model,
+    method: Method,
+    experience: Experience,
+    data: Data,
+    settings: TrainingSettings,
+    train_seed: int,
+    first_step: int = 0,
+) -> Iterator[StepReport]:
+    """The steps of a `Learning` with these arguments; must be run to the end."""
+    return iter(Learning(model, method, experience, data, settings, train_seed, first_step))
 
 
 def sample_rows(total: int, count: int, step: int, train_seed: int, experience: int) -> NDArray[np.int64]:

@@ -87,9 +87,10 @@ LOAD = function(load_policy)
 
 
 def read_episodes(path):
-    from vla_cl.rollout.table import EpisodeTable
+    from vla_cl.evaluation.table import TrialTable
+    from vla_cl.rollout.table import EPISODES
 
-    EpisodeTable.read(path)
+    TrialTable.read(path, EPISODES)
 
 
 def open_journal(path):

@@ -119,9 +119,9 @@ def _episodes_of_other_types(path):
     import pyarrow
     from pyarrow import parquet
 
-    from vla_cl.rollout.table import _COLUMNS
+    from vla_cl.rollout.table import EPISODES
 
-    columns = {name: pyarrow.array(["x"]) for name in _COLUMNS}
+    columns = {name: pyarrow.array(["x"]) for name in EPISODES.columns}
     parquet.write_table(pyarrow.table(columns), path)
 
 

@@ -9,11 +9,13 @@ from tiny_model import TinyModel
 
 from vla_cl import checkpoint
 from vla_cl.checkpoint import Progress
+from vla_cl.evaluation.table import TrialTable
 from vla_cl.files import remove_leftovers
 from vla_cl.interfaces import Method
-from vla_cl.metrics import SuccessMatrix
+from vla_cl.metrics import ScoreMatrix
+from vla_cl.rollout.evaluator import trial_of
 from vla_cl.rollout.journal import Journal
-from vla_cl.rollout.table import EpisodeTable
+from vla_cl.rollout.table import EPISODES
 from vla_cl.run_folder import RunFolder
 from vla_cl.tracking import Tracker
 from vla_cl.types import ConfigurationError, Episode, EpisodeRequest, Outcome, Task
@@ -41,19 +43,19 @@ def every_failure(monkeypatch, save, check):
 
 
 def table(steps):
-    filled = EpisodeTable()
+    filled = TrialTable(EPISODES)
     for state in range(3):
         episode = Episode(TASK.id, "report", state, Outcome.SUCCESS, steps, 1, 1.0, 0.5, None)
-        filled.append(episode, experience=0, step=steps, render_profile="plain")
+        filled.append(trial_of(episode, "plain", None), experience=0, step=steps, split="report")
     return filled
 
 
 @pytest.mark.parametrize("number", [1, 2], ids=["in place of an old one", "the next"])
 def test_checkpoints(tmp_path, monkeypatch, number):
     def save(step):
-        checkpoint.save(tmp_path, TinyModel(step), Method(), Progress(number, step, 0.0, 0.0), table(step).write)
+        checkpoint.save(tmp_path, TinyModel(step), Method(), Progress(number, step, 0.0, 0.0), table(step))
 
-    checkpoint.save(tmp_path, TinyModel(), Method(), Progress(1, 10, 0.0, 0.0), table(10).write)
+    checkpoint.save(tmp_path, TinyModel(), Method(), Progress(1, 10, 0.0, 0.0), table(10))
 
     def check():
         remove_leftovers(tmp_path, alone=True)
@@ -62,7 +64,7 @@ def test_checkpoints(tmp_path, monkeypatch, number):
         assert newest.passed_over == ()
         progress = checkpoint.load_progress(newest.folder)
         assert progress.step in (10, 20)
-        rows = EpisodeTable.read(newest.folder / checkpoint.EPISODES).rows
+        rows = TrialTable.read(newest.folder / checkpoint.STATE / EPISODES.file, EPISODES).rows
         assert {row["step"] for row in rows} == {progress.step}
 
     assert every_failure(monkeypatch, lambda: save(20), check) > 30
@@ -91,13 +93,13 @@ def test_tables_and_matrices(tmp_path, monkeypatch):
 
     def save(value):
         table(int(value * 10)).write(paths[0])
-        SuccessMatrix(("toy/red",), ("first",), [[value]], [[4]]).write(paths[1])
+        ScoreMatrix(("toy/red",), ("first",), [[value]], [[4]]).write(paths[1])
 
     def check():
         remove_leftovers(tmp_path, alone=True)
         assert {path.name for path in tmp_path.iterdir()} == {path.name for path in paths}
-        assert EpisodeTable.read(paths[0]).rows[0]["step"] in (5, 10)
-        assert SuccessMatrix.from_json(paths[1]).success[0, 0] in (0.5, 1.0)
+        assert TrialTable.read(paths[0], EPISODES).rows[0]["step"] in (5, 10)
+        assert ScoreMatrix.from_json(paths[1]).scores[0, 0] in (0.5, 1.0)
 
     save(0.5)
     assert every_failure(monkeypatch, lambda: save(1.0), check) > 8

@@ -51,7 +51,7 @@ def test_rows_that_a_checkpoint_does_not_hold_are_not_guessed(place):
     again(place, TRAIN)
     (place.run / "episodes.parquet").unlink()
     said = again(place, TRAIN, status=2)
-    assert "lacks 2 episodes of experience 0, which its checkpoint implies" in said
+    assert "lacks 2 trials of experience 0, which its checkpoint implies" in said
 
 
 def test_an_older_checkpoint_is_named_in_the_results(whole, place):

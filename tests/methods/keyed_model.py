@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vla_cl.interfaces import Distillable, ForwardPass, Generator
-from vla_cl.types import Ability
+from vla_cl.interfaces import Distillable, Generator
+from vla_cl.types import Ability, ForwardPass
 
 
 def noise_of(shape, draw):

@@ -9,8 +9,8 @@ import torch
 from keyed_model import KeyedModel
 from torch import nn
 
-from vla_cl.interfaces import Data, ForwardPass
-from vla_cl.types import Ability, Draw
+from vla_cl.interfaces import Data
+from vla_cl.types import Ability, Draw, ForwardPass
 
 DRAW = Draw(0)
 NEW = (torch.tensor([1.0, -2.0, 0.5]), torch.tensor([3.0]))

@@ -8,9 +8,9 @@ from tiny_model import TinyData, experience
 from torch import nn
 
 from vla_cl.compose import build, compose
-from vla_cl.interfaces import ForwardPass, Method
+from vla_cl.interfaces import Method
 from vla_cl.train import TrainingSettings, learn
-from vla_cl.types import Ability
+from vla_cl.types import Ability, ForwardPass
 
 WIDTHS = [3, 2, 7, 40, 100, 13, 1, 9, 4, 17, 30, 5, 8, 3, 6, 11, 16]
 SETTINGS = TrainingSettings(steps=7, batch_size=4, learning_rate=2e-3, weight_decay=0.1)

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vla_cl.interfaces import Data, Distillable, ForwardPass
-from vla_cl.types import Ability
+from vla_cl.interfaces import Data, Distillable
+from vla_cl.types import Ability, ForwardPass
 
 
 class RegressionModel(Distillable):

@@ -8,14 +8,13 @@ from regression_model import RegressionModel
 from tiny_model import TinyData, experience
 from torch import nn
 
-from vla_cl.interfaces import ForwardPass
 from vla_cl.methods.ewc import ElasticWeightConsolidation
 from vla_cl.methods.lwf import LearningWithoutForgetting
 from vla_cl.methods.mas import MemoryAwareSynapses
 from vla_cl.methods.teacher import Teacher
 from vla_cl.models.policy_config import policy_config
 from vla_cl.models.vla import VlaModel
-from vla_cl.types import Ability, ConfigurationError, Draw, InterfaceSpec
+from vla_cl.types import Ability, ConfigurationError, Draw, ForwardPass, InterfaceSpec
 
 DRAW = Draw(7)
 KEPT = 0.75

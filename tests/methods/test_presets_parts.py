@@ -10,8 +10,8 @@ from tiny_model import experience
 from torch import nn
 from torch.optim import AdamW
 
-from vla_cl.interfaces import ForwardPass, Method
-from vla_cl.types import Roles
+from vla_cl.interfaces import Method
+from vla_cl.types import ForwardPass, Roles
 
 
 def assert_same_tasks(method, ours, published, theirs, tasks, relative):

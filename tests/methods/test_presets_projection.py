@@ -12,8 +12,8 @@ from tiny_model import TinyData, experience
 from torch import nn
 
 from vla_cl.compose import build, compose
-from vla_cl.interfaces import ForwardPass, Method
-from vla_cl.types import Draw
+from vla_cl.interfaces import Method
+from vla_cl.types import Draw, ForwardPass
 
 BATCHES, RATE, SEED = 8, 0.05, 3
 

@@ -7,9 +7,9 @@ from many_tensors import ManyTensors, assert_same, gradients, learnt, moved, pre
 from tiny_model import TinyData, experience
 from torch.nn import functional
 
-from vla_cl.interfaces import ForwardPass, Method
+from vla_cl.interfaces import Method
 from vla_cl.testbeds import BEDS
-from vla_cl.types import Ability, Draw
+from vla_cl.types import Ability, Draw, ForwardPass
 
 DRAW = Draw(0)
 

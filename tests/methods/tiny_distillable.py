@@ -7,10 +7,10 @@ import torch
 from tiny_model import TinyData, TinyModel, experience
 from torch import nn
 
-from vla_cl.interfaces import Distillable, ForwardPass, Method
+from vla_cl.interfaces import Distillable, Method
 from vla_cl.models.randomness import seeded
 from vla_cl.train import TrainingSettings, learn
-from vla_cl.types import Ability, Roles
+from vla_cl.types import Ability, ForwardPass, Roles
 
 SETTINGS = TrainingSettings(steps=8, batch_size=6, learning_rate=1e-2, weight_decay=0.1)
 

@@ -150,7 +150,7 @@ def test_it_is_learnt_rolled_out_and_loaded_again(kind, cache, tmp_path, capsys)
     settings = [*POINT, f"policy.type={kind}", *TINY[kind], f"cache_dir={cache}", f"output_dir={tmp_path / 'run'}"]
     assert main(["train", *settings, "--conf", str(CONF)]) == 0
     said = capsys.readouterr().out
-    assert "success at the end (final_average_success)" in said
+    assert "success at the end (final_average)" in said
     assert f"report: {tmp_path / 'run' / 'report.html'}" in said
     model = VlaModel.load(tmp_path / "run" / "checkpoints" / "001" / "pretrained_model", "cpu")
     assert model.policy.config.type == kind

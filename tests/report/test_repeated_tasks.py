@@ -61,7 +61,7 @@ def test_the_forgetting_that_is_shown_first_is_the_one_without_bias(tmp_path: Pa
     page = ParsedPage(write_report(runs))
     assert "just after learning − end, old tasks (simple_recipe_nbt)" in page.text("comparison")
     head, first, _ = compare(runs).splitlines()[:3]
-    assert head.split()[:6] == ["method", "seeds", "final_average_success", "↑", "simple_recipe_nbt", "↓"]
+    assert head.split()[:6] == ["method", "seeds", "final_average", "↑", "simple_recipe_nbt", "↓"]
     assert first.split()[0] == "er" and " 0.025 [" in first  # (1 - .9 + .85 - .9) / 2
 
 

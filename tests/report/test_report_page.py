@@ -80,7 +80,7 @@ def test_comparison_table_and_matrix_show_the_figures(comparison: Path) -> None:
 
 def test_metrics_come_with_interval_and_convention(comparison: Path) -> None:
     text = ParsedPage(comparison).text("metrics")
-    assert re.search(r"final_average_success 0\.400 \[0\.\d+, 0\.\d+\] 0\.917 \[", text)
+    assert re.search(r"final_average 0\.400 \[0\.\d+, 0\.\d+\] 0\.917 \[", text)
     assert "libero_nbt" in text and "arXiv 2306.03310" in text
     assert "gem_bwt −0.825" in text  # a minus sign, not a hyphen
     assert "Not defined for these runs" in text and "cw_forward_transfer" in text

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vla_cl.metrics import SuccessMatrix, compute_all
+from vla_cl.metrics import ScoreMatrix, compute_all
 from vla_cl.rollout.journal import Entry
 from vla_cl.rollout.summary import describe, summarise
 from vla_cl.types import Episode, Outcome
@@ -36,8 +36,8 @@ def outcome(success):
 def test_the_mean_has_the_interval_that_metrics_gives_it(counts, tmp_path):
     names = tuple(f"task-{task}" for task in range(len(counts)))
     successes, episodes = np.array(counts).T
-    matrix = SuccessMatrix(names, ("all",), (successes / episodes)[None], episodes[None])
-    expected = compute_all(matrix)["final_average_success"]
+    matrix = ScoreMatrix(names, ("all",), (successes / episodes)[None], episodes[None])
+    expected = compute_all(matrix)["final_average"]
     found = summarise(entries(counts))
     assert found["mean_success"] == pytest.approx(expected.value, abs=1e-12)
     assert found["mean_interval"] == pytest.approx([expected.low, expected.high], abs=1e-12)

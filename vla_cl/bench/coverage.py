@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_cl.metrics import METRICS, Estimate, Metric, SuccessMatrix, compute_all
+from vla_cl.metrics import METRICS, Estimate, Metric, ScoreMatrix, compute_all
 from vla_cl.metrics.estimate import compute_many
 from vla_cl.metrics.measurements import Measurements
 
@@ -112,7 +112,7 @@ class _States:
 
 def measured(
     world: World, episodes: int, generator: np.random.Generator | None = None
-) -> tuple[SuccessMatrix, SuccessMatrix]:
+) -> tuple[ScoreMatrix, ScoreMatrix]:
     """A run and its reference with so many episodes behind every number; without a generator the rates themselves."""
     size = len(world.success)
     reported, selected = (_States.draw(world.decided, size, episodes, generator) for _ in range(2))
@@ -124,13 +124,13 @@ def measured(
     steps = np.arange(_POINTS)
     counts = np.full((size, size), episodes)
     curves = _curves(names, steps, seen(world.curves.T, selected).T)
-    run = SuccessMatrix(
+    run = ScoreMatrix(
         names, names, seen(world.success), counts, curves, seen(world.baseline),
-        curve_episodes=episodes, baseline_episodes=episodes,
+        curve_count=episodes, baseline_count=episodes,
     )  # fmt: skip
     diagonal = np.where(np.eye(size, dtype=bool), 0.5, np.nan)
     alone = _curves(names, steps, seen(world.alone.T, selected).T)
-    reference = SuccessMatrix(names, names, diagonal, counts, alone, curve_episodes=episodes)
+    reference = ScoreMatrix(names, names, diagonal, counts, alone, curve_count=episodes)
     return run, reference
 
 
@@ -205,7 +205,7 @@ def _same_sums(exact: Measurements) -> dict[str, str]:
 
 def _coverage(
     metric: Metric,
-    exact: tuple[SuccessMatrix, SuccessMatrix],
+    exact: tuple[ScoreMatrix, ScoreMatrix],
     true: float,
     results: Sequence[Mapping[str, Estimate]],
     decided: float,

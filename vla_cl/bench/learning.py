@@ -15,12 +15,12 @@ LEARNING_GOAL = (0.88, 0.5)  # mean success, and success of the worst task
 
 def learning(overrides: Sequence[str], folders: Sequence[Path]) -> dict[str, Any]:
     """Success of joint training on six Meta-World tasks, over the reporting states."""
-    from vla_cl.metrics import SuccessMatrix
+    from vla_cl.metrics import ScoreMatrix
     from vla_cl.run import train
 
     folder = train(compose(["experiment=metaworld_joint", *overrides], folders=folders))
-    matrix = SuccessMatrix.from_json(folder / "matrix.json")
-    success = dict(zip(matrix.tasks, matrix.success[-1].tolist(), strict=True))
+    matrix = ScoreMatrix.from_json(folder / "matrix.json")
+    success = dict(zip(matrix.tasks, matrix.scores[-1].tolist(), strict=True))
     mean, worst = statistics.fmean(success.values()), min(success.values())
     seconds = json.loads((folder / "run.json").read_text())["seconds"]["train"]
     return {

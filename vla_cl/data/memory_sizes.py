@@ -7,17 +7,16 @@ from pathlib import Path
 
 from vla_cl.data.dataset_folder import DatasetFolder
 from vla_cl.data.preflight import DatasetReport
-from vla_cl.data.reused_memory import REUSED, memory_of
 from vla_cl.data.source import Source
-from vla_cl.interfaces import Method
 from vla_cl.memory.copying import least_picture_bytes
+from vla_cl.memory.replay_memory import REUSED, ReplayMemory
 from vla_cl.memory.room import ExperienceSize, require_units
 from vla_cl.memory.settings import MemorySettings, reused_folder
 from vla_cl.types import Experience, InterfaceSpec, Stream
 
 
 def check_memory(
-    method: Method,
+    memory: ReplayMemory,
     stream: Stream,
     recorded: Mapping[str, Sequence[Source]] | None,
     reports: Sequence[DatasetReport],
@@ -29,7 +28,7 @@ def check_memory(
     """Refuse a memory that could keep nothing of some experience of a stream.
 
     Args:
-        method: With or without a memory.
+        memory: The method's.
         stream: What is learnt.
         recorded: The data of each task; None: demonstrations are collected.
         reports: On the datasets of ``recorded``.
@@ -41,9 +40,6 @@ def check_memory(
     Raises:
         ConfigurationError: The memory's limit is too small.
     """
-    memory = memory_of(method)
-    if memory is None:
-        return
     found = {report.root: report for report in reports}
     each = spec.bytes_per_frame + beside
     copy = _least_copy(memory.settings, spec, beside, histories)

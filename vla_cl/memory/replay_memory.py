@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_cl import names
 from vla_cl.interfaces import Data, Model
 from vla_cl.memory.budget import divide, similarity_weights
 from vla_cl.memory.copying import packed
@@ -29,6 +30,9 @@ SELECTIONS: tuple[Selection, ...] = ("first", "uniform")
 
 COPIES = "memory"
 """Where copies lie in a run's folder."""
+
+REUSED = Experience(-1, names.REUSED, ())
+"""Under which name and number a memory keeps what another run remembered."""
 
 
 class ReplayMemory:

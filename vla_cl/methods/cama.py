@@ -178,6 +178,27 @@ class ConfidenceAwareMovingAverage(DarkExperienceReplay):
                 raise ValueError(f"confidences are at most {self.recent} numbers from 0 to 1; got {str(values)[:60]}")
             self._confidences[int(experience)] = list(values)
 
+    def midway_state(self) -> dict[str, Tensor]:
+        """The outputs as they have been moved, and ``confidences.<experience>``, the recent ones."""
+        recent = {
+            f"confidences.{experience}": torch.tensor(self._confidences[int(experience)], dtype=torch.float64)
+            for experience in self.stored.shapes()
+        }
+        return self.stored.outputs() | recent
+
+    def load_midway_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue with these outputs and confidences.
+
+        Raises:
+            ValueError: They are of other samples, or no confidences.
+        """
+        self.stored.put_outputs({name: tensor for name, tensor in state.items() if name.startswith("outputs.")})
+        for experience in self.stored.shapes():
+            values = state[f"confidences.{experience}"].tolist()
+            if len(values) > self.recent or not all(map(_is_confidence, values)):
+                raise ValueError(f"confidences are at most {self.recent} numbers from 0 to 1; got {str(values)[:60]}")
+            self._confidences[int(experience)] = values
+
     def _distances(self, replayed: Replayed) -> Tensor:
         self._just_replayed = Replayed(
             replayed.batch,

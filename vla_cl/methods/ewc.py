@@ -8,6 +8,7 @@ last weights, F <- gamma F + F_t.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from vla_cl.interfaces import Data, Distillable
 from vla_cl.methods.checked_settings import MAX_BATCH, check_count, check_range, refuse_idle
 from vla_cl.methods.per_sample_gradients_estimate import MEASURED_IN, MeasuredIn, SampledGradients
 from vla_cl.methods.quadratic_penalty import ImportancePenalty
+from vla_cl.methods.saved_state import require_alike
 from vla_cl.random_numbers import Purpose, number
 from vla_cl.types import Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
 
@@ -27,6 +29,8 @@ Estimator = Literal["empirical", "model"]
 Fisher = Literal["per_sample", "batch", "weighted_batch", "steps", "falling_steps"]
 FISHERS: tuple[Fisher, ...] = ("per_sample", "batch", "weighted_batch", "steps", "falling_steps")
 WHILE_LEARNING: tuple[Fisher, ...] = ("steps", "falling_steps")
+
+_SQUARES, _COUNTS = "squares.", "counts"
 
 CERTAIN = 1e4
 """A logit that makes a token certain, in half precision too."""
@@ -158,6 +162,25 @@ class ElasticWeightConsolidation(ImportancePenalty):
         for name, total in self._squares.items():
             if (gradient := self.parameters[name].grad) is not None:
                 total.addcmul_(gradient.to(total), gradient.to(total), value=weight)
+
+    def midway_state(self) -> dict[str, Tensor]:
+        """The sum of squares so far, if the Fisher is taken while a task is learnt, and over how many steps."""
+        if not self._squares:
+            return {}
+        counts = torch.tensor([self._steps, self._samples_of_step])
+        return {_SQUARES + name: total for name, total in self._squares.items()} | {_COUNTS: counts}
+
+    def load_midway_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on adding.
+
+        Raises:
+            ValueError: It is the sum of other parameters.
+        """
+        require_alike("EWC", state, self.midway_state())
+        for name, total in self._squares.items():
+            total.copy_(state[_SQUARES + name])
+        if self._squares:
+            self._steps, self._samples_of_step = state[_COUNTS].tolist()
 
     def end_task(self, experience: Experience, data: Data) -> None:
         """Add the Fisher of what was just learnt."""

@@ -7,6 +7,7 @@ squared difference under the same noise and the same time (`vla_cl.interfaces.Di
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, cast
 
 import numpy as np
@@ -135,6 +136,21 @@ class LearningWithoutForgetting(TaskCountingMethod):
             student.outputs, teacher, batch, self.temperature
         )
 
+    def midway_state(self) -> dict[str, Tensor]:
+        """The outputs that are kept: asked again in another batch, a teacher may differ in the last bit."""
+        return {} if self._kept is None else self._kept.state_dict()
+
+    def load_midway_state(self, state: Mapping[str, Tensor]) -> None:
+        """Keep these outputs.
+
+        Raises:
+            ValueError: Nothing is kept here.
+        """
+        if self._kept is not None:
+            self._kept.load_state_dict(state)
+        elif state:
+            raise ValueError(f"no outputs are kept in this task; got {sorted(state)[:4]}")
+
     def end_task(self, experience: Experience, data: Data) -> None:
         """The teacher has done its work: the next one is the model as it is now."""
         super().end_task(experience, data)
@@ -201,6 +217,23 @@ class OutputCache:
         self._fits = True
         self._found_since_miss = 0
         self.bytes = 0
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """``rows.<n>`` and ``outputs.<n>``, for each shape n of an output, in the order in which they were kept."""
+        of_shape: dict[torch.Size, list[int]] = {}
+        for row, value in self._rows.items():
+            of_shape.setdefault(value.shape, []).append(row)
+        state: dict[str, Tensor] = {}
+        for place, rows in enumerate(of_shape.values()):
+            state |= {f"rows.{place}": torch.tensor(rows), f"outputs.{place}": self.outputs(rows)}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Keep what `state_dict` gave, and nothing else."""
+        self._rows, self.bytes, self._fits = {}, 0, True
+        for name, rows in state.items():
+            if name.startswith("rows."):
+                self.keep(rows.tolist(), state[f"outputs.{name.removeprefix('rows.')}"])
 
     def has(self, row: int, shape: torch.Size) -> bool:
         """Whether a row's outputs are kept in this shape."""

@@ -90,6 +90,17 @@ class MaximallyInterferedRetrieval(ReplayMethod):
         """The first step chooses anew."""
         self._chosen = None
 
+    def midway_state(self) -> dict[str, Tensor]:
+        """The choice that serves several steps, and the step at which it was made."""
+        if self._chosen is None:
+            return {}
+        return {"chosen": torch.from_numpy(self._chosen.copy()), "chosen_at": torch.tensor(self._chosen_at)}
+
+    def load_midway_state(self, state: Mapping[str, Tensor]) -> None:
+        """Keep to the choice."""
+        if state:
+            self._chosen, self._chosen_at = state["chosen"].numpy(), int(state["chosen_at"])
+
     def compose(self, batch: Batch, step: int) -> Batch:
         """Mix the chosen samples in, once anything is remembered."""
         if not self.replays:

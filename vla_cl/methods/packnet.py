@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import _SpectralNorm
-from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.optim import AdamW, Optimizer
 
 from vla_cl.interfaces import Data, Method, Model
 from vla_cl.methods.checked_settings import check_part
 from vla_cl.methods.parameter_patterns import Freezer
+from vla_cl.methods.prunable import prunable
 from vla_cl.methods.saved_state import lists_of_texts, require_alike, require_keys
 from vla_cl.methods.task_buffers import TaskBuffers
 from vla_cl.types import Batch, ConfigurationError, Experience, MethodCard, Task
@@ -125,7 +123,7 @@ class PackNet(Method):
                 or some that are computed from other parameters.
         """
         super().attach(model, train_seed)
-        self._weights = _prunable(model.module)
+        self._weights = prunable(model.module)
         if not self._weights:
             raise ConfigurationError("method 'packnet' needs a model with linear layers or convolutions that learn")
         self._require_enough()
@@ -209,6 +207,21 @@ class PackNet(Method):
         for name, parameter in self._weights.items():
             if parameter.grad is not None and (mask := self._mask(name)) is not None:
                 parameter.grad.mul_(mask)
+
+    def midway_state(self) -> dict[str, Tensor]:
+        """Who owns each weight: the second phase begins with pruning."""
+        return {_OWNER + name: owner for name, owner in self.owners.items()}
+
+    def load_midway_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue with these owners.
+
+        Raises:
+            ValueError: They are those of another model.
+        """
+        require_alike("PackNet", state, self.midway_state())
+        for name, owner in self.owners.items():
+            owner.copy_(state[_OWNER + name])
+        self._masks = {}
 
     def end_task(self, experience: Experience, data: Data) -> None:
         """From now on these weights are this experience's."""
@@ -356,43 +369,3 @@ class _OwnedAdamW(AdamW):
                 else:
                     parameter.lerp_(parameter * factor, learning)  # to the bit either the one or the other
         return super().step(closure)
-
-
-def _prunable(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Name to weight, of the linear layers (those inside attention too) and convolutions that learn.
-
-    Raises:
-        ConfigurationError: A weight is computed from others in a way that zeros do not pass through.
-    """
-    weights: set[int] = set()
-    for name, part in module.named_modules():
-        if isinstance(part, nn.Linear | nn.modules.conv._ConvNd):
-            weights.add(id(_weight_behind(name, part)))
-        elif isinstance(part, nn.MultiheadAttention):
-            joined = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-            if parametrize.is_parametrized(part):
-                raise _not_prunable(name)
-            weights |= {id(weight) for key in joined if (weight := part._parameters[key]) is not None}
-    return {name: p for name, p in module.named_parameters() if id(p) in weights and p.requires_grad}
-
-
-def _weight_behind(name: str, part: nn.Module) -> Tensor | None:
-    """The parameter that a layer's weight is, or that spectral normalisation divides by a number to get it."""
-    if (weight := part._parameters.get("weight")) is not None:
-        return weight
-    if parametrize.is_parametrized(part, "weight"):
-        steps = cast(nn.ModuleDict, part.parametrizations)["weight"]
-        if all(isinstance(step, _SpectralNorm) for step in cast(nn.ModuleList, steps)):
-            return cast(Tensor, steps.original)
-    elif any(isinstance(hook, SpectralNorm) for hook in part._forward_pre_hooks.values()):
-        return part._parameters["weight_orig"]
-    if any(parameter.requires_grad for parameter in part.parameters()):
-        raise _not_prunable(name)
-    return None
-
-
-def _not_prunable(name: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"method 'packnet' cannot prune {name!r}, whose weight is computed from other parameters; of such layers it "
-        "knows those with spectral normalisation: remove the parametrisation, or freeze the layer"
-    )

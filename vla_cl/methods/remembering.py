@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeGuard
 
 from torch import Tensor
 
 from vla_cl.interfaces import Data, Method
-from vla_cl.memory.replay_memory import SELECTIONS, ReplayMemory, Selection
-from vla_cl.memory.settings import MOST_BYTES
+from vla_cl.memory.replay_memory import COPIES, REUSED, SELECTIONS, ReplayMemory, Selection
+from vla_cl.memory.settings import MOST_BYTES, reused_folder
 from vla_cl.methods.checked_settings import MAX_COUNT, check_count
 from vla_cl.methods.saved_state import require_alike, require_keys, whole_number
 from vla_cl.names import NOTES
@@ -121,6 +122,23 @@ class RememberingMethod(Method):
     def works_alone(self) -> bool:
         """With the memory of another run."""
         return self.acts and self.memory.settings.reuse is not None
+
+    @property
+    def reuses(self) -> Path | None:
+        """What ``method.memory.reuse`` names."""
+        return reused_folder(self.memory.settings)
+
+    def open(self, folder: Path) -> None:
+        """Copies go to ``memory/``."""
+        self.memory.keep_in(folder / COPIES)
+
+    def adopt(self, data: Data) -> None:
+        """As an experience before the first."""
+        self.memory.adopt(REUSED.name, REUSED.index, data, self.model)
+
+    def committed(self) -> None:
+        """Copies that are no longer remembered go."""
+        self.memory.settle()
 
     def end_task(self, experience: Experience, data: Data) -> None:
         """Remember samples of what was just learnt."""

@@ -6,13 +6,18 @@ task's loss; at its end importance_i += W_i / ((change of theta_i over the task)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from vla_cl.interfaces import Data
 from vla_cl.methods.checked_settings import check_above
 from vla_cl.methods.quadratic_penalty import BLOCK, ImportancePenalty
+from vla_cl.methods.saved_state import require_alike
 from vla_cl.types import Experience, MethodCard
+
+_PATH, _BEFORE = "path.", "before."
 
 
 class SynapticIntelligence(ImportancePenalty):
@@ -93,6 +98,23 @@ class SynapticIntelligence(ImportancePenalty):
             if before.dtype not in scratch:
                 scratch[before.dtype] = before.new_empty(BLOCK)
             _advance(weights, before, self._gradient[name], self._path[name], scratch[before.dtype])
+
+    def midway_state(self) -> dict[str, Tensor]:
+        """The path so far, and the weights that it has come to."""
+        return {_PATH + name: path for name, path in self._path.items()} | {
+            _BEFORE + name: weights for name, weights in self._before.items()
+        }
+
+    def load_midway_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on along the path.
+
+        Raises:
+            ValueError: It is the path of other parameters.
+        """
+        require_alike("SI", state, self.midway_state())
+        for prefix, kept in ((_PATH, self._path), (_BEFORE, self._before)):
+            for name, tensor in kept.items():
+                tensor.copy_(state[prefix + name])
 
     @torch.no_grad()
     def end_task(self, experience: Experience, data: Data) -> None:

@@ -132,6 +132,20 @@ class StoredOutputs:
         entry, position = self._find(place)
         entry.outputs[position] = output.to("cpu", self._dtype)
 
+    def outputs(self) -> dict[str, Tensor]:
+        """``outputs.<experience>``: what `replace` changes; not to be changed."""
+        return {f"outputs.{experience}": entry.outputs for experience, entry in self._entries.items()}
+
+    def put_outputs(self, outputs: Mapping[str, Tensor]) -> None:
+        """Store others of the same samples, as `outputs` gives them.
+
+        Raises:
+            ValueError: They are of other samples.
+        """
+        require_alike("the stored outputs", outputs, self.outputs())
+        for experience, entry in self._entries.items():
+            entry.outputs.copy_(outputs[f"outputs.{experience}"])
+
     def state_dict(self) -> dict[str, Tensor]:
         """Everything, by experience."""
         state = {}

@@ -3,7 +3,7 @@
 A metric's name includes its convention, because one matrix has an "NBT" of .541 (LIBERO) and of .601 (CLARE). Undefined
 is NaN, never 0, and nothing that was not measured is guessed.
 
-* `matrix`: what was measured, `SuccessMatrix`, and its file ``matrix.json``;
+* `matrix`: what was measured, `ScoreMatrix`, and its file ``matrix.json``;
 * `checks`: what its numbers must satisfy;
 * `measurements`: the same by position of the stream, with curves and a reference;
 * `definitions`: the formulas; `weights`: those that are weighted sums;
@@ -14,7 +14,7 @@ is NaN, never 0, and nothing that was not measured is guessed.
 """
 
 from vla_cl.metrics.definitions import (
-    average_incremental_success,
+    average_incremental,
     chaudhry_forgetting,
     clare_auc,
     clare_fwt,
@@ -22,7 +22,7 @@ from vla_cl.metrics.definitions import (
     cw_forgetting,
     cw_forward_transfer,
     cw_performance,
-    final_average_success,
+    final_average,
     gem_bwt,
     gem_fwt,
     iscil_auc,
@@ -40,7 +40,7 @@ from vla_cl.metrics.definitions import (
 )
 from vla_cl.metrics.estimate import Estimate, compute_all
 from vla_cl.metrics.interval import mean_interval, wilson_interval
-from vla_cl.metrics.matrix import SuccessMatrix, load_matrix
+from vla_cl.metrics.matrix import ScoreMatrix, load_matrix
 from vla_cl.metrics.table import HEADLINE, HEADLINE_FORGETTING, METRICS, Metric
 from vla_cl.metrics.text import describe, format_matrix, format_table, results_to_json
 
@@ -50,8 +50,8 @@ __all__ = [
     "METRICS",
     "Estimate",
     "Metric",
-    "SuccessMatrix",
-    "average_incremental_success",
+    "ScoreMatrix",
+    "average_incremental",
     "chaudhry_forgetting",
     "clare_auc",
     "clare_fwt",
@@ -61,7 +61,7 @@ __all__ = [
     "cw_forward_transfer",
     "cw_performance",
     "describe",
-    "final_average_success",
+    "final_average",
     "format_matrix",
     "format_table",
     "gem_bwt",

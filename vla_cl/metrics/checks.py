@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_cl.scores import Measure
 from vla_cl.types import ConfigurationError
 
 FloatArray = NDArray[np.float64]
@@ -23,15 +24,30 @@ def nearest(name: str, allowed: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; allowed are {', '.join(allowed)}"
 
 
-def check_fractions(what: str, values: FloatArray) -> None:
-    """Success rates lie between 0 and 1.
+def check_bounds(what: str, values: FloatArray, measure: Measure) -> None:
+    """Scores lie within the bounds of their measure, and are finite.
 
     Raises:
         ConfigurationError: One does not.
     """
-    outside = values[(values < 0) | (values > 1)]  # false for NaN
-    if len(outside):
+    outside = values[(values < measure.low) | (values > measure.high) | np.isinf(values)]  # false for NaN
+    if not len(outside):
+        return
+    if measure.kind == "proportion":
         raise ConfigurationError(f"{what} must be fractions between 0 and 1, or null, but one is {outside[0]:g}")
+    raise ConfigurationError(
+        f"{what} must be finite numbers from {measure.low:g} to {measure.high:g}, or null, but one is {outside[0]:g}"
+    )
+
+
+def check_spread(what: str, values: FloatArray | None) -> None:
+    """Standard deviations are not negative, and finite.
+
+    Raises:
+        ConfigurationError: One is.
+    """
+    if values is not None and len(outside := values[(values < 0) | np.isinf(values)]):
+        raise ConfigurationError(f"{what!r} must be standard deviations from 0 on, or null, but one is {outside[0]:g}")
 
 
 def check_count(what: str, count: object) -> None:
@@ -95,7 +111,7 @@ def check_curve_experiences(
     """The points of a task's curve were measured in experiences that brought the task.
 
     Args:
-        curve_experiences: As in `SuccessMatrix`.
+        curve_experiences: As in `ScoreMatrix`.
         stream: As there; None = unknown, then only the number of experiences is checked.
         rows: Rows of the matrix.
 

@@ -32,7 +32,7 @@ def _mean(values: FloatArray) -> FloatArray:
     return np.asarray(values.mean(axis=-1) if values.shape[-1] else np.full(values.shape[:-1], np.nan))
 
 
-def final_average_success(success: FloatArray) -> FloatArray:
+def final_average(success: FloatArray) -> FloatArray:
     """Success on all tasks at the end; defined for any shape, so also for joint training.
 
     Formula: ``1/T sum_j R[last, j]``. Also called ACC, AP, ASR (AlphaBrain), AVG (Simple Recipe, arXiv 2603.11653).
@@ -41,7 +41,7 @@ def final_average_success(success: FloatArray) -> FloatArray:
     return weighted_sum(success, weights.last_row)
 
 
-def average_incremental_success(success: FloatArray) -> FloatArray:
+def average_incremental(success: FloatArray) -> FloatArray:
     """Success on the tasks seen so far, averaged over the stream.
 
     Formula: ``1/K sum_i 1/i sum_{j<=i} R[i, j]``. Also called MAA, or Avg.
@@ -196,11 +196,11 @@ def _known(matrix: FloatArray) -> FloatArray:
 def cw_performance(success: FloatArray) -> FloatArray:
     """Average performance: success at the end on the task of every position of the stream.
 
-    Formula: ``1/K sum_k R[last, k]``. The same number as `final_average_success` unless some tasks are repeated more
+    Formula: ``1/K sum_k R[last, k]``. The same number as `final_average` unless some tasks are repeated more
     often than others. The code averages the last five evaluations of a run; here there is one.
     Source: Wolczyk et al. 2021 (Continual World), arXiv 2105.10919, sec. 4; ``results_processing/tables.py``.
     """
-    return final_average_success(success)
+    return final_average(success)
 
 
 def cw_forgetting(success: FloatArray) -> FloatArray:
@@ -212,20 +212,24 @@ def cw_forgetting(success: FloatArray) -> FloatArray:
     return weighted_sum(success, weights.end_drops_by_all)
 
 
-def cw_forward_transfer(curve_means: FloatArray, reference_means: FloatArray) -> FloatArray:
+def cw_forward_transfer(curve_means: FloatArray, reference_means: FloatArray, best: float = 1.0) -> FloatArray:
     """Forward transfer: how much faster each task is learnt in the stream than on its own.
 
     Formula: ``1/K sum_k (AUC_k - ref_k) / (1 - ref_k)``; AUC_k is the mean of the evaluations of task k while it is
     learnt, ref_k the same for a policy that learns task k alone. NaN if a reference is 1: there is nothing to gain.
+    For scores other than success, the best one that there can be takes the place of 1; NaN if there is none.
     Bias: too low, because one divides by a measured number; little where the reference is not near 1.
     Source: Wolczyk et al. 2021 (Continual World), arXiv 2105.10919, sec. 4; ``results_processing/tables.py``.
 
     Args:
         curve_means: AUC_k, shape (..., K).
         reference_means: ref_k, shape (..., K).
+        best: The best score.
     """
     reference = np.asarray(reference_means, dtype=np.float64)
-    room = np.where(reference == 1.0, np.nan, 1.0 - reference)
+    room = (
+        np.where(reference == best, np.nan, best - reference) if np.isfinite(best) else np.full_like(reference, np.nan)
+    )
     return _mean((np.asarray(curve_means) - reference) / room)
 
 

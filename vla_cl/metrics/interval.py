@@ -52,6 +52,37 @@ def weighted_interval(weights: FloatArray, rates: FloatArray, episodes: FloatArr
     return np.minimum(ends[0], measured), np.maximum(ends[1], measured)
 
 
+def means_interval(
+    weights: FloatArray, means: FloatArray, counts: FloatArray, spreads: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Lower and upper end of the 95% interval of a weighted sum of means: Student's, after Welch and Satterthwaite.
+
+    The variance of the sum is ``V = sum_i c_i^2 s_i^2 / n_i``, its degrees of freedom
+    ``V^2 / sum_i (c_i^2 s_i^2 / n_i)^2 / (n_i - 1)`` (Satterthwaite 1946, Biometrics Bulletin 2:110-114).
+
+    Args:
+        weights: c, shape (..., cells); a cell with the weight 0 plays no part.
+        means: Shape (..., cells).
+        counts: n, at least 2 where there is a weight, shape (..., cells).
+        spreads: s, the standard deviation of a cell's trials, divided by n - 1, shape (..., cells).
+
+    Returns:
+        Two arrays of shape (...).
+    """
+    from scipy.stats import t  # where it is needed: it takes longer to import than all the rest of the metrics
+
+    weights, means, counts, spreads = np.broadcast_arrays(
+        *(np.asarray(array, dtype=np.float64) for array in (weights, means, counts, spreads))
+    )
+    parts = np.where(weights != 0, weights**2 * spreads**2 / counts, 0.0)
+    variance = parts.sum(axis=-1)
+    uncertain = (parts**2 / np.maximum(counts - 1, 1)).sum(axis=-1)
+    degrees = np.where(uncertain > 0, variance**2 / np.where(uncertain > 0, uncertain, 1.0), 1.0)
+    half = t.ppf(0.975, degrees) * np.sqrt(variance)
+    middle = np.where(weights != 0, weights * means, 0.0).sum(axis=-1)
+    return middle - half, middle + half
+
+
 def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
     """95% interval of the success rate behind one cell (Wilson 1927); NaN without episodes.
 

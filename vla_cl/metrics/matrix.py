@@ -1,4 +1,4 @@
-"""The success matrix of a run and its file, ``matrix.json``."""
+"""The score matrix of a run and its file, ``matrix.json``."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ from numpy.typing import DTypeLike, NDArray
 
 from vla_cl.files import write_json
 from vla_cl.manifest import of_run, require_of_run, require_readable_run, require_seal, seal
+from vla_cl.metrics import plain
 from vla_cl.metrics.checks import (
+    check_bounds,
     check_count,
     check_curve_experiences,
-    check_fractions,
     check_rates,
+    check_spread,
     check_stream,
     nearest,
 )
+from vla_cl.metrics.plain import CELLS, FloatArray, IntArray
+from vla_cl.scores import SUCCESS, Measure
 from vla_cl.trust.reading import read_json, read_json_object
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-
-_REQUIRED = ("tasks", "success")
 _OPTIONAL = (
-    *("experiences", "episodes", "curves", "baseline", "curve_episodes", "baseline_episodes"),
-    *("stream", "curve_experiences"),
+    *("experiences", "curves", "baseline", "stream", "curve_experiences"),
+    *("measure", "spread", "baseline_spread"),
 )
-_FILE = "matrix.json"
+MATRIX = "matrix.json"
+"""The file of the measure that is shown, in a run's folder."""
+
 _BYTES = 64 * 2**20
-_CELLS = 1_000_000  # 1,000 tasks one after another
 
 
 @dataclass(frozen=True, eq=False)
-class SuccessMatrix:
+class ScoreMatrix:
     """What was measured in one run. The arrays are copied and read-only.
 
     Rows are experiences, columns are tasks, each once. A joint run has one row. An independent run (one policy per
@@ -49,19 +50,24 @@ class SuccessMatrix:
     Attributes:
         tasks: Ids of the T tasks, the columns.
         experiences: Names of the R experiences, the rows.
-        success: Fraction of successful episodes on task j after experience i, shape (R, T); NaN = not evaluated.
-        episodes: How many episodes are behind each cell, shape (R, T); at least 1 where ``success`` is a number. None =
-            unknown: then nothing that reads ``success`` has an interval.
-        curves: Task id to its learning curve, shape (n, 2): optimizer step, success on the task. It covers the
+        scores: Mean of the measure over the trials of task j after experience i, shape (R, T); NaN = not evaluated. Of
+            robots the fraction of successful episodes.
+        counts: How many trials are behind each cell, shape (R, T); at least 1 where ``scores`` is a number. None =
+            unknown: then nothing that reads ``scores`` has an interval.
+        curves: Task id to its learning curve, shape (n, 2): optimizer step, score on the task. It covers the
             experience that brings the task, from before its first step to after its last; if several do, one after the
             other (`learning_curve`).
-        baseline: Success of the untrained policy (the warm start) on each task, shape (T,), or None.
-        curve_episodes: Episodes behind each point of a curve; None = unknown, then what reads curves has no interval.
-        baseline_episodes: Episodes behind each number of the baseline; None = unknown, as above.
+        baseline: Score of the untrained model (the warm start) on each task, shape (T,), or None.
+        curve_count: Trials behind each point of a curve; None = unknown, then what reads curves has no interval.
+        baseline_count: Trials behind each number of the baseline; None = unknown, as above.
         stream: Task ids of every experience of the stream, those not yet learnt included. None = unknown: then a square
             matrix is taken to bring task k with experience k, and any other matrix no task that one could tell.
         curve_experiences: Of a task that the stream repeats, for each point of its curve the experience (from 0) in
             which it was measured.
+        measure: What the cells hold.
+        spread: Standard deviation of the trials of each cell, shape (R, T), divided by n - 1; NaN where there are not
+            two. None = unknown. Only means have intervals that rest on it: a proportion's follows from its count.
+        baseline_spread: The same of the baseline, shape (T,).
 
     Raises:
         ConfigurationError: Shapes do not fit, a number is out of range, or a name is unknown or used twice.
@@ -69,26 +75,30 @@ class SuccessMatrix:
 
     tasks: tuple[str, ...]
     experiences: tuple[str, ...]
-    success: FloatArray
-    episodes: IntArray | None
+    scores: FloatArray
+    counts: IntArray | None
     curves: Mapping[str, FloatArray] = field(default_factory=dict)
     baseline: FloatArray | None = None
-    curve_episodes: int | None = None
-    baseline_episodes: int | None = None
+    curve_count: int | None = None
+    baseline_count: int | None = None
     stream: tuple[tuple[str, ...], ...] | None = None
     curve_experiences: Mapping[str, IntArray] = field(default_factory=dict)
+    measure: Measure = SUCCESS
+    spread: FloatArray | None = None
+    baseline_spread: FloatArray | None = None
 
     def __post_init__(self) -> None:
         # A frozen dataclass can only be normalised through object.__setattr__.
         put = object.__setattr__
         put(self, "tasks", tuple(self.tasks))
         put(self, "experiences", tuple(self.experiences))
-        put(self, "success", _frozen(self.success, np.float64))
-        if self.episodes is not None:
-            put(self, "episodes", _frozen(self.episodes, np.int64))
+        put(self, "scores", _frozen(self.scores, np.float64))
+        if self.counts is not None:
+            put(self, "counts", _frozen(self.counts, np.int64))
         put(self, "curves", {task: _frozen(curve, np.float64) for task, curve in self.curves.items()})
-        if self.baseline is not None:
-            put(self, "baseline", _frozen(self.baseline, np.float64))
+        for name in ("baseline", "spread", "baseline_spread"):
+            if getattr(self, name) is not None:
+                put(self, name, _frozen(getattr(self, name), np.float64))
         if self.stream is not None:
             put(self, "stream", tuple(tuple(tasks) for tasks in self.stream))
         put(self, "curve_experiences", {task: _frozen(rows, np.int64) for task, rows in self.curve_experiences.items()})
@@ -133,22 +143,24 @@ class SuccessMatrix:
 
     def _check_cells(self) -> None:
         shape = (len(self.experiences), len(self.tasks))
-        for what, array in (("success", self.success), ("episodes", self.episodes)):
+        told, trials = score_key(self.measure), count_key(self.measure)
+        for what, array in ((told, self.scores), (trials, self.counts), ("spread", self.spread)):
             if array is not None and array.shape != shape:
                 raise ConfigurationError(
-                    f"{what!r} must be {_by(shape)}, one row per experience and one column per task, "
-                    f"but is {_by(array.shape)}"
+                    f"{what!r} must be {plain.by(shape)}, one row per experience and one column per task, "
+                    f"but is {plain.by(array.shape)}"
                 )
-        check_fractions("success", self.success)
-        if self.episodes is None:
+        check_bounds(told, self.scores, self.measure)
+        check_spread("spread", self.spread)
+        if self.counts is None:
             return
-        if np.any(self.episodes < 0):
-            raise ConfigurationError(f"'episodes' must not be negative, but one is {self.episodes.min()}")
-        hollow = np.argwhere(~np.isnan(self.success) & (self.episodes == 0))
+        if np.any(self.counts < 0):
+            raise ConfigurationError(f"{trials!r} must not be negative, but one is {self.counts.min()}")
+        hollow = np.argwhere(~np.isnan(self.scores) & (self.counts == 0))
         if len(hollow):
             row, column = hollow[0]
             raise ConfigurationError(
-                f"success[{row}][{column}] is {self.success[row, column]:g} but episodes[{row}][{column}] is 0; "
+                f"{told}[{row}][{column}] is {self.scores[row, column]:g} but {trials}[{row}][{column}] is 0; "
                 "a cell that was not evaluated must be null"
             )
 
@@ -158,7 +170,7 @@ class SuccessMatrix:
                 raise ConfigurationError(f"'curves' has the unknown task {task!r}{nearest(task, self.tasks)}")
             if curve.ndim != 2 or curve.shape[1] != 2:
                 raise ConfigurationError(
-                    f"the curve of {task!r} must be a list of [step, success] pairs, but is {_by(curve.shape)}"
+                    f"the curve of {task!r} must be a list of [step, score] pairs, but is {plain.by(curve.shape)}"
                 )
             steps, rows = curve[:, 0], self.curve_experiences.get(task, np.zeros(len(curve), dtype=np.int64))
             if rows.shape != steps.shape or np.any(np.diff(rows) < 0) or np.any(rows < 0):
@@ -170,10 +182,10 @@ class SuccessMatrix:
             too_small = np.where(again, np.diff(steps) < 0, np.diff(steps) <= 0)
             if not np.all(np.isfinite(steps)) or np.any(too_small) or np.any(steps < 0):
                 raise ConfigurationError(f"the steps in the curve of {task!r} must be increasing numbers from 0 on")
-            check_fractions(f"the curve of {task!r}", curve[:, 1])
+            check_bounds(f"the curve of {task!r}", curve[:, 1], self.measure)
         if unknown := sorted(self.curve_experiences.keys() - self.curves.keys()):
             raise ConfigurationError(f"'curve_experiences' has {unknown[0]!r}, which has no curve")
-        check_count("curve_episodes", self.curve_episodes)
+        check_count(f"curve_{count_key(self.measure)}", self.curve_count)
 
     def _check_stream(self) -> None:
         rows = len(self.experiences)
@@ -182,17 +194,18 @@ class SuccessMatrix:
         check_curve_experiences(self.curve_experiences, self.stream, rows)
 
     def _check_baseline(self) -> None:
-        check_count("baseline_episodes", self.baseline_episodes)
+        check_count(f"baseline_{count_key(self.measure)}", self.baseline_count)
         if self.baseline is None:
             return
         if self.baseline.shape != (len(self.tasks),):
             raise ConfigurationError(
-                f"'baseline' must have one number per task, {len(self.tasks)}, but is {_by(self.baseline.shape)}"
+                f"'baseline' must have one number per task, {len(self.tasks)}, but is {plain.by(self.baseline.shape)}"
             )
-        check_fractions("baseline", self.baseline)
+        check_bounds("baseline", self.baseline, self.measure)
+        check_spread("baseline_spread", self.baseline_spread)
 
     @classmethod
-    def from_json(cls, path: Path | str) -> SuccessMatrix:
+    def from_json(cls, path: Path | str) -> ScoreMatrix:
         """Read ``matrix.json``; null becomes NaN.
 
         Raises:
@@ -208,57 +221,61 @@ class SuccessMatrix:
             raise ConfigurationError(f"{short(path)}: {harmless(str(error), 200)}") from error
 
     @classmethod
-    def _from_object(cls, raw: object) -> SuccessMatrix:
+    def _from_object(cls, raw: object) -> ScoreMatrix:
         if not isinstance(raw, dict):
-            raise ConfigurationError(f"expected a JSON object with {', '.join(_REQUIRED)}, but found {_kind(raw)}")
-        missing = [key for key in _REQUIRED if key not in raw]
-        if missing:
-            found = harmless(", ".join(sorted(raw)) or "none", 80)
-            raise ConfigurationError(f"the key {missing[0]!r} is missing; found {found}")
-        for key in raw:
-            # Other unknown keys are somebody's notes; one that almost names an optional key would be lost silently.
-            close = difflib.get_close_matches(key, _OPTIONAL, n=1, cutoff=0.8)
-            if key not in _REQUIRED + _OPTIONAL and close:
-                raise ConfigurationError(f"unknown key {harmless(key, 40)!r}; did you mean {close[0]!r}?")
+            raise ConfigurationError(f"expected a JSON object with tasks and success, but found {plain.kind(raw)}")
+        measure = plain.measure_of(raw.get("measure"))
+        told, trials = score_key(measure), count_key(measure)
+        _require_keys(raw, ("tasks", told), trials)
         curves = raw.get("curves") or {}
         if not isinstance(curves, dict):
             raise ConfigurationError(
-                f"'curves' must be an object from task id to [[step, success], ...], but is {_kind(curves)}"
+                f"'curves' must be an object from task id to [[step, score], ...], but is {plain.kind(curves)}"
             )
-        baseline = raw.get("baseline")
-        tasks, success = _names("tasks", raw["tasks"]), _table("success", raw["success"])
-        if success.size > _CELLS:
-            raise ConfigurationError(f"'success' has {success.size} cells, at most {_CELLS} are read")
-        episodes = raw.get("episodes")
+        tasks, scores = plain.names("tasks", raw["tasks"]), plain.table(told, raw[told])
+        if scores.size > CELLS:
+            raise ConfigurationError(f"{told!r} has {scores.size} cells, at most {CELLS} are read")
+        given = {key: raw.get(key) for key in (trials, "baseline", "spread", "baseline_spread")}
         matrix = cls(
             tasks=tasks,
-            experiences=_experiences(raw.get("experiences"), tasks, len(success)),
-            success=success,
-            episodes=None if episodes is None else _counts(episodes),
-            curves={task: _table(f"curves[{task!r}]", curve, columns=2) for task, curve in curves.items()},
-            baseline=None if baseline is None else np.array(_row("baseline", baseline)),
-            curve_episodes=raw.get("curve_episodes"),
-            baseline_episodes=raw.get("baseline_episodes"),
-            stream=_stream(raw.get("stream")),
-            curve_experiences=_rows_of_points(raw.get("curve_experiences") or {}),
+            experiences=plain.experiences(raw.get("experiences"), tasks, len(scores)),
+            scores=scores,
+            counts=None if given[trials] is None else plain.counts(trials, given[trials]),
+            curves={task: plain.table(f"curves[{task!r}]", curve, columns=2) for task, curve in curves.items()},
+            baseline=None if given["baseline"] is None else np.array(plain.row("baseline", given["baseline"])),
+            curve_count=raw.get(f"curve_{trials}"),
+            baseline_count=raw.get(f"baseline_{trials}"),
+            stream=plain.stream(raw.get("stream")),
+            curve_experiences=plain.rows_of_points(raw.get("curve_experiences") or {}),
+            measure=measure,
+            spread=None if given["spread"] is None else plain.table("spread", given["spread"]),
+            baseline_spread=None
+            if given["baseline_spread"] is None
+            else np.array(plain.row("baseline_spread", given["baseline_spread"])),
         )
-        check_rates("success", matrix.success, matrix.episodes)
+        if measure.kind == "proportion":
+            check_rates(told, matrix.scores, matrix.counts)
         return matrix
 
     def to_json(self) -> dict[str, object]:
         """What ``matrix.json`` holds, as plain data; NaN becomes None. Optional keys are left out where unknown."""
+        trials = count_key(self.measure)
         content: dict[str, object] = {
             "tasks": list(self.tasks),
             "experiences": list(self.experiences),
-            "success": [_nulls(row) for row in self.success],
-            **({} if self.episodes is None else {"episodes": self.episodes.tolist()}),
-            "curves": {task: [_nulls(point) for point in curve] for task, curve in self.curves.items()},
+            **({} if self.measure == SUCCESS else {"measure": plain.plain_measure(self.measure)}),
+            score_key(self.measure): [plain.nulls(row) for row in self.scores],
+            **({} if self.counts is None else {trials: self.counts.tolist()}),
+            "curves": {task: [plain.nulls(point) for point in curve] for task, curve in self.curves.items()},
         }
-        if self.baseline is not None:
-            content["baseline"] = _nulls(self.baseline)
-        for key, count in (("curve_episodes", self.curve_episodes), ("baseline_episodes", self.baseline_episodes)):
+        if self.spread is not None:
+            content["spread"] = [plain.nulls(row) for row in self.spread]
+        for key, values in (("baseline", self.baseline), ("baseline_spread", self.baseline_spread)):
+            if values is not None:
+                content[key] = plain.nulls(values)
+        for key, count in (("curve", self.curve_count), ("baseline", self.baseline_count)):
             if count is not None:
-                content[key] = count
+                content[f"{key}_{trials}"] = count
         if self.stream is not None:
             content["stream"] = [list(tasks) for tasks in self.stream]
         if self.curve_experiences:
@@ -270,7 +287,35 @@ class SuccessMatrix:
         write_json(Path(path), seal(of_run(self.to_json(), Path(path).parent)))
 
 
-def load_matrix(path: Path | str) -> SuccessMatrix:
+def matrix_file(measure: Measure, shown: bool) -> str:
+    """The file of a measure in a run's folder: ``matrix.json`` of the shown one, else ``matrix-<name>.json``."""
+    return MATRIX if shown else f"matrix-{measure.name}.json"
+
+
+def score_key(measure: Measure) -> str:
+    """Under which key a file has the scores; success has been there under its own name before there were others."""
+    return "success" if measure.name == SUCCESS.name else "scores"
+
+
+def count_key(measure: Measure) -> str:
+    """Under which key a file has the number of trials."""
+    return "episodes" if measure.name == SUCCESS.name else "trials"
+
+
+def _require_keys(raw: Mapping[str, object], required: Sequence[str], trials: str) -> None:
+    """What must be there is, and no key is one that almost is another: it would be lost silently."""
+    missing = [key for key in required if key not in raw]
+    if missing:
+        found = harmless(", ".join(sorted(raw)) or "none", 80)
+        raise ConfigurationError(f"the key {missing[0]!r} is missing; found {found}")
+    optional = (*_OPTIONAL, trials, f"curve_{trials}", f"baseline_{trials}")
+    for key in raw:  # other unknown keys are somebody's notes
+        close = difflib.get_close_matches(key, optional, n=1, cutoff=0.8)
+        if key not in (*required, *optional) and close:
+            raise ConfigurationError(f"unknown key {harmless(key, 40)!r}; did you mean {close[0]!r}?")
+
+
+def load_matrix(path: Path | str) -> ScoreMatrix:
     """Read a ``matrix.json``, or the one inside a run folder.
 
     Raises:
@@ -278,18 +323,18 @@ def load_matrix(path: Path | str) -> SuccessMatrix:
     """
     path = Path(path)
     if not path.is_dir():
-        if path.name == _FILE:
+        if path.name == MATRIX:
             require_readable_run(path.parent)
-        return SuccessMatrix.from_json(path)
+        return ScoreMatrix.from_json(path)
     require_readable_run(path)
-    inside = path / _FILE
+    inside = path / MATRIX
     if not inside.exists() and (why := rollouts_skipped(path)) is not None:
         raise ConfigurationError(f"{path} has no metrics: {why}")
     if not inside.exists():
         raise ConfigurationError(
             f"the folder {short(path)} holds no matrix.json; give a run folder or a matrix.json file"
         )
-    return SuccessMatrix.from_json(inside)
+    return ScoreMatrix.from_json(inside)
 
 
 def rollouts_skipped(run: Path) -> str | None:
@@ -306,79 +351,3 @@ def _frozen(values: object, dtype: DTypeLike) -> NDArray[Any]:
     array: NDArray[Any] = np.array(values, dtype=dtype)
     array.setflags(write=False)
     return array
-
-
-def _by(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape)) or "a single number"
-
-
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
-def _names(what: str, values: object) -> tuple[str, ...]:
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ConfigurationError(
-            f"{what!r} must be a list of names, but is {_kind(values)} or holds something else than text"
-        )
-    return tuple(values)
-
-
-def _row(what: str, values: object) -> list[float]:
-    if not isinstance(values, list):
-        raise ConfigurationError(f"{what} must be a list of numbers, but is {_kind(values)}")
-    for index, value in enumerate(values):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise ConfigurationError(f"{what}[{index}] must be a number or null, but is {value!r}")
-    return [np.nan if value is None else float(value) for value in values]
-
-
-def _table(what: str, values: object, columns: int | None = None) -> FloatArray:
-    """Rows of equal length as an array; ``columns`` is the length asked for (None: that of the first row)."""
-    if not isinstance(values, list):
-        raise ConfigurationError(f"{what} must be a list of lists, but is {_kind(values)}")
-    rows = [_row(f"{what}[{index}]", row) for index, row in enumerate(values)]
-    width = columns if columns is not None else len(rows[0]) if rows else 0
-    for index, row in enumerate(rows):
-        if len(row) != width:
-            raise ConfigurationError(f"{what}[{index}] must have {width} numbers, but has {len(row)}")
-    return np.array(rows, dtype=np.float64).reshape(len(rows), width)
-
-
-def _experiences(values: object, tasks: Sequence[str], rows: int) -> tuple[str, ...]:
-    """Names of the rows; other software leaves them out, and one task after another is then what a square means."""
-    if values is not None:
-        return _names("experiences", values)
-    return tuple(tasks) if rows == len(tasks) else tuple(f"row {number + 1}" for number in range(rows))
-
-
-def _stream(values: object) -> tuple[tuple[str, ...], ...] | None:
-    if values is None:
-        return None
-    if not isinstance(values, list):
-        raise ConfigurationError(f"'stream' must be a list of lists of task ids, but is {_kind(values)}")
-    return tuple(_names("stream", tasks) for tasks in values)
-
-
-def _rows_of_points(values: object) -> dict[str, IntArray]:
-    if not isinstance(values, dict):
-        raise ConfigurationError(
-            f"'curve_experiences' must be an object from task id to [experience, ...], but is {_kind(values)}"
-        )
-    found = {task: np.array(_row(f"curve_experiences[{task!r}]", rows)) for task, rows in values.items()}
-    for task, rows in found.items():
-        if not np.all(np.isfinite(rows) & (rows == np.floor(rows)) & (np.abs(rows) < _CELLS)):
-            raise ConfigurationError(f"'curve_experiences' of {task!r} must be whole numbers")
-    return {task: rows.astype(np.int64) for task, rows in found.items()}
-
-
-def _counts(values: object) -> IntArray:
-    table = _table("episodes", values)
-    if not np.all(np.isfinite(table) & (table == np.floor(table)) & (np.abs(table) < 2**53)):
-        raise ConfigurationError("'episodes' must be whole numbers; a cell that was not evaluated has 0 episodes")
-    return table.astype(np.int64)
-
-
-def _nulls(values: FloatArray) -> list[float | None]:
-    return [None if np.isnan(value) else value + 0.0 for value in values.tolist()]  # + 0.0: no "-0.0"

@@ -1,5 +1,8 @@
 """What the formulas read: a matrix by task and by position, its learning curves, and those of a reference run.
 
+The formulas are written for scores of which more is better, as success is. Where less is better, they are given the
+scores with the sign turned, so that "lost" always means worse.
+
 A metric that speaks of "task k" means the k-th position of the stream. Where a stream repeats tasks (Continual World's
 CW20 is CW10 twice) the positions are more than the tasks: position k has the column of the task that experience k
 brought, so cells of two positions may be the same episodes. Continual World's own code has a column for each of the
@@ -16,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.metrics import definitions
-from vla_cl.metrics.matrix import SuccessMatrix
+from vla_cl.metrics.matrix import ScoreMatrix
+from vla_cl.scores import Measure
 from vla_cl.types import ConfigurationError
 
 FloatArray = NDArray[np.float64]
@@ -31,11 +35,16 @@ class Measurements:
         reference: A run that learns each task on its own, or None.
     """
 
-    matrix: SuccessMatrix
-    reference: SuccessMatrix | None = None
+    matrix: ScoreMatrix
+    reference: ScoreMatrix | None = None
 
     def __post_init__(self) -> None:
         if self.reference is not None:
+            if self.reference.measure != self.measure:
+                raise ConfigurationError(
+                    f"the reference measures {self.reference.measure.name}, the run {self.measure.name}; give a "
+                    "reference of the same measure"
+                )
             _require_independent(self.matrix, self.reference)
 
     @property
@@ -44,30 +53,41 @@ class Measurements:
         return self.matrix.positions
 
     @property
-    def success(self) -> FloatArray:
-        """Success by task, shape (R, T)."""
-        return self.matrix.success
+    def measure(self) -> Measure:
+        """What was measured."""
+        return self.matrix.measure
+
+    @property
+    def scores(self) -> FloatArray:
+        """Scores by task, the higher the better, shape (R, T)."""
+        return self.measure.sign * self.matrix.scores
 
     @property
     def by_position(self) -> FloatArray:
-        """Success by position, shape (K, K); NaN, shape (T, T), where there are no positions."""
+        """Scores by position, shape (K, K); NaN, shape (T, T), where there are no positions."""
         if self.positions is None:
             return np.full((len(self.matrix.tasks),) * 2, np.nan)
-        return np.asarray(self.success[:, self.positions])
+        return np.asarray(self.scores[:, self.positions])
 
     @property
     def baseline(self) -> FloatArray:
-        """Success of the untrained policy by position, shape (K,); NaN where unknown."""
+        """Score of the untrained model by position, shape (K,); NaN where unknown."""
         if self.positions is None or self.matrix.baseline is None:
             return np.full(len(self.by_position), np.nan)
-        return np.asarray(self.matrix.baseline[list(self.positions)])
+        return np.asarray(self.measure.sign * self.matrix.baseline[list(self.positions)])
+
+    @property
+    def best(self) -> float:
+        """The best score that there can be, the higher the better; infinite where there is no bound."""
+        return self.measure.high if self.measure.sign > 0 else -self.measure.low
 
     @property
     def curves(self) -> tuple[FloatArray, ...]:
-        """Success along the learning curve of each position, shape (n,); n = 0 where there is none."""
+        """Scores along the learning curve of each position, shape (n,); n = 0 where there is none."""
         if self.positions is None:
             return tuple(np.empty(0) for _ in self.matrix.tasks)
-        return tuple(self.matrix.learning_curve(position)[:, 1] for position in range(len(self.positions)))
+        sign = self.measure.sign
+        return tuple(sign * self.matrix.learning_curve(position)[:, 1] for position in range(len(self.positions)))
 
     @property
     def reference_curves(self) -> tuple[FloatArray, ...]:
@@ -83,17 +103,17 @@ class Measurements:
 
     @property
     def curve_best(self) -> FloatArray:
-        """Best success along the learning curve, shape (K,)."""
+        """Best score along the learning curve, shape (K,)."""
         return _reduced(np.max, self.curves)
 
     @property
     def curve_means(self) -> FloatArray:
-        """Mean success along the learning curve, shape (K,)."""
+        """Mean score along the learning curve, shape (K,)."""
         return _reduced(np.mean, self.curves)
 
     @property
     def reference_means(self) -> FloatArray:
-        """Mean success along the reference's learning curve, shape (K,)."""
+        """Mean score along the reference's learning curve, shape (K,)."""
         return _reduced(np.mean, self.reference_curves)
 
     def _alone(self, position: int) -> FloatArray:
@@ -106,7 +126,8 @@ class Measurements:
         column = self.reference.tasks.index(task)
         alone = self.reference.learning_curve(self.reference.positions.index(column))
         own = self.matrix.learning_curve(position)
-        return alone[:, 1] if len(own) and len(alone) and covered_steps(own) == covered_steps(alone) else np.empty(0)
+        fits = len(own) and len(alone) and covered_steps(own) == covered_steps(alone)
+        return self.measure.sign * alone[:, 1] if fits else np.empty(0)
 
 
 def covered_steps(curve: FloatArray) -> float:
@@ -118,13 +139,13 @@ def _reduced(function: Callable[[FloatArray], FloatArray], curves: tuple[FloatAr
     return np.array([function(curve) if len(curve) else math.nan for curve in curves], dtype=np.float64)
 
 
-def _require_independent(matrix: SuccessMatrix, reference: SuccessMatrix) -> None:
+def _require_independent(matrix: ScoreMatrix, reference: ScoreMatrix) -> None:
     """The reference learns each task alone; a run whose experiences bring several tasks is left to `reasons`."""
-    rows, columns = reference.success.shape
+    rows, columns = reference.scores.shape
     brought = np.zeros((rows, columns), dtype=bool)
     for row, tasks in enumerate(_brought(reference)):
         brought[row, [reference.tasks.index(task) for task in tasks]] = True
-    if not np.isnan(reference.success[~brought]).all():
+    if not np.isnan(reference.scores[~brought]).all():
         raise ConfigurationError(
             "the reference must be an independent run, in which each experience is evaluated on its own task only, "
             f"but this one is {rows} x {columns} and not so; run the same tasks with arrangement=independent "
@@ -142,7 +163,7 @@ def _require_independent(matrix: SuccessMatrix, reference: SuccessMatrix) -> Non
         )
 
 
-def _brought(matrix: SuccessMatrix) -> Sequence[tuple[str, ...]]:
+def _brought(matrix: ScoreMatrix) -> Sequence[tuple[str, ...]]:
     """The tasks that each row's experience brought; none where the file does not tell."""
     if matrix.stream is not None:
         return matrix.stream[: len(matrix.experiences)]

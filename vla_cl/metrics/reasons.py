@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_cl.metrics.matrix import SuccessMatrix
+from vla_cl.metrics.matrix import ScoreMatrix
 from vla_cl.metrics.measurements import Measurements, covered_steps
+from vla_cl.scores import SUCCESS, Measure
 from vla_cl.trust.text import harmless
 
 Need = Callable[[Measurements], str]
@@ -40,7 +41,7 @@ def several(measured: Measurements) -> str:
 
 def last_row(measured: Measurements) -> str:
     """Success on every task at the end."""
-    missing = np.isnan(measured.success[-1]).any()
+    missing = np.isnan(measured.scores[-1]).any()
     return "not every task was evaluated after the last experience" if missing else ""
 
 
@@ -86,10 +87,12 @@ def reference(measured: Measurements) -> str:
     """A reference whose learning curves cover as many steps, with room above them."""
     if measured.reference is None:
         return NO_REFERENCE
+    if not np.isfinite(measured.best):
+        return f"{measured.measure.name} has no best value, so there is no room that could be measured"
     return why_unfit(measured.matrix, measured.reference)
 
 
-def why_unfit(matrix: SuccessMatrix, alone: SuccessMatrix) -> str:
+def why_unfit(matrix: ScoreMatrix, alone: ScoreMatrix) -> str:
     """Why a run cannot be the reference of another in `cw_forward_transfer`; empty if it can.
 
     Args:
@@ -104,7 +107,7 @@ def why_unfit(matrix: SuccessMatrix, alone: SuccessMatrix) -> str:
     return next((why for why in reasons if why), "")
 
 
-def _unlike(matrix: SuccessMatrix, alone: SuccessMatrix, position: int, task: str) -> str:
+def _unlike(matrix: ScoreMatrix, alone: ScoreMatrix, position: int, task: str) -> str:
     """Why the reference's curve of one task cannot be compared with that of the run."""
     name = harmless(task, _MOST)
     if task not in alone.tasks:
@@ -120,16 +123,20 @@ def _unlike(matrix: SuccessMatrix, alone: SuccessMatrix, position: int, task: st
             f"the learning curve of {name} covers {covered_steps(own):g} steps, that of the reference "
             f"{covered_steps(curve):g}"
         )
-    return _no_room(curve[:, 1], name)
+    return _no_room(curve[:, 1], name, matrix.measure)
 
 
-def _no_room(success: NDArray[np.float64], name: str) -> str:
-    if np.isnan(success).any():
+def _no_room(scores: NDArray[np.float64], name: str, measure: Measure) -> str:
+    if np.isnan(scores).any():
         return f"the reference's learning curve of {name} has points without a value"
-    return f"the reference always succeeds on {name}, so there is nothing to gain" if success.mean() == 1 else ""
+    best = measure.high if measure.sign > 0 else measure.low
+    if scores.mean() != best:
+        return ""
+    always = "always succeeds" if measure.name == SUCCESS.name else "is always at its best"
+    return f"the reference {always} on {name}, so there is nothing to gain"
 
 
-def _no_positions(matrix: SuccessMatrix) -> str:
+def _no_positions(matrix: ScoreMatrix) -> str:
     if matrix.positions is not None:
         return ""
     if matrix.stream is None:

@@ -10,7 +10,7 @@ import numpy as np
 from vla_cl.metrics.estimate import Estimate
 
 
-def over_seeds(estimates: Sequence[Estimate], lowest: float) -> Estimate:
+def over_seeds(estimates: Sequence[Estimate], lowest: float, highest: float = 1.0) -> Estimate:
     """Mean over seeds with Student's 95 % interval, never narrower than the intervals of single seeds are on average.
 
     The spread of the seeds' values holds the luck of training, but of the luck of the evaluation episodes only the part
@@ -21,7 +21,8 @@ def over_seeds(estimates: Sequence[Estimate], lowest: float) -> Estimate:
 
     Args:
         estimates: The metric of each seed's run, each with its interval from the episodes.
-        lowest: The least value that the metric can take; the greatest is 1.
+        lowest: The least value that the metric can take.
+        highest: The greatest.
 
     Returns:
         NaN, and why, if the metric is undefined in one of the runs; an interval of NaN if one of the runs has none: a
@@ -40,7 +41,7 @@ def over_seeds(estimates: Sequence[Estimate], lowest: float) -> Estimate:
         return Estimate(mean, math.nan, math.nan, next((found.why for found in open_ones if found.why), ""))
     below, above = np.abs(values[:, None] - ends).mean(axis=0).tolist()
     student = _student_95(count - 1) * float(values.std(ddof=1)) / math.sqrt(count) if count > 1 else 0.0
-    return Estimate(mean, max(lowest, mean - max(below, student)), min(1.0, mean + max(above, student)))
+    return Estimate(mean, max(lowest, mean - max(below, student)), min(highest, mean + max(above, student)))
 
 
 def _student_95(degrees: int) -> float:

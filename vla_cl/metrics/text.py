@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vla_cl.metrics.estimate import Estimate, compute_all
-from vla_cl.metrics.matrix import FloatArray, SuccessMatrix, load_matrix
+from vla_cl.metrics.matrix import ScoreMatrix, load_matrix
+from vla_cl.metrics.plain import FloatArray
 from vla_cl.metrics.table import METRICS
+from vla_cl.scores import SUCCESS, Measure
 from vla_cl.trust.reading import read_json_object
 from vla_cl.trust.text import harmless, short
 
@@ -21,7 +23,7 @@ _ARROWS = {"higher": "↑", "lower": "↓"}
 
 
 def describe(path: Path | str, as_json: bool = False, reference: Path | str | None = None) -> str:
-    """The success matrix and all metrics of a run.
+    """The score matrix and all metrics of a run.
 
     Args:
         path: A ``matrix.json`` or a run folder.
@@ -35,10 +37,10 @@ def describe(path: Path | str, as_json: bool = False, reference: Path | str | No
     results = compute_all(matrix, None if reference is None else load_matrix(reference))
     if as_json:
         named = {} if reference is None else {"reference": short(reference, 4096)}
-        content = {"metrics": results_to_json(results), "matrix": matrix.to_json(), **named}
+        content = {"metrics": results_to_json(results, matrix.measure), "matrix": matrix.to_json(), **named}
         return json.dumps(content, indent=1, allow_nan=False)
     told = "" if reference is None else f"\n{_of_reference(Path(reference))}"
-    return f"{format_matrix(matrix)}\n\n{format_table(results)}{told}"
+    return f"{format_matrix(matrix)}\n\n{format_table(results, matrix.measure)}{told}"
 
 
 def _of_reference(reference: Path) -> str:
@@ -53,15 +55,15 @@ def _of_reference(reference: Path) -> str:
     return textwrap.fill(note, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
-def results_to_json(results: Mapping[str, Estimate]) -> dict[str, object]:
+def results_to_json(results: Mapping[str, Estimate], measure: Measure = SUCCESS) -> dict[str, object]:
     """Metrics as plain data: value and interval, or why there is none, what the metric is; undefined is None."""
     metrics = {metric.name: metric for metric in METRICS}
     return {
         name: {
             **plain(result),
-            "direction": metrics[name].direction,
+            "direction": metrics[name].better(measure),
             "meaning": metrics[name].meaning,
-            "bias": metrics[name].bias or None,
+            "bias": metrics[name].bias_of(measure) or None,
             "source": metrics[name].source,
         }
         for name, result in results.items()
@@ -80,7 +82,7 @@ def plain(estimate: Estimate) -> dict[str, object]:
     }
 
 
-def format_table(results: Mapping[str, Estimate]) -> str:
+def format_table(results: Mapping[str, Estimate], measure: Measure = SUCCESS) -> str:
     """Metrics as an aligned table: name, value, 95% interval, which way is better and what it means; notes below it.
 
     A value without an interval has a word in its place; the notes say why, why a metric is not defined, and which way
@@ -89,18 +91,18 @@ def format_table(results: Mapping[str, Estimate]) -> str:
     metrics = {metric.name: metric for metric in METRICS}
     rows = [("metric", "value", "95% interval", "better, and what it means")]
     for name, result in results.items():
-        meaning = f"{_ARROWS[metrics[name].direction]} {metrics[name].meaning}"
+        meaning = f"{_ARROWS[metrics[name].better(measure)]} {metrics[name].meaning}"
         rows.append((name, _number(result.value), _interval(result), meaning))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     table = "\n".join(
         f"{name:<{widths[0]}}  {value:>{widths[1]}}  {interval:<{widths[2]}}  {meaning}"
         for name, value, interval, meaning in rows
     )
-    notes = "\n".join(_notes(results))
+    notes = "\n".join(_notes(results, measure))
     return f"{table}\n\n{notes}" if notes else table
 
 
-def _notes(results: Mapping[str, Estimate]) -> list[str]:
+def _notes(results: Mapping[str, Estimate], measure: Measure) -> list[str]:
     """Each reason for a missing value or interval, and each bias, with the metrics that it is about."""
     about: dict[str, list[str]] = {}
     for metric in METRICS:
@@ -111,9 +113,9 @@ def _notes(results: Mapping[str, Estimate]) -> list[str]:
             if result.why:
                 about.setdefault(f"not defined: {result.why}", []).append(metric.name)
             continue
-        if metric.bias:
+        if bias := metric.bias_of(measure):
             interval = "no interval" if math.isnan(result.low) else "an interval allows for it"
-            about.setdefault(f"{metric.bias}; {interval}", []).append(metric.name)
+            about.setdefault(f"{bias}; {interval}", []).append(metric.name)
         if result.why and metric.terms is not None:
             about.setdefault(f"no interval: {result.why}", []).append(metric.name)
     return [
@@ -122,18 +124,20 @@ def _notes(results: Mapping[str, Estimate]) -> list[str]:
     ]
 
 
-def format_matrix(matrix: SuccessMatrix) -> str:
-    """The success matrix in percent; one row per experience, one column per task, ``-`` where not evaluated.
+def format_matrix(matrix: ScoreMatrix) -> str:
+    """The score matrix; one row per experience, one column per task, ``-`` where not evaluated.
+
+    Shares of trials are in percent.
 
     Columns carry the tasks' names if they fit; else numbers, with a legend above.
     """
     names = [harmless(task.split("/", 1)[-1]) for task in matrix.tasks]
     labels = [_shorten(f"after {harmless(name)}", _LABEL) for name in matrix.experiences]
-    rows = list(matrix.success)
+    rows = list(matrix.scores)
     if matrix.baseline is not None:
         labels, rows = ["untrained", *labels], [matrix.baseline, *rows]
     label = max(map(len, labels))
-    lines = [f"success in percent{_episodes(matrix)}"]
+    lines = [f"{_heading(matrix.measure)}{_trials(matrix)}"]
     if label + sum(max(len(name), 3) + 2 for name in names) <= _WIDTH:
         heads = names
     else:
@@ -144,13 +148,13 @@ def format_matrix(matrix: SuccessMatrix) -> str:
         wrapped = textwrap.wrap(legend, _WIDTH - 7, break_on_hyphens=False)
         lines += [("tasks: " if not index else " " * 7) + line for index, line in enumerate(wrapped)]
         lines = [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
-    widths = [max(len(head), 3) for head in heads]
+    cells = [[_cell(row, column, matrix.measure) for column in range(len(heads))] for row in rows]
+    widest = max(len(cell) for row in cells for cell in row)
+    widths = [max(len(head), 3, widest) for head in heads]
     for block in _blocks(widths, _WIDTH - label):
         lines += ["", _line("", label, [heads[column] for column in block], [widths[column] for column in block])]
-        for name, row in zip(labels, rows, strict=True):
-            lines.append(
-                _line(name, label, [_percent(row, column) for column in block], [widths[column] for column in block])
-            )
+        for name, shown in zip(labels, cells, strict=True):
+            lines.append(_line(name, label, [shown[column] for column in block], [widths[column] for column in block]))
     return "\n".join(lines)
 
 
@@ -171,22 +175,30 @@ def _blocks(widths: Sequence[int], room: int) -> list[list[int]]:
     return blocks
 
 
-def _episodes(matrix: SuccessMatrix) -> str:
-    if matrix.episodes is None:
-        return ", episodes unknown, so without intervals"
-    counts = matrix.episodes[matrix.episodes > 0]
+def _heading(measure: Measure) -> str:
+    title = harmless(measure.words, _LABEL)
+    return f"{title} in percent" if measure.kind == "proportion" else f"{title}, {measure.direction} is better"
+
+
+def _trials(matrix: ScoreMatrix) -> str:
+    word = "episodes" if matrix.measure == SUCCESS else "trials"
+    if matrix.counts is None:
+        return f", {word} unknown, so without intervals"
+    counts = matrix.counts[matrix.counts > 0]
     if not len(counts):
         return ""
     low, high = counts.min(), counts.max()
-    return f", {low} episodes per cell" if low == high else f", {low} to {high} episodes per cell"
+    return f", {low} {word} per cell" if low == high else f", {low} to {high} {word} per cell"
 
 
 def _shorten(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def _percent(row: FloatArray, column: int) -> str:
-    return "-" if math.isnan(row[column]) else f"{100 * row[column]:.0f}"
+def _cell(row: FloatArray, column: int, measure: Measure) -> str:
+    if math.isnan(row[column]):
+        return "-"
+    return f"{100 * row[column]:.0f}" if measure.kind == "proportion" else f"{row[column]:.3g}"
 
 
 def _number(value: float) -> str:

@@ -178,6 +178,11 @@ class VlaModel(Policy, Distillable):
         """Actions given at once, from the observation's own step on."""
         return predicted_actions(self.policy.config)
 
+    @property
+    def observation_offsets(self) -> Sequence[int]:
+        """Frames that it looks at when it acts, relative to the present one."""
+        return horizon(self.policy.config).observations or (0,)
+
     def normalise_with(self, statistics: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
         """Replace the normalisation of a warm start; its weights then see other numbers than they were trained on."""
         tensors = {key: {name: torch.as_tensor(v) for name, v in item.items()} for key, item in statistics.items()}
@@ -272,6 +277,16 @@ class VlaModel(Policy, Distillable):
             yield
         finally:
             self.policy.share_instructions = before
+
+    def uncounted_state(self) -> dict[str, Tensor]:
+        """VQ-BeT counts the steps that its codes have learnt in a plain number."""
+        codes = getattr(self.policy, "vqbet", None) and self.policy.vqbet.action_head.vqvae_model
+        return {} if codes is None else {"optimized_steps": torch.tensor(int(codes.optimized_steps))}
+
+    def load_uncounted_state(self, state: Mapping[str, Tensor]) -> None:
+        """Count on from there."""
+        if state:
+            self.policy.vqbet.action_head.vqvae_model.optimized_steps = int(state["optimized_steps"])
 
     def features(self, batch: Batch) -> Tensor:
         """The policy's embedding of what it sees and is told, shape (B, D).

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vla_cl.evaluation.table import require_rows_seal
+from vla_cl.interfaces.layout import TrialLayout
 from vla_cl.manifest import require_of_run, require_readable, require_seal, require_text_seal
-from vla_cl.metrics import SuccessMatrix
+from vla_cl.metrics import ScoreMatrix
 from vla_cl.metrics.matrix import rollouts_skipped
 from vla_cl.report.numbers import last_row
-from vla_cl.rollout.table import require_rows_seal
+from vla_cl.rollout.table import EPISODES
 from vla_cl.trust.reading import parse_json_object, read_json_object, read_lines, read_text, require_entries
 from vla_cl.trust.tables import read_rows
 from vla_cl.trust.text import harmless, harmless_data, harmless_lines, short, told_as
@@ -69,7 +71,8 @@ class RunRecord:
         matrix: None while nothing has been evaluated.
         boundaries: Optimizer steps since the start of the stream at which each row of the matrix was measured; None if
             neither episodes nor training metrics tell.
-        episodes: Every evaluated episode; None without ``episodes.parquet``.
+        episodes: Every evaluated episode of a robot; None without ``episodes.parquet``.
+        trials: Experience and optimizer step of every evaluated trial, episodes too; None without their table.
         borders: Optimizer steps at which the training log goes on to another experience.
         training: None without ``metrics.jsonl``.
         config: Text of ``config.yaml``; None without it.
@@ -80,10 +83,11 @@ class RunRecord:
     label: str
     info: Mapping[str, Any]
     experiences: tuple[tuple[str, tuple[str, ...]], ...]
-    matrix: SuccessMatrix | None
+    matrix: ScoreMatrix | None
     boundaries: tuple[float, ...] | None
     borders: tuple[float, ...]
     episodes: tuple[EpisodeRow, ...] | None
+    trials: tuple[tuple[int, int], ...] | None
     training: TrainingCurve | None
     config: str | None
     missing: tuple[str, ...]
@@ -129,8 +133,12 @@ def _load(folder: Path, info: Mapping[str, Any], label: str) -> RunRecord:
     episodes = _read_episodes(folder)
     lines, damaged = _read_metrics(folder)
     config = folder / "config.yaml"
+    robot = info.get("family", "robot") == "robot"
+    trials = _of_episodes(episodes) if robot else _read_trials(folder)
+    table = "episodes.parquet" if robot else TrialLayout.file
+    lacking = "crashed episodes cannot be counted and no videos are shown" if robot else "trials cannot be counted"
     optional = {
-        "episodes.parquet": (episodes is not None, "crashed episodes cannot be counted and no videos are shown"),
+        table: (trials is not None, lacking),
         "metrics.jsonl": (lines is not None, "no training curve is shown"),
         "config.yaml": (config.is_file(), "its settings are not shown"),
         "matrix.json": (
@@ -153,9 +161,10 @@ def _load(folder: Path, info: Mapping[str, Any], label: str) -> RunRecord:
         info=info,
         experiences=experiences,
         matrix=matrix,
-        boundaries=_boundaries(matrix, episodes, lines),
+        boundaries=_boundaries(matrix, trials, lines),
         borders=_borders(lines),
         episodes=episodes,
+        trials=trials,
         training=_training_curve(lines),
         config=_read_config(config) if config.is_file() else None,
         missing=tuple(f"{label}: {sentence}" for sentence in notes),
@@ -208,11 +217,11 @@ def _folder_of(file: Path) -> str:
     return f"give the run that it lies in, {short(runs[0])}" if runs else "give the folder that a run wrote"
 
 
-def _read_matrix(folder: Path, finished: bool) -> SuccessMatrix | None:
+def _read_matrix(folder: Path, finished: bool) -> ScoreMatrix | None:
     """The success matrix; only a run that is still going may lack it."""
     path = folder / "matrix.json"
     if path.is_file():
-        return SuccessMatrix.from_json(path)
+        return ScoreMatrix.from_json(path)
     if finished and rollouts_skipped(folder) is None:
         raise ConfigurationError(
             f"{short(folder)} is a finished run without matrix.json; restore the file or evaluate the run again"
@@ -220,12 +229,29 @@ def _read_matrix(folder: Path, finished: bool) -> SuccessMatrix | None:
     return None
 
 
+def _of_episodes(episodes: Sequence[EpisodeRow] | None) -> tuple[tuple[int, int], ...] | None:
+    return None if episodes is None else tuple((episode.experience, episode.step) for episode in episodes)
+
+
+def _read_trials(folder: Path) -> tuple[tuple[int, int], ...] | None:
+    """Experience and step of every row of the table of trials, whatever else it has."""
+    path = folder / TrialLayout.file
+    if not path.is_file():
+        return None
+    require_rows_seal(path, TrialLayout.title)
+    rows = read_rows(path, TrialLayout.title, "restore it or move it away", ("experience", "step"), TABLE_BYTES)
+    with told_as(
+        f"{short(path)} cannot be read as a table of trials", "restore it or move it away", ValueError, TypeError
+    ):
+        return tuple((int(row["experience"]), int(row["step"])) for row in rows)
+
+
 def _read_episodes(folder: Path) -> tuple[EpisodeRow, ...] | None:
     """The episode table."""
     path = folder / "episodes.parquet"
     if not path.is_file():
         return None
-    require_rows_seal(path)
+    require_rows_seal(path, EPISODES.title)
     rows = read_rows(path, "the episode table", "restore it or move it away", EPISODE_COLUMNS, TABLE_BYTES)
     with told_as(
         f"{short(path)} cannot be read as an episode table", "restore it or move it away", ValueError, TypeError
@@ -295,8 +321,8 @@ def _training_curve(lines: Sequence[Mapping[str, Any]] | None) -> TrainingCurve 
 
 
 def _boundaries(
-    matrix: SuccessMatrix | None,
-    episodes: Sequence[EpisodeRow] | None,
+    matrix: ScoreMatrix | None,
+    trials: Sequence[tuple[int, int]] | None,
     lines: Sequence[Mapping[str, Any]] | None,
 ) -> tuple[float, ...] | None:
     """The step at which each row of the matrix was measured: the last one that is recorded for the experience."""
@@ -307,8 +333,8 @@ def _boundaries(
         if _is_number(line.get("step")) and isinstance(line.get("experience"), int):
             last[line["experience"]] = max(last.get(line["experience"], 0), line["step"] + 1)
     evaluated: dict[int, float] = {}
-    for episode in episodes or ():
-        evaluated[episode.experience] = max(evaluated.get(episode.experience, 0), episode.step)
+    for experience, step in trials or ():
+        evaluated[experience] = max(evaluated.get(experience, 0), step)
     last |= evaluated  # the evaluation's own step is exact; the log may skip the last updates
     measured = last_row(matrix)
     rows = range(0 if measured is None else measured + 1)

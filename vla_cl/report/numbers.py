@@ -1,33 +1,33 @@
-"""Reading cells of a success matrix, and writing numbers the way the report shows them."""
+"""Reading cells of a score matrix, and writing numbers the way the report shows them."""
 
 from __future__ import annotations
 
 import math
 
-from vla_cl.metrics import Estimate, SuccessMatrix
+from vla_cl.metrics import Estimate, ScoreMatrix
 from vla_cl.trust.text import harmless
 
 UNDEFINED = "–"
 
 
-def cell_success(matrix: SuccessMatrix, row: int, column: int) -> float | None:
-    """Success on a task after an experience; None if not evaluated."""
-    value = float(matrix.success[row][column])
+def cell_score(matrix: ScoreMatrix, row: int, column: int) -> float | None:
+    """Score on a task after an experience; None if not evaluated."""
+    value = float(matrix.scores[row][column])
     return None if math.isnan(value) else value
 
 
-def cell_episodes(matrix: SuccessMatrix, row: int, column: int) -> int:
-    """How many episodes are behind a cell; 0 also where nobody knows."""
-    return 0 if matrix.episodes is None else int(matrix.episodes[row][column])
+def cell_count(matrix: ScoreMatrix, row: int, column: int) -> int:
+    """How many trials are behind a cell; 0 also where nobody knows."""
+    return 0 if matrix.counts is None else int(matrix.counts[row][column])
 
 
-def last_row(matrix: SuccessMatrix) -> int | None:
+def last_row(matrix: ScoreMatrix) -> int | None:
     """The last row in which anything was evaluated; None if nothing was."""
     columns = range(len(matrix.tasks))
     measured = [
         row
         for row in range(len(matrix.experiences))
-        if any(cell_success(matrix, row, column) is not None for column in columns)
+        if any(cell_score(matrix, row, column) is not None for column in columns)
     ]
     return measured[-1] if measured else None
 

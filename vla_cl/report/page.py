@@ -20,11 +20,12 @@ from vla_cl.report.plots import (
     borders_are_drawn,
     legend,
     reference_runs,
+    scores_over_learning,
     steps_are_known,
-    success_over_learning,
     training_curves,
 )
 from vla_cl.report.reference import estimates_of, reference_notes
+from vla_cl.report.scale import Scale
 from vla_cl.report.videos import video_sections
 from vla_cl.trust.text import harmless_lines, short
 from vla_cl.types import ConfigurationError
@@ -62,10 +63,10 @@ def render(runs: Sequence[RunRecord]) -> str:
     Raises:
         ConfigurationError: The runs share no task, or a file of a run is damaged.
     """
-    tasks = compare.all_tasks(runs)
+    tasks, scale = compare.all_tasks(runs), Scale.of(runs)
     measured = {run.label: estimates_of(run, runs) for run in runs}
     estimates = {label: found for label, (found, _) in measured.items()}
-    metrics, undefined = tables.metric_rows(runs, estimates)
+    metrics, undefined = tables.metric_rows(runs, estimates, scale)
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -79,14 +80,15 @@ def render(runs: Sequence[RunRecord]) -> str:
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
         version=__version__,
         runs=runs,
-        headline=headline(runs, estimates),
+        scale=scale,
+        headline=headline(runs, estimates, scale),
         warnings=compare.warnings(runs),
         missing=[sentence for run in runs for sentence in run.missing],
         crashes=tables.crash_notes(runs),
-        comparison=tables.comparison(runs, estimates),
+        comparison=tables.comparison(runs, estimates, scale),
         headline_forgetting=HEADLINE_FORGETTING,
-        heat_maps=tables.heat_maps(runs),
-        success_plots=success_over_learning(runs, tasks),
+        heat_maps=tables.heat_maps(runs, scale),
+        score_plots=scores_over_learning(runs, tasks, scale),
         legend=legend(runs),
         in_steps=steps_are_known(runs),
         dashed=bool(reference_runs(runs)),

@@ -1,4 +1,4 @@
-"""The line plots: success of each task over the course of learning, and training loss."""
+"""The line plots: score on each task over the course of learning, and training loss."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from vla_cl.metrics import wilson_interval
 from vla_cl.report.load import RunRecord, TrainingCurve
-from vla_cl.report.numbers import cell_episodes, cell_success, percent, task_name
+from vla_cl.report.numbers import cell_count, cell_score, task_name
+from vla_cl.report.scale import Scale
 from vla_cl.report.svg import RUN_STYLES, Panel, legend_swatch, marker, short_number
 
 MAX_LOSS_POINTS = 160
@@ -44,10 +44,10 @@ def reference_runs(runs: Sequence[RunRecord]) -> set[int]:
     return {index for index, run in enumerate(runs) if run.arrangement != "sequential"}
 
 
-def success_over_learning(runs: Sequence[RunRecord], tasks: Sequence[str]) -> list[Figure]:
+def scores_over_learning(runs: Sequence[RunRecord], tasks: Sequence[str], scale: Scale) -> list[Figure]:
     """One panel per task, one line per run; x is optimizer steps, or experiences where the steps are not known."""
     shown = [task for task in tasks if any(_is_measured(run, task) for run in runs)]
-    return [_success_panel(runs, task, steps_are_known(runs)) for task in shown]
+    return [_score_panel(runs, task, steps_are_known(runs), scale) for task in shown]
 
 
 def _is_measured(run: RunRecord, task: str) -> bool:
@@ -56,7 +56,7 @@ def _is_measured(run: RunRecord, task: str) -> bool:
         return False
     column = matrix.tasks.index(task)
     return task in matrix.curves or any(
-        cell_success(matrix, row, column) is not None for row in range(len(matrix.experiences))
+        cell_score(matrix, row, column) is not None for row in range(len(matrix.experiences))
     )
 
 
@@ -72,23 +72,25 @@ def _positions(run: RunRecord, in_steps: bool) -> tuple[float, ...]:
     return tuple(range(1, len(run.matrix.experiences) + 1)) if run.matrix is not None else ()
 
 
-def _success_panel(runs: Sequence[RunRecord], task: str, in_steps: bool) -> Figure:
-    """Success on one task."""
+def _score_panel(runs: Sequence[RunRecord], task: str, in_steps: bool, scale: Scale) -> Figure:
+    """Scores on one task."""
     flat = reference_runs(runs)
     drawn = [run for index, run in enumerate(runs) if index not in flat and run.matrix is not None]
     end = max((position for run in drawn for position in _positions(run, in_steps)), default=1.0)
-    panel = Panel(340, 190, (0, end), (0, 1))
+    panel = Panel(340, 190, (0, end), (scale.low, scale.high))
     ticks = sorted({position for run in drawn for position in _positions(run, in_steps)})
     parts = [panel.band(*span, "learning") for span in _learning_spans(drawn, task, in_steps)]
-    parts.append(panel.horizontal_grid([(0, "0 %"), (0.5, "50 %"), (1, "100 %")]))
+    parts.append(panel.horizontal_grid(scale.ticks))
     parts.append(panel.x_labels([(0, "0"), *((tick, short_number(tick)) for tick in ticks)]))
     for index, run in enumerate(runs):
         if index in flat:
             parts.append(_reference_line(panel, run, index, task))
         elif run in drawn:
             aside = (drawn.index(run) - (len(drawn) - 1) / 2) * min(3, 12 / len(drawn))
-            parts.append(_run_line(panel, run, index, task, in_steps, aside))
-    return Figure(task_name(task), panel.picture(f"Success on {task_name(task)} over the course of learning", parts))
+            parts.append(_run_line(panel, run, index, task, in_steps, aside, scale))
+    return Figure(
+        task_name(task), panel.picture(f"{scale.title} on {task_name(task)} over the course of learning", parts)
+    )
 
 
 def _learning_spans(runs: Sequence[RunRecord], task: str, in_steps: bool) -> tuple[tuple[float, float], ...]:
@@ -106,7 +108,9 @@ def _learning_spans(runs: Sequence[RunRecord], task: str, in_steps: bool) -> tup
     return longest if agree and len(runs[0].experiences) > 1 else ()
 
 
-def _run_line(panel: Panel, run: RunRecord, index: int, task: str, in_steps: bool, aside: float) -> Markup:
+def _run_line(
+    panel: Panel, run: RunRecord, index: int, task: str, in_steps: bool, aside: float, scale: Scale
+) -> Markup:
     """The course of one run: measured cells with their intervals, joined through the finer curve where there is one.
 
     Markers are moved ``aside`` by a few pixels, so that the whiskers of several runs do not hide each other.
@@ -115,46 +119,47 @@ def _run_line(panel: Panel, run: RunRecord, index: int, task: str, in_steps: boo
     if matrix is None or task not in matrix.tasks:
         return Markup("")
     column = matrix.tasks.index(task)
-    cells = [
-        (position, cell_success(matrix, row, column), cell_episodes(matrix, row, column))
-        for row, position in enumerate(_positions(run, in_steps))
-    ]
-    measured = [(position, success, episodes) for position, success, episodes in cells if success is not None]
-    points = [(position, success) for position, success, _ in measured]
+    cells = [(row, position, cell_score(matrix, row, column)) for row, position in enumerate(_positions(run, in_steps))]
+    measured = [(row, position, score) for row, position, score in cells if score is not None]
+    points = [(position, score) for _, position, score in measured]
     if in_steps:
         rows = {position for position, _ in points}
-        points += [(step, success) for step, success in matrix.curves.get(task, []) if step not in rows]
+        points += [(step, score) for step, score in matrix.curves.get(task, []) if step not in rows]
     parts = [panel.line(sorted(points), f"line run-{index % RUN_STYLES}")]
     if matrix.baseline is not None and math.isfinite(matrix.baseline[column]):
         untrained = float(matrix.baseline[column])
-        title = f"{run.label}: {percent(untrained)} before learning"
+        title = f"{run.label}: {scale.text(untrained)} before learning"
         parts.append(marker(index, panel.x(0), panel.y(untrained), title, "untrained"))
-    parts += [_measured_point(panel, run.label, index, aside, *cell) for cell in measured]
+    for row, position, score in measured:
+        interval, count = scale.cell_interval(matrix, row, column), cell_count(matrix, row, column)
+        title = f"{run.label}: {scale.text(score)} after {short_number(position)}"
+        if interval is not None:
+            low, high = map(scale.text, interval)
+            title += f" ({count} {scale.trials}, 95 % interval {low} to {high})"
+        parts.append(_measured_point(panel, index, panel.x(position) + aside, score, interval, title))
     return Markup("").join(parts)
 
 
 def _measured_point(
-    panel: Panel, label: str, index: int, aside: float, position: float, success: float, episodes: int
+    panel: Panel, index: int, x: float, score: float, interval: tuple[float, float] | None, title: str
 ) -> Markup:
     """A marker with its 95 % interval as a whisker."""
-    x, whisker = panel.x(position) + aside, Markup("")
-    title = f"{label}: {percent(success)} after {short_number(position)}"
-    if episodes:
-        low, high = wilson_interval(round(success * episodes), episodes)
-        title += f" ({episodes} episodes, 95 % interval {percent(low)} to {percent(high)})"
+    whisker = Markup("")
+    if interval is not None:
+        low, high = (min(max(end, panel.y_range[0]), panel.y_range[1]) for end in interval)
         whisker = Markup('<line class="whisker run-{}" x1="{x}" x2="{x}" y1="{}" y2="{}"/>').format(
             index % RUN_STYLES, panel.y(low), panel.y(high), x=x
         )
-    return whisker + marker(index, x, panel.y(success), title)
+    return whisker + marker(index, x, panel.y(score), title)
 
 
 def _reference_line(panel: Panel, run: RunRecord, index: int, task: str) -> Markup:
-    """A level line at the success that a reference reached on the task."""
+    """A level line at the score that a reference reached on the task."""
     matrix = run.matrix
     if matrix is None or task not in matrix.tasks:
         return Markup("")
     column = matrix.tasks.index(task)
-    values = [cell_success(matrix, row, column) for row in range(len(matrix.experiences))]
+    values = [cell_score(matrix, row, column) for row in range(len(matrix.experiences))]
     reached = [value for value in values if value is not None]
     if not reached:
         return Markup("")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vla_cl.metrics import Estimate, SuccessMatrix, compute_all
+from vla_cl.metrics import Estimate, ScoreMatrix, compute_all
 from vla_cl.metrics.reasons import NO_REFERENCE, why_unfit
 from vla_cl.report.compare import flat_settings, is_compared
 from vla_cl.report.load import RunRecord
@@ -103,7 +103,7 @@ def _note(reference: Reference, labels: Sequence[str]) -> str:
     return f"{note}; {others} would fit as well and measured something else: leave out what is not meant."
 
 
-def _why_not(run: RunRecord, matrix: SuccessMatrix, other: RunRecord) -> str:
+def _why_not(run: RunRecord, matrix: ScoreMatrix, other: RunRecord) -> str:
     """Why an independent run is not the reference, in words; empty if it can be."""
     method = str(other.info["method"])
     if method != _PLAIN:

@@ -17,6 +17,8 @@ from vla_cl.report.compare import flat_settings, is_compared, warnings
 from vla_cl.report.load import RunRecord, load_runs, method_label
 from vla_cl.report.numbers import decimal, decimal_range, memory_size
 from vla_cl.report.reference import AGAINST_REFERENCE, Reference, estimates_of, reference_notes
+from vla_cl.report.scale import Scale
+from vla_cl.scores import SUCCESS
 from vla_cl.trust import markdown
 from vla_cl.trust.reading import require_entries
 from vla_cl.trust.text import harmless, short
@@ -72,7 +74,8 @@ def compare(folders: Sequence[Path], metrics: Sequence[str] = SHOWN, style: str 
     _require_comparable(runs)
     measured = {run.label: estimates_of(run, runs) for run in runs}
     groups = _groups(runs, measured, metrics)
-    sign = 1 if known[metrics[0]].direction == "lower" else -1
+    better = {name: known[name].better(Scale.of(runs).measure) for name in metrics}
+    sign = 1 if better[metrics[0]] == "lower" else -1
     groups.sort(key=lambda group: _order(sign * group.metrics[metrics[0]].value))
     if style == "json":
         return json.dumps([_plain(group) for group in groups], indent=1, allow_nan=False)
@@ -80,7 +83,7 @@ def compare(folders: Sequence[Path], metrics: Sequence[str] = SHOWN, style: str 
     head = (
         "method",
         "seeds",
-        *(f"{name} {'↓' if known[name].direction == 'lower' else '↑'}" for name in metrics),
+        *(f"{name} {'↓' if better[name] == 'lower' else '↑'}" for name in metrics),
         "kept",
     )
     table = _markdown(head, rows) if style == "markdown" else _text(head, rows)
@@ -172,11 +175,12 @@ def _group(label: str, members: Sequence[RunRecord], measured: Measured, metrics
         by_seed[seed] = run
     results = [measured[run.label][0] for run in by_seed.values()]
     references = [measured[run.label][1].run for run in by_seed.values()]
-    lowest = {metric.name: metric.lowest for metric in METRICS}
+    measure = next((run.matrix.measure for run in members if run.matrix is not None), SUCCESS)
+    bounds = {metric.name: metric.bounds(measure) for metric in METRICS}
     return SeedGroup(
         label,
         tuple(sorted(by_seed)),
-        {name: over_seeds([result[name] for result in results], lowest[name]) for name in metrics},
+        {name: over_seeds([result[name] for result in results], *bounds[name]) for name in metrics},
         max(int(run.info.get("memory_bytes", 0)) for run in members),
         int(members[0].info["format"]),
         tuple(dict.fromkeys(str(run.folder) for run in references if run is not None)),

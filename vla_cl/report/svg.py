@@ -139,17 +139,20 @@ def legend_swatch(run: int, reference: str | None = None) -> Markup:
     ).format(line, shape)
 
 
-def interval_bar(value: float, low: float, high: float, run: int, title: str) -> Markup:
-    """A point with its interval on a scale from 0 to 100 %."""
-    panel = Panel(140, 16, (0, 1), (0, 1), left=5, right=5, top=0, bottom=0)
-    parts = [Markup('<line class="grid" x1="{}" x2="{}" y1="8" y2="8"/>').format(panel.x(0), panel.x(1))]
+def interval_bar(
+    value: float, low: float, high: float, run: int, title: str, ends: tuple[float, float] = (0, 1)
+) -> Markup:
+    """A point with its interval on a scale between two ends."""
+    panel = Panel(140, 16, ends, (0, 1), left=5, right=5, top=0, bottom=0)
+    parts = [Markup('<line class="grid" x1="{}" x2="{}" y1="8" y2="8"/>').format(*map(panel.x, ends))]
     parts += [
-        Markup('<line class="grid" x1="{0}" x2="{0}" y1="4" y2="12"/>').format(panel.x(tick)) for tick in (0, 0.5, 1)
+        Markup('<line class="grid" x1="{0}" x2="{0}" y1="4" y2="12"/>').format(panel.x(tick))
+        for tick in (ends[0], sum(ends) / 2, ends[1])
     ]
     if math.isfinite(low) and math.isfinite(high):
         parts.append(
             Markup('<line class="interval run-{}" x1="{}" x2="{}" y1="8" y2="8"/>').format(
-                run % RUN_STYLES, panel.x(low), panel.x(high)
+                run % RUN_STYLES, panel.x(max(low, ends[0])), panel.x(min(high, ends[1]))
             )
         )
     parts.append(marker(run, panel.x(value), 8, title))

@@ -13,17 +13,16 @@ from vla_cl.metrics import HEADLINE_FORGETTING, METRICS, Estimate
 from vla_cl.report.load import RunRecord
 from vla_cl.report.numbers import (
     UNDEFINED,
-    cell_episodes,
-    cell_success,
+    cell_count,
+    cell_score,
     decimal,
     decimal_range,
     duration,
     memory_size,
     no_interval,
-    percent,
-    percent_range,
     task_name,
 )
+from vla_cl.report.scale import Scale
 from vla_cl.report.svg import interval_bar, legend_swatch, short_number
 from vla_cl.types import Outcome
 
@@ -33,7 +32,7 @@ Estimates = Mapping[str, Mapping[str, Estimate]]
 UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
 STRONG = 0.55
-"""From this success on a heat map's cell is dark enough (light, in dark mode) for text of the opposite tone."""
+"""From this shade on a heat map's cell is dark enough (light, in dark mode) for text of the opposite tone."""
 
 
 @dataclass(frozen=True)
@@ -43,37 +42,41 @@ class ComparisonRow:
     swatch: Markup
     label: str
     unfinished: bool
-    success: tuple[str, str, Markup]  # value, interval, picture
+    score: tuple[str, str, Markup]  # value, interval, picture
     forgetting: tuple[str, str]
     learning_accuracy: tuple[str, str]
     memory: str
     train_time: str
-    episodes: str
+    trials: str
 
 
-def comparison(runs: Sequence[RunRecord], estimates: Estimates) -> list[ComparisonRow]:
+def comparison(runs: Sequence[RunRecord], estimates: Estimates, scale: Scale) -> list[ComparisonRow]:
     """The figures one looks at first."""
-    return [_comparison_row(index, run, estimates[run.label]) for index, run in enumerate(runs)]
+    return [_comparison_row(index, run, estimates[run.label], scale) for index, run in enumerate(runs)]
 
 
-def _comparison_row(index: int, run: RunRecord, metrics: Mapping[str, Estimate]) -> ComparisonRow:
-    final = metrics.get("final_average_success", UNKNOWN)
+def _comparison_row(index: int, run: RunRecord, metrics: Mapping[str, Estimate], scale: Scale) -> ComparisonRow:
+    final = metrics.get("final_average", UNKNOWN)
     accuracy = metrics.get("learning_accuracy", UNKNOWN)
     forgetting = metrics.get(HEADLINE_FORGETTING, UNKNOWN)
-    title = f"{run.label}: {percent(final.value)} {percent_range(final)}"
-    bar = Markup("") if math.isnan(final.value) else interval_bar(final.value, final.low, final.high, index, title)
+    title = f"{run.label}: {scale.text(final.value)} {scale.range_text(final)}"
+    bar = (
+        Markup("")
+        if math.isnan(final.value)
+        else interval_bar(final.value, final.low, final.high, index, title, (scale.low, scale.high))
+    )
     seconds = run.info.get("seconds")
-    episodes = len(run.episodes) if run.episodes is not None else None
+    trials = len(run.trials) if run.trials is not None else None
     return ComparisonRow(
         swatch=legend_swatch(index),
         label=run.label,
         unfinished=not run.finished,
-        success=(percent(final.value), percent_range(final) or no_interval(final), bar),
+        score=(scale.text(final.value), scale.range_text(final) or no_interval(final), bar),
         forgetting=(decimal(forgetting.value), decimal_range(forgetting)),
-        learning_accuracy=(percent(accuracy.value), percent_range(accuracy) or no_interval(accuracy)),
+        learning_accuracy=(scale.text(accuracy.value), scale.range_text(accuracy) or no_interval(accuracy)),
         memory=memory_size(run.info.get("memory_bytes")),
         train_time=duration(seconds.get("train") if isinstance(seconds, Mapping) else None),
-        episodes=UNDEFINED if episodes is None else f"{episodes}",
+        trials=UNDEFINED if trials is None else f"{trials}",
     )
 
 
@@ -82,55 +85,57 @@ class HeatCell:
     """One cell of a heat map.
 
     Attributes:
-        value: Success between 0 and 1; None if not evaluated.
-        percent: The value in percent, as text.
-        episodes: Episodes behind it.
+        shade: From 0, the worst, to 1, the best; None if not evaluated.
+        text: The score.
+        count: Trials behind it.
         taught: The row's experience teaches the column's task.
         strong: The text needs the opposite tone.
     """
 
-    value: float | None
-    percent: str
-    episodes: int
+    shade: float | None
+    text: str
+    count: int
     taught: bool
     strong: bool
 
 
 @dataclass(frozen=True)
 class HeatMap:
-    """The success matrix of one run: rows are experiences, columns tasks."""
+    """The score matrix of one run: rows are experiences, columns tasks."""
 
     label: str
     tasks: tuple[str, ...]
     rows: tuple[tuple[str, tuple[HeatCell, ...]], ...]
 
 
-def heat_maps(runs: Sequence[RunRecord]) -> list[HeatMap]:
+def heat_maps(runs: Sequence[RunRecord], scale: Scale) -> list[HeatMap]:
     """One heat map for every run that has been evaluated."""
-    return [_heat_map(run) for run in runs if run.matrix is not None]
+    return [_heat_map(run, scale) for run in runs if run.matrix is not None]
 
 
-def _heat_map(run: RunRecord) -> HeatMap:
+def _heat_map(run: RunRecord, scale: Scale) -> HeatMap:
     matrix = run.matrix
     assert matrix is not None  # the caller looked
     rows = []
     if matrix.baseline is not None:
-        count = matrix.baseline_episodes or 0
-        cells = [_heat_cell(None if math.isnan(value) else float(value), count, False) for value in matrix.baseline]
+        count = matrix.baseline_count or 0
+        cells = [
+            _heat_cell(None if math.isnan(value) else float(value), count, False, scale) for value in matrix.baseline
+        ]
         rows.append(("before learning", tuple(cells)))
     for row, name in enumerate(matrix.experiences):
         taught = run.experiences[row][1] if row < len(run.experiences) else ()
         cells = [
-            _heat_cell(cell_success(matrix, row, column), cell_episodes(matrix, row, column), task in taught)
+            _heat_cell(cell_score(matrix, row, column), cell_count(matrix, row, column), task in taught, scale)
             for column, task in enumerate(matrix.tasks)
         ]
         rows.append((f"after {name}", tuple(cells)))
     return HeatMap(run.label, tuple(task_name(task) for task in matrix.tasks), tuple(rows))
 
 
-def _heat_cell(value: float | None, episodes: int, taught: bool) -> HeatCell:
-    text = "" if value is None else f"{100 * value:.0f}"
-    return HeatCell(value, text, episodes, taught, strong=value is not None and value >= STRONG)
+def _heat_cell(value: float | None, count: int, taught: bool, scale: Scale) -> HeatCell:
+    shade = None if value is None else scale.shade(value)
+    return HeatCell(shade, scale.cell_text(value), count, taught, strong=shade is not None and shade >= STRONG)
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,9 @@ class Undefined:
     why: str
 
 
-def metric_rows(runs: Sequence[RunRecord], estimates: Estimates) -> tuple[list[MetricRow], list[Undefined]]:
+def metric_rows(
+    runs: Sequence[RunRecord], estimates: Estimates, scale: Scale
+) -> tuple[list[MetricRow], list[Undefined]]:
     """All metrics that are defined for at least one run, and why which metrics are not defined for which runs."""
     rows: list[MetricRow] = []
     for metric in METRICS if any(estimates.values()) else ():
@@ -177,7 +184,16 @@ def metric_rows(runs: Sequence[RunRecord], estimates: Estimates) -> tuple[list[M
         if all(math.isnan(estimate.value) for estimate in values):
             continue
         shown = tuple((decimal(estimate.value), decimal_range(estimate)) for estimate in values)
-        rows.append(MetricRow(metric.name, str(metric.direction), metric.meaning, metric.bias, metric.source, shown))
+        rows.append(
+            MetricRow(
+                metric.name,
+                str(metric.better(scale.measure)),
+                metric.meaning,
+                metric.bias_of(scale.measure),
+                metric.source,
+                shown,
+            )
+        )
     return rows, _undefined(runs, estimates)
 
 
@@ -246,7 +262,7 @@ def facts(runs: Sequence[RunRecord]) -> FactTable:
 def _facts_of(run: RunRecord) -> dict[str, str]:
     """Name and text of every fact that ``run.json`` gives."""
     texts = {"folder": str(run.folder)}
-    for key in ("name", "method", "stream", "arrangement", "suite", "policy", "render_profile", "status"):
+    for key in ("name", "method", "stream", "arrangement", "family", "suite", "policy", "render_profile", "status"):
         if key in run.info:
             texts[key.replace("_", " ")] = str(run.info[key])
     if isinstance(run.info.get("parameters"), int):

@@ -22,7 +22,7 @@ _LONGEST_NAME = 60
 def summarise(entries: Sequence[Entry]) -> dict[str, Any]:
     """Success by task and on average, with 95 % intervals, and what it cost.
 
-    The interval of the mean is the one that ``vla-cl metrics`` gives `final_average_success` of the same outcomes:
+    The interval of the mean is the one that ``vla-cl metrics`` gives `final_average` of the same outcomes:
     tasks count alike, however many episodes are behind each.
 
     Args:

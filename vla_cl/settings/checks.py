@@ -47,7 +47,7 @@ _EVALUATION: dict[str, Rule] = {
     "evaluation.workers": _PROCESSES,
     "evaluation.slots_per_worker": _PROCESSES,
     "evaluation.batch_size": optional(whole(1, 2**20)),
-    "evaluation.deadline": real(0, above=True),
+    "evaluation.deadline": real(0, 1e7, above=True),
     "evaluation.max_attempts": whole(1, 1000),
     "evaluation.check_render_profile": flag,
 }
@@ -69,6 +69,7 @@ _TRAIN: dict[str, Rule] = {
     "arrangement": one_of("sequential", "joint", "independent"),
     "normalisation": one_of("first_task", "checkpoint"),
     "warm_start": optional(path),
+    "family.name": folder_name,
     "stream.name": folder_name,
     "method.name": folder_name,
     "demonstrations.episodes": _STATES,
@@ -81,8 +82,9 @@ _TRAIN: dict[str, Rule] = {
     "training.learning_rate": real(0, 1),
     "training.final_share": real(0, 1),
     "training.warmup_share": real(0, 1),
-    "training.weight_decay": real(0),
-    "training.clip_norm": real(0),
+    "training.weight_decay": real(0, 1e6),
+    "training.clip_norm": real(0, 1e12),
+    "training.save_every": whole(0, MOST),
     "data.same_instruction": one_of("merge", "separate"),
     "data.check_orientation": flag,
     "data.check_fps": flag,
@@ -116,13 +118,24 @@ RULES: Mapping[str, Mapping[str, Rule]] = {"config": _TRAIN, "evaluate": _EVALUA
 """Of each root configuration, the rules by dotted name."""
 
 MAPPINGS: Mapping[str, tuple[str, ...]] = {
-    "config": ("suite", "stream", "policy", "method", "data", "demonstrations", "training", "evaluation", "tracking"),
+    "config": (
+        "family",
+        "suite",
+        "stream",
+        "policy",
+        "method",
+        "data",
+        "demonstrations",
+        "training",
+        "evaluation",
+        "tracking",
+    ),
     "evaluate": ("suite", "random", "evaluation"),
     "bench": (),
 }
 """Of each root configuration, the keys that hold settings of their own."""
 
-_NEEDED = {"suite": ("name",), "stream": ("name",), "policy": ("type",), "method": ("name",)}
+_NEEDED = {"family": ("name",), "suite": ("name",), "stream": ("name",), "policy": ("type",), "method": ("name",)}
 
 _ANYWHERE: Mapping[str, Rule] = {
     "suite.assets": optional(path),
@@ -130,6 +143,7 @@ _ANYWHERE: Mapping[str, Rule] = {
     "suite.max_steps": optional(whole(1, 10**6)),
     "suite.order": whole(0, 10**6),
     "stream.suite": optional(text),
+    "stream.family": optional(text),
     "stream.tasks": optional(names_or("all")),
     "stream.experiences": optional(names(experience)),
     "stream.datasets": names(path),
@@ -167,7 +181,13 @@ def checked(settings: Mapping[str, Any], root: str) -> dict[str, Any]:
 
 
 def _no_mapping(name: str, value: object) -> str:
-    example = {"suite": "metaworld", "stream": "metaworld_demo", "policy": "nano_vla", "method": "sequential"}
+    example = {
+        "family": "robot",
+        "suite": "metaworld",
+        "stream": "metaworld_demo",
+        "policy": "nano_vla",
+        "method": "sequential",
+    }
     if name in example:
         return (
             f"a run needs a {name}, and {name}={shown(value)} is none; choose one, for example {name}={example[name]}"

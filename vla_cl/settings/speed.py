@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 WHERE_AND_HOW_FAST = (
-    *("output_dir", "name", "cache_dir", "device", "threads", "tracking", "demonstrations.workers"),
+    *("output_dir", "name", "cache_dir", "device", "threads", "tracking", "family.device"),
+    *("demonstrations.workers", "training.save_every"),
     *(f"evaluation.{name}" for name in ("workers", "slots_per_worker", "batch_size", "deadline")),
 )
 """A resumed run may change them, and so may the seeds of one method; a name stands for all settings under it."""

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from vla_cl.evaluation.held_out import Score
 from vla_cl.interfaces import Data, Method, Model
 from vla_cl.models.randomness import evaluating
+from vla_cl.scores import Measure
 from vla_cl.train import TrainingSettings, learn
 from vla_cl.types import Batch, Draw, Experience, Stream, Task
+
+LOSS = Measure("loss", "lower", "mean", low=0.0, title="held-out loss")
+"""The model's own loss of samples that it does not learn from."""
 
 SCORE_DRAWS = 4
 """Draws of noise that a score is averaged over."""
@@ -25,27 +32,29 @@ class Bed:
     Attributes:
         name: Of the bed.
         make_model: From a seed to a model with fresh weights.
+        load_model: From a folder to the model that was saved there.
         stream: Three experiences of one task each.
         data: Of each experience.
         held_out: Samples of each task that are never learnt from.
         training: Enough to learn a task.
         tiny: A few steps, to see that something works.
+        scores: What is measured of each held-out sample; the first is what reports show.
     """
 
     name: str
     make_model: Callable[[int], Model]
+    load_model: Callable[[Path], Model]
     stream: Stream
-    data: Sequence[Data]
+    data: Sequence[Tensors]
     held_out: Sequence[Batch]
     training: TrainingSettings
     tiny: TrainingSettings
+    scores: Sequence[tuple[Measure, Score]]
 
     def score(self, model: Model, task: int) -> float:
         """Mean loss on held-out samples of a task, always under the same noise; lower is better."""
-        batch = self.held_out[task]
-        with torch.no_grad(), evaluating(model.module):
-            losses = [model.loss(batch, Draw(seed)).mean().item() for seed in range(SCORE_DRAWS)]
-        return float(np.mean(losses))
+        with torch.no_grad():
+            return float(held_out_loss(model, self.held_out[task]).mean())
 
     def run(
         self,
@@ -82,6 +91,12 @@ class Bed:
             method.select_task(None)
 
 
+def held_out_loss(model: Model, batch: Batch) -> Tensor:
+    """The model's own loss of each sample, shape (B,), in evaluation mode, always under the same noise."""
+    with evaluating(model.module):
+        return torch.stack([model.loss(batch, Draw(seed)) for seed in range(SCORE_DRAWS)]).double().mean(0)
+
+
 def three_tasks(name: str, instructions: Sequence[str]) -> Stream:
     """A stream of one experience per instruction."""
     tasks = [Task(f"{name}/{number}", text, 1) for number, text in enumerate(instructions)]
@@ -96,17 +111,17 @@ class Tensors(Data):
     """
 
     def __init__(self, columns: Batch) -> None:
-        self._columns = columns
+        self.columns = columns
 
     def __len__(self) -> int:
         """Number of samples."""
-        return len(self._columns["task"])
+        return len(self.columns["task"])
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:
         """The samples of these rows, in this order."""
         chosen = torch.from_numpy(np.asarray(rows, dtype=np.int64))
         result: Batch = {"index": chosen}
-        for key, column in self._columns.items():
+        for key, column in self.columns.items():
             result[key] = (
                 column[chosen] if isinstance(column, torch.Tensor) else [column[row] for row in chosen.tolist()]
             )
@@ -115,7 +130,7 @@ class Tensors(Data):
     @property
     def bytes_per_sample(self) -> int:
         """Of the tensors; the instruction is not counted."""
-        tensors = [column for column in self._columns.values() if isinstance(column, torch.Tensor)]
+        tensors = [column for column in self.columns.values() if isinstance(column, torch.Tensor)]
         return sum(tensor[0].numel() * tensor.element_size() for tensor in tensors)
 
     @property

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from vla_cl.interfaces import Model
 from vla_cl.random_numbers import Purpose, generator, number
-from vla_cl.testbeds.bed import Bed, Tensors, three_tasks
+from vla_cl.testbeds.bed import LOSS, Bed, Tensors, held_out_loss, three_tasks
 from vla_cl.train import TrainingSettings
 from vla_cl.types import Batch, ConfigurationError
 
 CLASSES = ((0, 1, 2), (3, 4, 5), (6, 7, 8))
-_HELD_OUT = 96
+_HELD_OUT, _INFERENCE_STEPS = 96, 10
+_NAMES = [str(digit) for digit in range(10)]
 
 
 def diffusion_bed() -> Bed:
@@ -25,11 +28,13 @@ def diffusion_bed() -> Bed:
     return Bed(
         name="diffusion",
         make_model=_model,
+        load_model=_load,
         stream=three_tasks("digits", [f"draw {', '.join(map(str, classes))}" for classes in CLASSES]),
         data=[Tensors({key: value[:-_HELD_OUT] for key, value in columns.items()}) for columns in samples],
         held_out=[{key: value[-_HELD_OUT:] for key, value in columns.items()} for columns in samples],
         training=TrainingSettings(steps=150, batch_size=32, learning_rate=3e-3),
         tiny=TrainingSettings(steps=6, batch_size=8, learning_rate=1e-3),
+        scores=[(LOSS, held_out_loss)],
     )
 
 
@@ -51,7 +56,13 @@ def _model(seed: int) -> Model:
             norm_num_groups=8,
             num_class_embeds=10,
         )
-    return DiffusionModel(unet, DDPMScheduler(num_train_timesteps=100), [str(d) for d in range(10)], inference_steps=10)
+    return DiffusionModel(unet, DDPMScheduler(num_train_timesteps=100), _NAMES, inference_steps=_INFERENCE_STEPS)
+
+
+def _load(folder: Path) -> Model:
+    from vla_cl.models.diffusion import DiffusionModel
+
+    return DiffusionModel.load(folder, _NAMES, inference_steps=_INFERENCE_STEPS)
 
 
 def _samples(classes: tuple[int, ...]) -> Batch:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import torch
+from pathlib import Path
+from typing import cast
 
-from vla_cl.interfaces import Model
+import torch
+from torch import Tensor
+
+from vla_cl.interfaces import Distillable, Model
+from vla_cl.models.randomness import evaluating
 from vla_cl.random_numbers import Purpose, generator, number
-from vla_cl.testbeds.bed import Bed, Tensors, three_tasks
+from vla_cl.scores import Measure
+from vla_cl.testbeds.bed import LOSS, Bed, Tensors, held_out_loss, three_tasks
 from vla_cl.train import TrainingSettings
-from vla_cl.types import Batch
+from vla_cl.types import Batch, Draw
 
 NAMES = ("code one", "code two", "code six")
 LETTERS, WORD = "abcdefgh", 3
 LANGUAGE_WEIGHT = 0.25
 _ROWS, _HELD_OUT = 256, 64
+_LONGEST = 2 * WORD + 2
+
+EXACT_MATCH = Measure("exact_match", "higher", "proportion", 0.0, 1.0, "exact match")
+"""Whether an answer is right from its first to its last token."""
 
 
 def language_bed() -> Bed:
@@ -22,11 +32,13 @@ def language_bed() -> Bed:
     return Bed(
         name="language",
         make_model=_model,
+        load_model=_load,
         stream=three_tasks("codes", NAMES),
         data=[Tensors({key: value[:_ROWS] for key, value in columns.items()}) for columns in samples],
         held_out=[{key: value[_ROWS:] for key, value in columns.items()} for columns in samples],
         training=TrainingSettings(steps=150, batch_size=32, learning_rate=5e-3),
         tiny=TrainingSettings(steps=6, batch_size=8, learning_rate=1e-3),
+        scores=[(EXACT_MATCH, exact_match), (LOSS, held_out_loss)],
     )
 
 
@@ -51,7 +63,29 @@ def _model(seed: int) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(number(seed, Purpose.INITIAL_WEIGHTS))
         model = LlamaForCausalLM(config)
-    return LanguageModel(model, tokenizer, language_weight=LANGUAGE_WEIGHT, max_new_tokens=2 * WORD + 2)
+    return LanguageModel(model, tokenizer, language_weight=LANGUAGE_WEIGHT, max_new_tokens=_LONGEST)
+
+
+def _load(folder: Path) -> Model:
+    from vla_cl.models.llm import LanguageModel
+
+    return LanguageModel.load(folder, language_weight=LANGUAGE_WEIGHT, max_new_tokens=_LONGEST)
+
+
+def exact_match(model: Model, batch: Batch) -> Tensor:
+    """1 for each sample whose whole answer, end token included, is the likeliest token by token, shape (B,).
+
+    That is what greedy generation would write: each token is asked for behind the right ones before it, and one wrong
+    token makes the answer wrong.
+    """
+    from vla_cl.models.llm import IGNORED
+
+    with evaluating(model.module):
+        logits = cast(Distillable, model).outputs(batch, Draw(number(0, Purpose.ACTING)))
+    labels = batch["labels"][:, 1:].to(logits.device)
+    right = logits[:, :-1].argmax(-1) == labels
+    whole: Tensor = (right | (labels == IGNORED)).all(1)
+    return whole.double()
 
 
 def _samples(task: int, count: int) -> Batch:

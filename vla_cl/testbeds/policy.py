@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from vla_cl.interfaces import Model
 from vla_cl.random_numbers import Purpose, number
-from vla_cl.testbeds.bed import Bed, Tensors, three_tasks
+from vla_cl.testbeds.bed import LOSS, Bed, Tensors, held_out_loss, three_tasks
 from vla_cl.train import TrainingSettings
 from vla_cl.types import Batch, InterfaceSpec
 
@@ -39,11 +41,13 @@ def policy_bed(objective: str) -> Bed:
     return Bed(
         name=f"policy_{'flow' if objective == 'flow_matching' else objective}",
         make_model=lambda seed: _model(objective, seed),
+        load_model=_load,
         stream=three_tasks("dots", INSTRUCTIONS),
         data=[Tensors({key: value[:_ROWS] for key, value in columns.items()}) for columns in samples],
         held_out=[{key: value[_ROWS:] for key, value in columns.items()} for columns in samples],
         training=TrainingSettings(steps=200, batch_size=32, learning_rate=3e-3),
         tiny=TrainingSettings(steps=6, batch_size=8, learning_rate=1e-3),
+        scores=[(LOSS, held_out_loss)],
     )
 
 
@@ -55,6 +59,12 @@ def _model(objective: str, seed: int) -> Model:
     one = np.ones(SIZE, dtype=np.float32)
     unit = {"mean": 0 * one, "std": one, "min": -one, "max": one}
     return VlaModel.new(config, {"observation.state": unit, "action": unit}, init_seed=seed)
+
+
+def _load(folder: Path) -> Model:
+    from vla_cl.models.vla import VlaModel
+
+    return VlaModel.load(folder, "cpu")
 
 
 def _samples(task: int, count: int) -> Batch:

@@ -1,0 +1,145 @@
+"""A run that is stopped at any moment ends, when its command is given again, as the undisturbed one."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vla_cl import continual, run
+from vla_cl.compose import compose
+from vla_cl.stopping import Stopped, between_steps
+
+TESTS = Path(__file__).parents[1]
+BED = ["stream=bed_policy_regression", "training.steps=4", "training.batch_size=8", "evaluation.episodes=4",
+       "evaluation.curve_points=2", "evaluation.curve_episodes=2", "evaluation.untrained=true", "device=cpu",
+       "threads=1"]  # fmt: skip
+CASES = {
+    "er": ["method=er"],
+    "packnet": ["method=packnet"],
+    "si": ["method=si"],
+    "er_copies": ["method=er", "method.memory={samples_per_task: 8, keep: copy}"],
+    "independent": ["method=sequential", "arrangement=independent"],
+    "joint": ["method=sequential", "arrangement=joint"],
+}
+
+
+def train(folder, *overrides):
+    return run.train(compose([*BED, f"output_dir={folder}", *overrides]))
+
+
+def results(folder):
+    """Weights, what the method kept, the matrix, and which steps are logged."""
+    tensors = sorted((folder / "checkpoints").rglob("*.safetensors"))
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in tensors}
+    content = json.loads((folder / "matrix.json").read_text())
+    found["matrix"] = {key: value for key, value in content.items() if key not in ("run", "seal")}  # of another folder
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return found, steps
+
+
+class StopAt:
+    """Raises as a signal would at the n-th call of what it stands before, or right behind it."""
+
+    def __init__(self, monkeypatch, holder, name, number, behind):
+        self.original, self.number, self.behind, self.calls = getattr(holder, name), number, behind, 0
+        monkeypatch.setattr(holder, name, self)
+
+    def __call__(self, *arguments, **named):
+        self.calls += 1
+        if self.calls == self.number and not self.behind:
+            raise Stopped(signal.SIGTERM)
+        found = self.original(*arguments, **named)
+        if self.calls == self.number:
+            raise Stopped(signal.SIGTERM)
+        return found
+
+
+@pytest.fixture(scope="module", params=CASES)
+def whole(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / request.param
+    return train(folder, *CASES[request.param]), CASES[request.param]
+
+
+MOMENTS = [
+    *[("save_within", number, True) for number in (1, 2, 3, 4, 6, 9)],
+    *[("save_learnt", number, behind) for number in (1, 2, 3) for behind in (False, True)],
+    ("remove", 1, False),
+]
+
+
+@pytest.mark.parametrize(("what", "number", "behind"), MOMENTS)
+def test_it_ends_as_the_undisturbed_one(whole, tmp_path, monkeypatch, what, number, behind):
+    folder, overrides = whole
+    with monkeypatch.context() as patch:
+        stop = StopAt(patch, continual.underway, what, number, behind)
+        try:
+            train(tmp_path / "run", *overrides, "training.save_every=1")
+        except Stopped:
+            assert not (tmp_path / "run" / "checkpoints" / "003").exists()
+        else:
+            assert stop.calls < number  # a joint run has one experience
+    again = train(tmp_path / "run", *overrides, "training.save_every=0")
+    assert results(again) == results(folder)
+    assert not (again / "underway").exists()
+
+
+def test_what_lies_there_damaged_is_passed_over(whole, tmp_path, monkeypatch):
+    folder, overrides = whole
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        StopAt(patch, continual.underway, "save_within", 2, behind=True)
+        train(tmp_path / "run", *overrides, "training.save_every=1")
+    weights = tmp_path / "run" / "underway" / "training_state" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    again = train(tmp_path / "run", *overrides, "training.save_every=0")
+    assert results(again) == results(folder)
+    (sentence,) = json.loads((again / "run.json").read_text())["passed_over"]
+    assert "passing over" in sentence and "weights.safetensors is damaged" in sentence
+
+
+def test_a_run_that_has_begun_is_not_continued_with_other_settings(tmp_path, monkeypatch):
+    from vla_cl.types import ConfigurationError
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        StopAt(patch, continual.underway, "save_within", 1, behind=True)
+        train(tmp_path / "run", "method=er", "training.save_every=1")
+    with pytest.raises(ConfigurationError, match="holds a run with other settings"):
+        train(tmp_path / "run", "method=sequential")
+
+
+def test_a_signal_lets_the_step_end_and_the_second_one_does_not_wait():
+    with between_steps() as asked:
+        assert not asked.asked
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert asked.number == signal.SIGUSR1
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    with pytest.raises(Stopped):
+        asked.raise_if_asked()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_command_that_is_asked_to_stop_notes_where_it_is(tmp_path, number):
+    command = [sys.executable, "-m", "vla_cl.cli", "train", *BED, "method=er", "training.steps=100000",
+               "evaluation.curve_points=0", "evaluation.untrained=false", "output_dir=run"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=log, stdout=log)
+        try:
+            while not (tmp_path / "run" / "metrics.jsonl").is_file() and process.poll() is None:
+                time.sleep(0.05)
+            process.send_signal(number)
+            assert process.wait(timeout=300) == 128 + number
+        finally:
+            process.kill()
+    note = json.loads((tmp_path / "run" / "underway" / "training_state" / "underway.json").read_text())
+    assert note["experience"] == 0
+    assert 1 <= note["done"] < 100_000
+    assert "the same command continues" in (tmp_path / "log").read_text()
+    shutil.rmtree(tmp_path / "run")
