@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from vla_cl.compose import build, choices, compose
+from vla_cl.interfaces import Method
 from vla_cl.metrics import load_matrix
 from vla_cl.types import ConfigurationError
 
 FOLDER = Path(__file__).parents[1] / "examples"
+MEMORY = ("memory", "samples_per_task", "selection")
 EXAMPLES = sorted(path.stem for path in FOLDER.glob("*.py"))
 
 
@@ -56,6 +59,19 @@ def test_another_setting_of_the_method_is_another_run(tmp_path, other):
         learn_stream(family, WeightMerging(**settings | other), tmp_path / "run", training)
     with pytest.raises(ConfigurationError, match="holds a run with other settings"):
         learn_stream(BedFamily("policy_flow"), WeightMerging(**settings), tmp_path / "run", training)
+
+
+@pytest.mark.parametrize("name", choices("method"))
+def test_every_method_can_be_told_from_itself_with_other_settings(name):
+    from vla_cl.library import told
+
+    settings = compose([f"method={name}"])["method"]
+    found = told(build(settings, Method))
+    assert found == told(build(settings, Method))
+    given = {
+        key: value for key, value in settings.items() if key not in ("name", "class", *MEMORY) and value is not None
+    }
+    assert {key: found[key] for key in given} == given
 
 
 def test_a_method_that_does_not_keep_its_settings_is_refused(tmp_path):

@@ -128,7 +128,8 @@ class ContinualRun:
     def _start(self) -> tuple[Model, Progress]:
         """The model and the progress of the newest checkpoint, or of the beginning, and the place behind it."""
         newest = checkpoint.find_newest(self._folder.checkpoints)
-        done = 0 if newest is None else checkpoint.load_progress(newest.folder).experiences_done
+        progress = Progress(0, 0, 0.0, 0.0) if newest is None else checkpoint.load_progress(newest.folder)
+        done = progress.experiences_done
         self._underway, damaged = underway.find(self._folder.root, done)
         if damaged is not None:
             self._passed_over += (damaged,)
@@ -136,10 +137,8 @@ class ContinualRun:
         elif self._underway is None:
             underway.remove(self._folder.root)  # a kill right after the checkpoint left the place before it
         if newest is None:
-            progress = Progress(0, step=0, train_seconds=0.0, evaluate_seconds=0.0)
             model = self._place(None, progress) or self._begin(self._stream.experiences[0])
         else:
-            progress = checkpoint.load_progress(newest.folder)
             self._passed_over += progress.passed_over + newest.passed_over
             checkpoint.point_at(newest.folder)  # a kill right after the checkpoint left `last` at the one before
             self._table = self._trials_of(newest.folder, progress)

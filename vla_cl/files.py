@@ -76,6 +76,20 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)  # what stays is a leftover, and has its name
 
 
+def remove_folder(path: Path) -> None:
+    """Take a folder away: it is there whole or not at all. What a kill leaves of it goes with the other leftovers.
+
+    Raises:
+        OSError: It cannot be renamed.
+    """
+    if not path.is_dir():
+        return
+    going = path.with_name(f".{path.name}.{uuid4().hex}")
+    path.rename(going)
+    flush(path.parent)
+    shutil.rmtree(going, ignore_errors=True)  # what stays is a leftover, and has its name
+
+
 def remove_leftovers(folder: Path, alone: bool = False) -> None:
     """Remove what a kill left of `replacing` and `replacing_folder` in ``folder``, and put back what it took away.
 

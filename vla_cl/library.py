@@ -14,7 +14,6 @@ from vla_cl.continual import ContinualRun
 from vla_cl.data.streams import suite_stream
 from vla_cl.evaluation.plan import EvaluationPlan
 from vla_cl.interfaces import Family, Method
-from vla_cl.memory.mixing import Mixture
 from vla_cl.methods.remembering import RememberingMethod
 from vla_cl.run_folder import RunFolder
 from vla_cl.run_summary import Identity
@@ -23,8 +22,6 @@ from vla_cl.train import TrainingSettings
 from vla_cl.types import ConfigurationError
 
 _MISSING = object()
-_MIXING = {"mixing": "name", "share": "share"}
-"""Settings of replay that its `Mixture` keeps, and how they are called there."""
 
 __all__ = ["EvaluationPlan", "TrainingSettings", "learn_stream"]
 
@@ -102,10 +99,7 @@ def told(part: Family | Method) -> dict[str, Any]:
         if name in ("memory", "samples_per_task", "selection") and isinstance(part, RememberingMethod):
             found["memory"] = _plain(asdict(part.memory.settings), name, kind)
             continue
-        value = getattr(part, name, _MISSING)
-        if value is _MISSING and isinstance(mixture := getattr(part, "mixture", None), Mixture) and name in _MIXING:
-            value = getattr(mixture, _MIXING[name])
-        found[name] = _plain(value, name, kind)
+        found[name] = _plain(getattr(part, name, _MISSING), name, kind)
     return found
 
 

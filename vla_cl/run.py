@@ -65,9 +65,8 @@ def train(settings: Settings) -> Path:
 
 
 def _train_robot(settings: Settings) -> Path:
-    settings = {
-        key: value for key, value in settings.items() if key != "family"
-    }  # as runs were before there were others
+    # as runs of robots were written before there were other families, so that those continue
+    settings = {key: value for key, value in settings.items() if key != "family"}
     checked = check(settings)
     checked.say()
     folder = RunFolder(output_folder(settings))

@@ -209,6 +209,9 @@ class Learning:
         """The optimizer's tensors and numbers, and what method and model keep within a task, less the weights.
 
         The tensors are the live ones: write them before the next step.
+
+        Raises:
+            ConfigurationError: The optimizer keeps something that is neither tensor nor number.
         """
         found: dict[str, Tensor] = {}
         kept = {} if self._optimizer is None else self._optimizer.state_dict()["state"]
@@ -218,6 +221,11 @@ class Learning:
                     found[f"{_OPTIMIZER}{place}.{name}"] = value
                 elif isinstance(value, int | float):
                     found[f"{_NUMBER}{place}.{name}"] = torch.tensor(value, dtype=_KINDS[type(value)])
+                elif value is not None:
+                    raise ConfigurationError(
+                        f"{type(self._optimizer).__name__} keeps {name!r} as {type(value).__name__}, and only tensors "
+                        "and numbers of an optimizer can be noted; use another optimizer"
+                    )
         found |= {f"{_METHOD}{name}": value for name, value in self._method.midway_state().items()}
         found |= {f"{_MODEL}{name}": value for name, value in self._model.uncounted_state().items()}
         return {name: tensor.detach() for name, tensor in found.items()}

@@ -7,7 +7,6 @@ made again (`vla_cl.train.Learning.continue_at`). Behind the last step it is a w
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor
 from vla_cl import checkpoint
 from vla_cl.checkpoint import STATE, Progress
 from vla_cl.evaluation.table import TrialTable
-from vla_cl.files import replacing_folder, write_json
+from vla_cl.files import remove_folder, replacing_folder, write_json
 from vla_cl.interfaces import Method, Model
 from vla_cl.manifest import RUN_FORMAT, of_run, require_of_run, verify_manifest, write_manifest
 from vla_cl.run_folder import UNDERWAY
@@ -146,7 +145,7 @@ def find(run: Path, experiences_done: int) -> tuple[Underway | None, str | None]
 
 def remove(run: Path) -> None:
     """The checkpoint behind it is on the disk."""
-    shutil.rmtree(run / UNDERWAY, ignore_errors=True)
+    remove_folder(run / UNDERWAY)
 
 
 def _write(

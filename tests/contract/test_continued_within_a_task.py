@@ -12,6 +12,7 @@ from vla_cl.interfaces import Method
 from vla_cl.testbeds import BEDS
 from vla_cl.testbeds.bed import Tensors
 from vla_cl.train import Learning, TrainingSettings
+from vla_cl.types import ConfigurationError
 
 SETTINGS = method_settings()
 STOPS = (2, 4, 5)
@@ -158,3 +159,13 @@ def test_other_optimizers_continue_too(bed, kind):
     list(rest)
     ours, theirs = model.module.state_dict(), again.module.state_dict()
     assert not [key for key in ours if not torch.equal(ours[key], theirs[key])]
+
+
+def test_what_an_optimizer_keeps_that_cannot_be_noted_is_refused(bed):
+    model, method = bed.make_model(0), Method()
+    method.attach(model, 0)
+    begun = learning(bed, model, method, 0)
+    begun._optimizer = torch.optim.SGD(model.module.parameters(), lr=0.1)
+    begun._optimizer.state[next(model.module.parameters())] = {"history": [1, 2]}
+    with pytest.raises(ConfigurationError, match="SGD keeps 'history' as list"):
+        begun.state_dict()

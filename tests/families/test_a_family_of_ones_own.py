@@ -15,7 +15,7 @@ from vla_cl.report import write_report
 from vla_cl.report.seed_groups import compare
 
 CONF = Path(__file__).parent / "conf"
-STREAM = ["plugins=[straight_lines]", "stream=lines", "training.steps=60", "training.learning_rate=0.1", "threads=1"]
+STREAM = ["plugins=[own_family]", "stream=lines", "training.steps=60", "training.learning_rate=0.1", "threads=1"]
 
 
 def train(folder, *overrides):

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from vla_cl import continual, run
+from vla_cl import continual, files, run
 from vla_cl.compose import compose
-from vla_cl.stopping import Stopped, between_steps
+from vla_cl.stopping import Stopped, StopRequest, between_steps
 
 TESTS = Path(__file__).parents[1]
 BED = ["stream=bed_policy_regression", "training.steps=4", "training.batch_size=8", "evaluation.episodes=4",
@@ -122,6 +122,26 @@ def test_a_signal_lets_the_step_end_and_the_second_one_does_not_wait():
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     with pytest.raises(Stopped):
         asked.raise_if_asked()
+
+
+def test_a_signal_at_the_very_end_of_a_step_is_seen_in_the_next():
+    request = StopRequest()
+    with between_steps(request):
+        os.kill(os.getpid(), signal.SIGUSR2)  # behind the last look at it
+    with between_steps(request) as asked:
+        assert asked.number == signal.SIGUSR2
+
+
+def test_a_kill_while_the_place_is_removed_leaves_no_damaged_one(whole, tmp_path, monkeypatch):
+    """The folder goes in one step, so that nothing is said to be passed over."""
+    folder, overrides = whole
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        StopAt(patch, files.shutil, "rmtree", 1, behind=False)
+        train(tmp_path / "run", *overrides, "training.save_every=0")
+    again = train(tmp_path / "run", *overrides, "training.save_every=0")
+    assert results(again) == results(folder)
+    assert json.loads((again / "run.json").read_text())["passed_over"] == []
+    assert [path.name for path in again.iterdir() if "underway" in path.name] == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])

@@ -12,7 +12,7 @@ from tiny_policies import ACTION, CAMERAS, FIELDS, SIDE, STATE
 from vla_cl.methods.packnet import PackNet
 from vla_cl.models.vla import VlaModel, horizon, policy_config
 from vla_cl.testbeds.bed import Tensors
-from vla_cl.train import TrainingSettings, learn
+from vla_cl.train import Learning, TrainingSettings, learn
 from vla_cl.types import InterfaceSpec, Observation
 
 SPEC = InterfaceSpec({CAMERAS[0]: (SIDE, SIDE)}, STATE, ACTION)
@@ -87,3 +87,29 @@ def test_old_tasks_act_to_the_bit_as_they_were_learnt_after_a_resume_too(kind):
     learnt(again, other, 2)
     for task in range(3):
         assert np.array_equal(actions(again, other, task), noted[task])
+
+
+@pytest.mark.parametrize("stop", [3, 6])
+@pytest.mark.parametrize("kind", CHANGED)
+def test_a_policy_continues_within_a_task_with_what_it_counts_beside_its_weights(kind, stop):
+    """VQ-BeT's codes learn for seven steps, which it counts in a plain number."""
+
+    def begun():
+        model, method = tiny_model(kind), PackNet()
+        method.attach(model, 5)
+        settings = TrainingSettings(steps=9, batch_size=4, learning_rate=1e-3)
+        return model, Learning(model, method, experience(0), data_of(model, 0), settings, 5)
+
+    model, whole = begun()
+    for report in whole:
+        if report.step == stop:
+            weights, state = (load(save(copies(part.state_dict()))) for part in (model.module, whole))
+    again, rest = begun()
+    rest.continue_at(stop, weights, state)
+    list(rest)
+    ours, theirs = model.module.state_dict(), again.module.state_dict()
+    assert not [name for name in ours if not torch.equal(ours[name], theirs[name])]
+
+
+def copies(tensors):
+    return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}

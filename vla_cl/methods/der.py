@@ -162,6 +162,8 @@ class DarkExperienceReplay(ReplayMethod):
         self.label_batch = label_batch
         self.compare = compare
         self.temperature = temperature
+        self.draws_per_sample = draws_per_sample
+        self.precision = precision
         self.stored = StoredOutputs(draws_per_sample, PRECISIONS[precision], self._keep_losses)
 
     @property

@@ -104,6 +104,8 @@ class GenerativeReplay(Method):
         self.samples_share = samples_share
         self.samples = samples
         self.mixture = Mixture(mixing, share, ("added", "replaced"))
+        self.mixing = mixing
+        self.share = share
         self.chunk = chunk
         self._past: list[dict[str, Any]] = []
         self._generated: Batch | None = None

@@ -73,6 +73,7 @@ class L2(Method):
         if reduction not in REDUCTIONS:
             raise ConfigurationError(f"method.reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}")
         self.strength = strength
+        self.anchor = anchor
         self.to_warm_start = anchor == "warm_start"
         self.reduction: Reduction = reduction
         self.half = half

@@ -280,8 +280,9 @@ class VlaModel(Policy, Distillable):
 
     def uncounted_state(self) -> dict[str, Tensor]:
         """VQ-BeT counts the steps that its codes have learnt in a plain number."""
-        codes = getattr(self.policy, "vqbet", None) and self.policy.vqbet.action_head.vqvae_model
-        return {} if codes is None else {"optimized_steps": torch.tensor(int(codes.optimized_steps))}
+        if self.policy.config.type != "vqbet":
+            return {}
+        return {"optimized_steps": torch.tensor(int(self.policy.vqbet.action_head.vqvae_model.optimized_steps))}
 
     def load_uncounted_state(self, state: Mapping[str, Tensor]) -> None:
         """Count on from there."""
