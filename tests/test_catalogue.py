@@ -27,13 +27,21 @@ def test_the_page_is_what_the_code_says():
 
 
 @pytest.fixture(scope="module")
-def page():
-    return catalogue.text()
+def entries():
+    return {entry.name: entry for entry in catalogue.entries()}
 
 
-@pytest.mark.parametrize("entry", catalogue.entries(), ids=lambda entry: entry.name)
-def test_each_method_and_each_preset_says_what_it_follows(entry, page):
+@pytest.fixture(scope="module")
+def page(entries):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalogue, "entries", lambda: list(entries.values()))
+        return catalogue.text()
+
+
+@pytest.mark.parametrize("name", choices("method"))
+def test_each_method_and_each_preset_says_what_it_follows(entries, page, name):
     """The method in its card, the preset in the comment that its yaml begins with; the page shows both."""
+    entry = entries[name]
     card = entry.kind.card
     written = (PAGE.parents[1] / "conf" / "method" / f"{entry.name}.yaml").read_text()
     comment = " ".join(line[1:].strip() for line in written.split("\nname:")[0].splitlines())

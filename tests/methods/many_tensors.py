@@ -3,11 +3,12 @@
 from itertools import pairwise
 
 import torch
+from method_presets import method_preset
 from regression_model import RegressionModel
 from tiny_model import TinyData, experience
 from torch import nn
 
-from vla_cl.config.compose import build, compose
+from vla_cl.config.compose import build
 from vla_cl.interfaces import Method
 from vla_cl.training.learning import TrainingSettings, learn
 from vla_cl.types import Ability, ForwardPass
@@ -60,7 +61,7 @@ assert Ability.OUTPUTS in ManyTensors().abilities
 
 def preset(name, model, **changes):
     """The method of a yaml, attached; only ``changes`` differ."""
-    method = build({**compose([f"method={name}"])["method"], **changes}, Method)
+    method = build({**method_preset(name), **changes}, Method)
     method.attach(model, train_seed=3)
     return method
 

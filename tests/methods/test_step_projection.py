@@ -6,11 +6,12 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from method_presets import method_preset
 from regression_model import RegressionModel
 from tiny_model import TinyData, experience
 from torch.optim import SGD, AdamW
 
-from vla_cl.config.compose import build, compose
+from vla_cl.config.compose import build
 from vla_cl.interfaces import Method
 from vla_cl.methods.agem import AveragedGradientEpisodicMemory
 from vla_cl.methods.gem import GradientEpisodicMemory
@@ -33,7 +34,7 @@ bed_of = cache(lambda name: BEDS[name]())
 
 
 def settings_of(name):
-    return {**compose([f"method={name.partition(' ')[0]}"])["method"], **OPTIONS[name]}
+    return {**method_preset(name.partition(" ")[0]), **OPTIONS[name]}
 
 
 def flat(tensors):
@@ -212,9 +213,7 @@ def test_what_cannot_be_projected_is_refused(method):
 
 @pytest.mark.parametrize("method", ["agem", "gem", "ogd_loss"])
 def test_weights_that_round_a_step_away_are_refused(method):
-    settings = {**compose([f"method={method}"])["method"], "project": "step"} | (
-        {"eps": 0.0} if method == "gem" else {}
-    )
+    settings = {**method_preset(method), "project": "step"} | ({"eps": 0.0} if method == "gem" else {})
     model = RegressionModel()
     model.module.to(torch.bfloat16)
     with pytest.raises(ConfigurationError, match="needs weights of float32, since bfloat16 rounds"):
