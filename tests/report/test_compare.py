@@ -9,8 +9,8 @@ from parsed_markdown import Cells
 
 from vla_cl import cli
 from vla_cl.report import write_report
-from vla_cl.report.compare import is_compared
 from vla_cl.report.load import load_runs
+from vla_cl.report.run_settings import is_compared
 from vla_cl.report.seed_groups import compare
 from vla_cl.run_folder import MAY_DIFFER
 from vla_cl.settings.speed import WHERE_AND_HOW_FAST, is_among
@@ -120,7 +120,7 @@ def test_a_name_stays_in_its_cell(tmp_path, name, shown):
 
 def test_what_differs_between_runs_is_said_in_one_line(tmp_path):
     suites = [write(tmp_path / name, name, 0, KEPT, extra={"suite": f"{name}\n| x |"}) for name in ("a", "b")]
-    (note,) = [line for line in compare(suites).splitlines() if line.startswith("note: ")]
+    note, *_ = [line for line in compare(suites).splitlines() if line.startswith("note: ")]
     assert note == "note: The runs have different suites: a | x |, b | x |."
 
 
@@ -174,7 +174,7 @@ def test_the_command_writes_markdown(four_runs, capsys):
     head, rule, first, second = capsys.readouterr().out.splitlines()[:4]
     assert head == "| method | seeds | gem_bwt ↑ | kept |"
     assert rule == "| --- | --- | --- | --- |"
-    assert first.startswith("| `er` | 2 | −0.100 [")
+    assert first.startswith("| `er` | 2 | −0.100 no interval: two seeds |")
     assert first.endswith("| 2 KiB |")
     assert second.startswith("| `sequential` | 2 |")
 

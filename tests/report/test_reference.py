@@ -193,9 +193,9 @@ def test_several_tasks_per_experience_are_not_one_after_another(tmp_path):
     success = ((0.8, 0.8, None), (0.2, 0.6, 0.6), (0.9, 0.2, 0.4))
     folder = write(tmp_path / "run", success=success, curve_points=0, extra={"experiences": stream})
     text = ParsedPage(write_report([folder])).text("")
-    assert "(3 tasks learnt in 3 experiences one after another, some tasks more than once)" in text
+    assert "3 tasks learnt one after another in 3 experiences, some more than once." in text
     single = write(tmp_path / "two", success=success[:2], curve_points=0, extra={"experiences": stream[:1]})
-    assert "(3 tasks learnt in 1 experience)" in ParsedPage(write_report([single])).text("")
+    assert "3 tasks learnt in 1 experience." in ParsedPage(write_report([single])).text("")
 
 
 def test_an_independent_run_of_several_tasks_at_once_says_what_it_reached(tmp_path):
@@ -206,4 +206,4 @@ def test_an_independent_run_of_several_tasks_at_once_says_what_it_reached(tmp_pa
     matrix = json.loads((folder / "matrix.json").read_text()) | {"stream": [[a, b], [c]]}
     (folder / "matrix.json").write_text(json.dumps(matrix))
     text = ParsedPage(write_report([folder])).text("")
-    assert "independent (one model per experience) reaches 70 %" in text
+    assert "independent , a reference (one model per experience), reaches 70 %" in text

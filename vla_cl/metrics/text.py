@@ -22,19 +22,22 @@ _LABEL = 28  # at most, of a row of the matrix
 _ARROWS = {"higher": "↑", "lower": "↓"}
 
 
-def describe(path: Path | str, as_json: bool = False, reference: Path | str | None = None) -> str:
+def describe(
+    path: Path | str, as_json: bool = False, reference: Path | str | None = None, measure: str | None = None
+) -> str:
     """The score matrix and all metrics of a run.
 
     Args:
         path: A ``matrix.json`` or a run folder.
         as_json: For machines: the metrics and the matrix as one JSON object; undefined is null.
         reference: The same for an ``independent`` run of the same tasks, for `cw_forward_transfer`.
+        measure: Name of the measure; by default the one that the run shows.
 
     Raises:
         ConfigurationError: A file is missing or broken, or the reference does not fit.
     """
-    matrix = load_matrix(path)
-    results = compute_all(matrix, None if reference is None else load_matrix(reference))
+    matrix = load_matrix(path, measure)
+    results = compute_all(matrix, None if reference is None else load_matrix(reference, measure))
     if as_json:
         named = {} if reference is None else {"reference": short(reference, 4096)}
         content = {"metrics": results_to_json(results, matrix.measure), "matrix": matrix.to_json(), **named}
