@@ -16,8 +16,8 @@ from vla_cl.types import ConfigurationError, Experience, Stream, Task
 class Family(ABC):
     """Model, data and evaluator of one stream; *family* as the survey arXiv 2506.13045 uses the word.
 
-    The run (`vla_cl.continual`) asks for nothing else, so that every family is learnt, resumed and scored by the same
-    lines.
+    The run (`vla_cl.run.continual`) asks for nothing else, so that every family is learnt, resumed and scored by the
+    same lines.
     """
 
     name: str

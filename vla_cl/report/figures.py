@@ -9,13 +9,13 @@ from pathlib import Path
 from markupsafe import Markup
 
 from vla_cl.files import write_text
-from vla_cl.names import slug
 from vla_cl.report.groups import RunGroup
 from vla_cl.report.heat_maps import HeatMap, group_maps
 from vla_cl.report.paper_tables import matrix_csv, matrix_latex, metrics_csv, metrics_latex
 from vla_cl.report.plots import Figure, legend, scores_over_learning
 from vla_cl.report.scale import Scale
 from vla_cl.report.training_plots import training_curves
+from vla_cl.storage.names import slug
 from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError
 

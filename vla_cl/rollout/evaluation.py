@@ -10,10 +10,10 @@ from operator import attrgetter
 from pathlib import Path
 
 from vla_cl.interfaces import Method, Policy, Suite
-from vla_cl.manifest import run_key, write_manifest
-from vla_cl.names import VIDEOS, file_name
 from vla_cl.rollout.engine import Engine, Progress
 from vla_cl.rollout.video import write_video
+from vla_cl.storage.manifest import run_key, write_manifest
+from vla_cl.storage.names import VIDEOS, file_name
 from vla_cl.types import ConfigurationError, Episode, EpisodeRequest, Split, Task
 
 

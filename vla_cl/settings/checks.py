@@ -1,6 +1,7 @@
 """Every value of a configuration against what it may be, before anything is imported, recorded or learnt.
 
-What a suite, a method or a policy takes is checked against its constructor (`vla_cl.compose.build`) and its own bounds.
+What a suite, a method or a policy takes is checked against its constructor
+(`vla_cl.config.compose.build`) and its own bounds.
 """
 
 from __future__ import annotations
