@@ -70,6 +70,20 @@ def holm(values: Sequence[float]) -> list[float]:
     return corrected
 
 
+def holm_level(others: Sequence[float]) -> float:
+    """What a p-value may be at most for Holm's procedure to reject it beside others; before any correction.
+
+    The procedure goes from the smallest on. Those of the others that it rejects make the level of the next one wider.
+    """
+    count = len(others) + 1
+    passed = 0
+    for value in sorted(others):
+        if value > LEVEL / (count - passed):
+            break
+        passed += 1
+    return LEVEL / (count - passed)
+
+
 def smallest_visible_share(before: Cell, count: int, level: float, sign: int) -> float:
     """From which drop on Fisher's test would have called it more than chance; infinite where it could call none so.
 

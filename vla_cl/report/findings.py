@@ -12,6 +12,7 @@ from vla_cl.metrics.significance import (
     Cell,
     fisher,
     holm,
+    holm_level,
     smallest_visible_mean,
     smallest_visible_share,
     welch,
@@ -69,10 +70,8 @@ def courses_of(runs: Sequence[RunRecord], measure: Measure) -> list[TaskCourse]:
     courses = [course for run in runs for course in _courses(run, measure)]
     raw = {place: p for place, course in enumerate(courses) if not math.isnan(p := _p(course, measure))}
     corrected = dict(zip(raw, holm(list(raw.values())), strict=True))
-    rejected = sum(p <= LEVEL for p in corrected.values())
     for place, p in corrected.items():
-        # What a test that did not reject would have needed, all others being as they are.
-        level = LEVEL / max(1, len(corrected) - rejected)
+        level = holm_level([other for at, other in raw.items() if at != place])
         courses[place] = replace(courses[place], p=p, visible=_visible(courses[place], measure, level))
     return courses
 

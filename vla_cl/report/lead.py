@@ -224,7 +224,7 @@ def _forgot(group: RunGroup, courses: Sequence[TaskCourse], scale: Scale) -> lis
         items.append(Markup("{} ({} → {}{})").format(task_name(task), after[-1].text, final[-1].text, told))
     words = f"forgotten beyond chance {how}: {{listed}}"
     return [claim("forgot", group.label, words, listed=listing(items), tests=tests, tasks=tuple(tasks),
-                  after=tuple(after), final=tuple(final), seeds=tuple(seeds))]  # fmt: skip
+                  after=tuple(after), final=tuple(final), in_seeds=tuple(seeds))]  # fmt: skip
 
 
 def _visible(group: RunGroup, courses: Sequence[TaskCourse], scale: Scale) -> list[Claim]:

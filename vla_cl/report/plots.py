@@ -109,7 +109,7 @@ def _learning_spans(runs: Sequence[RunRecord], task: str, in_steps: bool) -> tup
         spans.append(tuple((positions[index - 1] if index else 0.0, positions[index]) for index in taught))
     longest = max(spans, key=len, default=())
     agree = all(longest[: len(span)] == span for span in spans)
-    return longest if agree and len(runs[0].experiences) > 1 else ()
+    return longest if runs and agree and len(runs[0].experiences) > 1 else ()
 
 
 def _group_shapes(panel: Panel, group: RunGroup, task: str, in_steps: bool, scale: Scale) -> list[Markup]:
