@@ -8,6 +8,7 @@ import pytest
 from generated_run import TASKS, GeneratedRun, independent, joint
 from parsed_page import ParsedPage
 
+from vla_cl.metrics.reasons import NO_REFERENCE
 from vla_cl.report import write_report
 from vla_cl.report.seed_groups import compare
 from vla_cl.types import ConfigurationError
@@ -134,9 +135,9 @@ def test_a_run_that_is_no_reference_is_not_used_and_it_is_said_why(tmp_path, run
 
 def test_without_any_independent_run_the_reason_is_that(tmp_path, run):
     together = write(tmp_path / "joint", joint, curve_points=0)
-    assert found([run, together])["metrics"][NAME]["why_undefined"] == "there is no independent run as a reference"
+    assert found([run, together])["metrics"][NAME]["why_undefined"] == NO_REFERENCE
     page = ParsedPage(write_report([run, together])).text("metrics")
-    assert "sequential: cw_forward_transfer : there is no independent run as a reference." in page
+    assert f"sequential: cw_forward_transfer : {NO_REFERENCE}." in page
 
 
 def test_an_independent_run_transfers_nothing(tmp_path, plain):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vla_cl.metrics.estimate import Estimate, compute_all
-from vla_cl.metrics.matrix import ScoreMatrix, load_matrix
+from vla_cl.metrics.matrix import ScoreMatrix, load_matrices, load_matrix
 from vla_cl.metrics.plain import FloatArray
 from vla_cl.metrics.table import METRICS
 from vla_cl.scores import SUCCESS, Measure
@@ -43,7 +43,14 @@ def describe(
         content = {"metrics": results_to_json(results, matrix.measure), "matrix": matrix.to_json(), **named}
         return json.dumps(content, indent=1, allow_nan=False)
     told = "" if reference is None else f"\n{_of_reference(Path(reference))}"
+    others = [name for name in _measures(Path(path)) if name != matrix.measure.name]
+    told += f"\n\nfurther measures of this run: {', '.join(others)} (--measure {others[0]})" if others else ""
     return f"{format_matrix(matrix)}\n\n{format_table(results, matrix.measure)}{told}"
+
+
+def _measures(path: Path) -> list[str]:
+    """The measures of a run's folder; none of a file."""
+    return [harmless(matrix.measure.name, 40) for matrix in load_matrices(path)] if path.is_dir() else []
 
 
 def _of_reference(reference: Path) -> str:

@@ -188,7 +188,7 @@ def _lost(group: RunGroup, scale: Scale) -> list[Claim]:
     values = group.values(HEADLINE_FORGETTING) if len(group.runs) > 1 else [estimate.low, estimate.high]
     ends = sorted(-value if gained else value for value in values)
     least, most = scale.change(ends[0]), scale.change(ends[-1])
-    words = f"an old task {'gained' if gained else 'lost'} {{value}} on average"
+    words = f"an old task {scale.verb(gained)} {{value}} on average"
     if not any(map(math.isnan, ends)):
         words += f' (<span class="whole">{_ends(group, least, most)}</span>)'
     return [claim("lost", group.label, words, value=change, gained=str(gained), least=least, most=most)]
@@ -213,7 +213,7 @@ def _forgot(group: RunGroup, courses: Sequence[TaskCourse], scale: Scale) -> lis
     tests = _count(len(tested), "test")
     tasks = list(dict.fromkeys(c.task for c in tested if c.forgot(scale.measure)))
     if not tasks:
-        return [claim("no_drop", group.label, f"no drop of a single task is beyond chance {how}", tests=tests)]
+        return [claim("no_drop", group.label, f"no {scale.fall} of a single task is beyond chance {how}", tests=tests)]
     items, after, final, seeds = [], [], [], []
     for task in tasks:
         own = [c for c in courses if c.task == task]
@@ -240,11 +240,11 @@ def _visible(group: RunGroup, courses: Sequence[TaskCourse], scale: Scale) -> li
     seed = " in at least one seed" if len(group.runs) > 1 else ""
     which = "on each of the other tasks" if len(rest) < sum(c.tested for c in courses) else "on each old task"
     if not visible:
-        words = f"on {{hidden}} no drop at all could have been told from chance{seed} ({{n}})"
+        words = f"on {{hidden}} no {scale.fall} at all could have been told from chance{seed} ({{n}})"
         return [claim("visible", group.label, words, **facts)]
     facts["drop"] = scale.drop(max(visible), up=True)
     aside = f", except on {{hidden}}, where none could{seed}" if hidden else ""
-    words = f"{which} a drop of {{drop}} or more would have shown{aside} ({{n}})"
+    words = f"{which} a {scale.fall} of {{drop}} or more would have shown{aside} ({{n}})"
     return [claim("visible", group.label, words, **facts)]
 
 

@@ -82,7 +82,8 @@ def _score_panel(groups: Sequence[RunGroup], task: str, in_steps: bool, scale: S
     drawn = [group for group in groups if group.index not in flat and group.evaluated]
     runs = [run for group in drawn for run in group.evaluated]
     end = max((position for run in runs for position in _positions(run, in_steps)), default=1.0)
-    panel = Panel(340, 190, (0, end), (scale.low, scale.high), inset=9)
+    room = 10 + 6.4 * max(len(text) for _, text in scale.ticks)  # for the labels of the axis
+    panel = Panel(340, 190, (0, end), (scale.low, scale.high), left=max(40, room), inset=9)
     ticks = sorted({position for run in runs for position in _positions(run, in_steps)})
     parts = [panel.band(*span, "learning") for span in _learning_spans(runs, task, in_steps)]
     parts.append(panel.horizontal_grid(scale.ticks))

@@ -82,6 +82,17 @@ class Scale:
         """``higher`` or ``lower``."""
         return self.measure.direction
 
+    @property
+    def fall(self) -> str:
+        """What forgetting does to a score."""
+        return "drop" if self.better == "higher" else "rise"
+
+    def verb(self, gained: bool) -> str:
+        """What an old task did, in front of a difference."""
+        if self.better == "higher":
+            return "gained" if gained else "lost"
+        return "got better by" if gained else "got worse by"
+
     def text(self, value: float) -> str:
         """``37 %``; of other measures three digits."""
         if self.in_percent or math.isnan(value):

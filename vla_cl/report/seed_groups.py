@@ -113,7 +113,7 @@ def _few_seeds(groups: Sequence[SeedGroup]) -> list[str]:
         return []
     labels = ", ".join(group.label for group in few[:4]) + f" and {len(few) - 4} more" * (len(few) > 4)
     return [
-        f"fewer than {ENOUGH} training seeds of {labels}: how another seed would end is not known, and the interval of "
+        f"Fewer than {ENOUGH} training seeds of {labels}: how another seed would end is not known, and the interval of "
         f"one seed covers only its evaluation; use {ENOUGH} or more."
     ]
 
