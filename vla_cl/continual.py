@@ -24,9 +24,10 @@ from vla_cl.memory.replay_memory import REUSED
 from vla_cl.run_folder import RunFolder
 from vla_cl.run_summary import Identity, described, measured
 from vla_cl.scores import EvaluationRequest
+from vla_cl.step_report import StepReport
 from vla_cl.stopping import StopRequest, between_steps
 from vla_cl.tracking import Tracker
-from vla_cl.train import Learning, StepReport, TrainingSettings
+from vla_cl.train import Learning, TrainingSettings
 from vla_cl.trust.text import short, told_as
 from vla_cl.types import ConfigurationError, Experience, Stream, Task
 from vla_cl.underway import MODEL, Underway
@@ -290,7 +291,9 @@ class ContinualRun:
 
     @staticmethod
     def _log(tracker: Tracker, experience: Experience, before: int, report: StepReport, speed: float) -> None:
-        figures = {key: value for key, value in asdict(report).items() if key not in ("step", "total", "seconds")}
+        figures = {
+            name: getattr(report, name) for name in ("phase", "loss", "learning_rate", "gradient_norm", "samples")
+        }
         step = before + report.step
         tracker.log(step, experience=experience.index, samples_per_second=round(speed, 1), **figures)
 
@@ -306,6 +309,7 @@ class ContinualRun:
         step = self._training.steps * self._tasks_before(experience) + learning.done
         if self._table.cells(experience.index, "select", step):
             return progress
+        learning.require_finite()
         request = EvaluationRequest(experience.tasks, experience.index, step, "select", self._plan.curve_count)
         return self._evaluate(evaluator, model, request, progress)
 

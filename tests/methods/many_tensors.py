@@ -9,7 +9,7 @@ from torch import nn
 
 from vla_cl.compose import build, compose
 from vla_cl.interfaces import Method
-from vla_cl.train import TrainingSettings, learn
+from vla_cl.train import Learning, TrainingSettings
 from vla_cl.types import Ability, ForwardPass
 
 WIDTHS = [3, 2, 7, 40, 100, 13, 1, 9, 4, 17, 30, 5, 8, 3, 6, 11, 16]
@@ -67,7 +67,9 @@ def preset(name, model, **changes):
 
 def learnt(model, method, indices, settings=SETTINGS, rows=10):
     for index in indices:
-        list(learn(model, method, experience(index), TinyData(rows, seed=index), settings, 3, settings.steps * index))
+        list(
+            Learning(model, method, experience(index), TinyData(rows, seed=index), settings, 3, settings.steps * index)
+        )
 
 
 def weights(model):
