@@ -7,7 +7,7 @@ from tiny_model import TinyData, TinyModel, experience
 
 from vla_cl.interfaces import Method
 from vla_cl.random_numbers import Purpose, number
-from vla_cl.train import Learning, TrainingSettings, sample_rows
+from vla_cl.training.learning import Learning, TrainingSettings, sample_rows
 from vla_cl.types import ConfigurationError
 
 SETTINGS = TrainingSettings(steps=7, batch_size=6, learning_rate=0.1, warmup_share=0.3)
@@ -112,7 +112,7 @@ class ExplodingAt(Method):
 
 @pytest.fixture
 def a_device_that_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr("vla_cl.train.answers_at_once", lambda device: False)
+    monkeypatch.setattr("vla_cl.training.learning.answers_at_once", lambda device: False)
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -143,7 +143,7 @@ def test_weights_of_a_step_that_nobody_has_looked_at_are_not_saved():
 def test_no_number_of_a_step_is_read_before_the_next_one_is_under_way(monkeypatch):
     """Reading it waits for the device."""
     read, method = [], Method()
-    monkeypatch.setattr("vla_cl.step_report.Figures.read", lambda figures: read.append(figures) or (1.0, 1.0))
+    monkeypatch.setattr("vla_cl.training.step_report.Figures.read", lambda figures: read.append(figures) or (1.0, 1.0))
     method.attach(TinyModel(), 0)
     steps = iter(Learning(method.model, method, experience(), TinyData(), SETTINGS, 0))
     first = next(steps)
