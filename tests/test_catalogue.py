@@ -6,9 +6,25 @@ import pytest
 from vla_cl.cli.main import main
 from vla_cl.config.compose import choices
 from vla_cl.tools import catalogue
-from vla_cl.types import ConfigurationError
+from vla_cl.types import ConfigurationError, MethodCard
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "methods.md"
+
+
+CARD = {"title": "Mine", "equation": "x", "source": "me", "step": "1", "memory": "none", "follows": "nothing"}
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"family": "replay"}, r"'Mine' gives family='replay', which is called paradigm now; write paradigm= with one"),
+        ({"paradigm": "reply"}, r"'Mine' needs paradigm= with one of 'reference', .*got 'reply'"),
+        ({}, r"'Mine' needs paradigm= with one of .*got None"),
+    ],
+)
+def test_a_card_without_a_known_paradigm_is_refused(given, sentence):
+    with pytest.raises(ConfigurationError, match=sentence):
+        MethodCard(**CARD, **given)
 
 
 def test_every_method_is_listed_and_has_a_card(capsys):

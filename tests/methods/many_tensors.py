@@ -10,7 +10,7 @@ from torch import nn
 
 from vla_cl.config.compose import build
 from vla_cl.interfaces import Method
-from vla_cl.training.learning import TrainingSettings, learn
+from vla_cl.training.learning import Learning, TrainingSettings
 from vla_cl.types import Ability, ForwardPass
 
 WIDTHS = [3, 2, 7, 40, 100, 13, 1, 9, 4, 17, 30, 5, 8, 3, 6, 11, 16]
@@ -68,7 +68,9 @@ def preset(name, model, **changes):
 
 def learnt(model, method, indices, settings=SETTINGS, rows=10):
     for index in indices:
-        list(learn(model, method, experience(index), TinyData(rows, seed=index), settings, 3, settings.steps * index))
+        list(
+            Learning(model, method, experience(index), TinyData(rows, seed=index), settings, 3, settings.steps * index)
+        )
 
 
 def weights(model):

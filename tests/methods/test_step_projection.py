@@ -18,7 +18,7 @@ from vla_cl.methods.gem import GradientEpisodicMemory
 from vla_cl.methods.ogd import OrthogonalGradientDescent
 from vla_cl.methods.stored_outputs import outputs_that_count
 from vla_cl.testbeds import BEDS
-from vla_cl.training.learning import TrainingSettings, learn
+from vla_cl.training.learning import Learning, TrainingSettings
 from vla_cl.types import ConfigurationError, Draw
 
 STEPS, TASKS = 12, 3
@@ -66,7 +66,7 @@ class Watch:
 
     def learn(self, task, data, settings, index):
         before = self.weights()
-        for report in learn(self.model, self.method, task, data, settings, 0, index * STEPS):
+        for report in Learning(self.model, self.method, task, data, settings, 0, index * STEPS):
             after = self.weights()
             if index:
                 self.compare(before, after)
@@ -151,7 +151,7 @@ def one_step(name, project, optimizer, rate=1e-2, **options):
     for index in range(2):
         method.end_task(experience(index), TinyData(seed=index))
     before = flat(model.module.parameters())
-    for _ in learn(model, method, experience(2), opposed(1), TrainingSettings(1, 8, rate, clip_norm=0), 0, 2):
+    for _ in Learning(model, method, experience(2), opposed(1), TrainingSettings(1, 8, rate, clip_norm=0), 0, 2):
         pass
     return flat(model.module.parameters()) - before, made[0]
 
