@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,12 +21,13 @@ from vla_cl.compose import Settings, build, checked_arguments, nearest
 from vla_cl.data.hub import bytes_to_fetch, hub_folder
 from vla_cl.data_check import Examined, examine
 from vla_cl.interfaces import Method
+from vla_cl.location import policy_name
 from vla_cl.rollout.compatibility import check_interface, other_picture_sizes, require_fit, skipped_rollouts
 from vla_cl.rollout.evaluation import EvaluationSettings
 from vla_cl.stream_sources import Sources, sources
 from vla_cl.tracking import check_trackers
 from vla_cl.trust.text import counted, harmless, short
-from vla_cl.types import ConfigurationError
+from vla_cl.types import ConfigurationError, Stream
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from vla_cl.models.chosen import PolicySettings
     from vla_cl.train import TrainingSettings
 
+_DEFAULT_POLICY = "nano_vla"
 NORMALISATIONS = ("first_task", "checkpoint")
 
 
@@ -214,13 +216,30 @@ def output_folder(settings: Settings) -> Path:
 
 
 def run_name(settings: Settings) -> str:
-    """The name given, or one made from stream, method and arrangement; the plain references go without the method."""
+    """The name given, or one made from stream, policy, method, arrangement and seed.
+
+    The policy is told where it is not the default one, a warm start by its own name; the plain references go without
+    the method.
+    """
+    if settings["name"]:
+        return str(settings["name"])
     method, arrangement = settings["method"]["name"], settings["arrangement"]
     if arrangement == "sequential":
         what = method
     else:
         what = arrangement if method == "sequential" else f"{method}-{arrangement}"
-    return str(settings["name"] or f"{settings['stream']['name']}-{what}-seed{settings['train_seed']}")
+    parts = (settings["stream"]["name"], _policy_word(settings), what, f"seed{settings['train_seed']}")
+    return "-".join(part for part in parts if part)
+
+
+def _policy_word(settings: Settings) -> str:
+    """What a run's name says of its policy; nothing of the default one, or where a family brings its models."""
+    if settings.get("family", {}).get("name", "robot") != "robot":
+        return ""
+    if settings.get("warm_start") is not None:
+        return f"from-{policy_name(settings['warm_start'])}"
+    kind = str(settings["policy"]["type"])
+    return "" if kind == _DEFAULT_POLICY else kind
 
 
 def require_outside(folder: Path, datasets: Sequence[Path], setting: str) -> None:
@@ -282,8 +301,11 @@ def use_threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
-def check_command(settings: Settings) -> None:
+def check_command(settings: Settings) -> dict[str, object]:
     """``vla-cl check``: look, show a table of what was found, write nothing.
+
+    Returns:
+        The same as plain data.
 
     Raises:
         ConfigurationError: The first thing that is wrong.
@@ -303,6 +325,37 @@ def check_command(settings: Settings) -> None:
         soft_wrap=True,
         markup=False,
     )
+    known = {task.id for task in checked.found.evaluable}
+    return {
+        "experiences": plain_stream(checked.found.stream, known),
+        "datasets": [
+            {"folder": str(report.root), "frames": report.frames, "episodes": report.episodes, "fps": report.fps}
+            for report in checked.reports
+        ],
+        "policy": checked.policy.kind,
+        "method": checked.method.name,
+        "device": checked.policy.device,
+        "notes": list(checked.notes),
+    }
+
+
+def plain_stream(stream: Stream, evaluated: Collection[str]) -> list[dict[str, object]]:
+    """What is learnt, as plain data.
+
+    Args:
+        stream: In order.
+        evaluated: The ids of the tasks that are scored.
+    """
+    return [
+        {
+            "name": experience.name,
+            "tasks": [
+                {"id": task.id, "instruction": task.instruction, "evaluated": task.id in evaluated}
+                for task in experience.tasks
+            ],
+        }
+        for experience in stream
+    ]
 
 
 def _table_of_data(reports: Sequence[DatasetReport]) -> Table:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vla_cl.arrangements import require_no_future_tasks, require_second_task
-from vla_cl.check import heavy_settings, light_settings, output_folder, require_writable
+from vla_cl.check import heavy_settings, light_settings, output_folder, plain_stream, require_writable
 from vla_cl.compose import Settings, build, compose
 from vla_cl.interfaces import Family, Method
 from vla_cl.rollout.evaluation import EvaluationSettings
@@ -97,8 +97,11 @@ def _require_effect(settings: Settings) -> None:
             )
 
 
-def check_family_command(settings: Settings) -> None:
+def check_family_command(settings: Settings) -> dict[str, object]:
     """``vla-cl check`` for such a family: look, say what would be learnt, write nothing.
+
+    Returns:
+        The same as plain data.
 
     Raises:
         ConfigurationError: The first thing that is wrong.
@@ -111,3 +114,9 @@ def check_family_command(settings: Settings) -> None:
         f"\nnothing speaks against it: {count} experience{'s' * (count != 1)}, family {checked.family.name!r}, method "
         f"{checked.method.name!r}, into {Path(output_folder(settings))}"
     )
+    return {
+        "experiences": plain_stream(checked.stream, {task.id for task in checked.stream.tasks}),
+        "family": checked.family.name,
+        "method": checked.method.name,
+        "notes": [],
+    }
