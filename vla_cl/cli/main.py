@@ -66,6 +66,19 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
         help="a run's folder, a checkpoint, a LeRobot policy (folder, hub name), or random",
     )
     add_overrides(evaluate, "evaluate")
+    trial = add(
+        "trial", _trial, "score a robot's trials by hand, blind and shuffled", "vla-cl trial outputs/arm --count 5"
+    )
+    trial.add_argument("run", type=user_path, metavar="RUN", help="its folder")
+    trial.add_argument("--count", type=_count, metavar="N", help="trials of each task and checkpoint (default: 10)")
+    trial.add_argument("--tasks", metavar="A,B", help="which tasks (default: all)")
+    trial.add_argument(
+        "--checkpoints",
+        type=_counts,
+        metavar="1,3",
+        help="which checkpoints (default: of each task the one behind it, and the last)",
+    )
+    trial.add_argument("--finish", action="store_true", help="ask nothing more, score what has been answered")
     report = add(
         "report", _report, "write an HTML report of one or more runs", "vla-cl report outputs/run-a outputs/run-b"
     )
@@ -225,6 +238,28 @@ def _evaluate(options: argparse.Namespace) -> Answer:
 
     folder = evaluate(options.policy, settings)
     return Answer({"folder": str(folder), "summary": read_summary(folder / "summary.json")}, str(folder))
+
+
+def _trial(options: argparse.Namespace) -> Answer:
+    from vla_cl.cli.trial import trial
+
+    chosen = {
+        "count": options.count,
+        "tasks": options.tasks.split(",") if options.tasks else None,
+        "checkpoints": options.checkpoints,
+    }
+    return trial(options.run, chosen, options.finish)
+
+
+def _count(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.strip().isdecimal() or not 1 <= int(text) <= 100_000:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 100000, got {text[:40]!r}")
+    return int(text)
+
+
+def _counts(text: str) -> list[int]:
+    return [_count(part) for part in text.split(",")]
 
 
 def _say(sentences: Sequence[str]) -> None:

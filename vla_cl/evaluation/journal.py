@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Self, cast
 from vla_cl.scores import Trial
 from vla_cl.storage.manifest import SEAL, require_seal, seal
 from vla_cl.trust.reading import LINES_BYTES, parse_json_object, require_entries
+from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError
 
 JOURNALS = "scoring"
@@ -100,6 +101,25 @@ class TrialJournal:
             self._found.setdefault(evaluator, {})[made.task, made.unit] = made
             end += len(line)
         return end
+
+
+def require_whole(path: Path, which: Mapping[str, Any], remedy: str) -> None:
+    """Refuse a journal of which `TrialJournal` would drop more than a torn last line: no person answers twice.
+
+    Raises:
+        ConfigurationError: It is of something else, or a line is damaged.
+    """
+    if not path.is_file():
+        return
+    head, *lines = path.read_bytes().splitlines(keepends=True) or [b""]
+    salt = str(json.loads(_line(which, ""))[SEAL])
+    torn = bool(lines) and not lines[-1].endswith(b"\n")
+    whole = lines[:-1] if torn else lines
+    if head != _line(which, "") and (lines or head.endswith(b"\n")):
+        raise ConfigurationError(f"{short(path)} does not belong to its plan; {remedy}")
+    for number, line in enumerate(whole, start=2):
+        if _trial(line, salt) is None:
+            raise ConfigurationError(f"line {number} of {short(path)} is damaged; {remedy}")
 
 
 def _line(content: Mapping[str, Any], salt: str) -> bytes:
