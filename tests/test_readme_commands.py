@@ -41,6 +41,7 @@ QUICK = {
     "train stream=bed_language": BED,
     "train stream=bed_diffusion method=er": BED,
     "report outputs/cw10-er-seed0 outputs/...": [],
+    "report outputs/cw10-* --figures outputs/paper": [],
     "compare outputs/cw10-*": [],
     "compare outputs/*-[012]": [],
     "metrics outputs/cw10-er-seed0": [],
