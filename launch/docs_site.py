@@ -1,7 +1,7 @@
 """What the site has beside docs/*.md; MkDocs calls these functions (``hooks`` in mkdocs.yml).
 
-The home page is the README. Each method of docs/methods.md gets a page, each public module a page of its docstrings, and
-each file of the repository that a page links to a page with its text. Formulas become MathML, so that no script is needed.
+The home page is the README. Each method of docs/methods.md gets a page. So does each public module (its docstrings),
+and each file of the repository that a page links to (its text). Formulas become MathML, which needs no script.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ _FENCE = re.compile(r"(^ *```.*?^ *```[^\n]*$|``.+?``|`[^`\n]+`)", re.MULTILINE 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Put the generated pages into the navigation."""
-    methods: list[Any] = ["methods.md", *({title: uri} for title, uri, _ in _methods())]
+    methods = [{"Which there are": "paradigms.md"}, {"What works, what it costs": "methods.md"}]
+    methods += [{title: uri} for title, uri, _ in _methods()]
     api: list[Any] = ["api/index.md"]
     for heading, modules in API.items():
         api.append({heading: [{module: f"api/{module}.md"} for module in modules]})
@@ -213,8 +214,6 @@ def _link(written: str, uri: str) -> str:
         # A page that is made for the site only (api/index.md), or a mistake, which MkDocs names.
         return written
     tops = {ROOT / name: page for page, name in TOP.items()}
-    if target.is_relative_to(DOCS):
-        to = target.relative_to(DOCS).as_posix()
-    else:
-        to = tops.get(target) or _source_uri(target)
+    inside = target.is_relative_to(DOCS)
+    to = target.relative_to(DOCS).as_posix() if inside else tops.get(target) or _source_uri(target)
     return os.path.relpath(to, PurePosixPath(uri).parent) + (f"#{anchor}" if anchor else "")

@@ -54,6 +54,10 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     )
     report.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="folders of runs")
     report.add_argument("--output", type=user_path, help="the file to write (default: beside the runs)")
+    report.add_argument(
+        "--figures", type=user_path, metavar="FOLDER", help="also write each figure as SVG, the tables as CSV and LaTeX"
+    )
+    _add_measure(report)
     compare = add(
         "compare",
         _compare,
@@ -64,11 +68,13 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
         "runs", nargs="+", type=user_path, metavar="RUN", help="folders of finished runs, any number of seeds"
     )
     compare.add_argument("--metrics", metavar="A,B", help="names of metrics, the first one sorts (see vla-cl metrics)")
+    _add_measure(compare)
     compare.add_argument("--style", choices=("text", "markdown", "json"), default="text", help="how to write the table")
     metrics = add(
         "metrics", _metrics, "print every metric of a success matrix", "vla-cl metrics outputs/run/matrix.json"
     )
     metrics.add_argument("file", type=user_path, help="a matrix.json, or the folder of a run")
+    _add_measure(metrics)
     metrics.add_argument("--json", action="store_true", help="for machines")
     metrics.add_argument("--reference", type=user_path, help="single-task runs' matrix.json, for forward transfer")
     memory = add("memory", _memory, "list what a run remembers", "vla-cl memory outputs/run --export outputs/memory")
@@ -79,6 +85,10 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     memory.add_argument("--json", action="store_true", help="for machines")
     _add_tools(add)
     return parser, commands
+
+
+def _add_measure(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--measure", metavar="NAME", help="of runs with several measures: which (default: the first)")
 
 
 def _add_tools(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -170,24 +180,38 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _say(sentences: Sequence[str]) -> None:
+    """Beside the output, which may be read by a program."""
+    for sentence in sentences:
+        print(sentence, file=sys.stderr)
+
+
 def _report(options: argparse.Namespace) -> int:
     from vla_cl.report import write_report
+    from vla_cl.report.choice import runs_among
 
-    print(write_report(options.runs, options.output))
+    runs, skipped = runs_among(options.runs)
+    _say(skipped)
+    print(write_report(runs, options.output, measure=options.measure, figures=options.figures))
+    if options.figures is not None:
+        print(options.figures)
     return 0
 
 
 def _compare(options: argparse.Namespace) -> int:
+    from vla_cl.report.choice import runs_among
     from vla_cl.report.seed_groups import SHOWN, compare
 
-    print(compare(options.runs, options.metrics.split(",") if options.metrics else SHOWN, options.style))
+    runs, skipped = runs_among(options.runs, finished=True)
+    _say(skipped)
+    print(compare(runs, options.metrics.split(",") if options.metrics else SHOWN, options.style, options.measure))
     return 0
 
 
 def _metrics(options: argparse.Namespace) -> int:
     from vla_cl.metrics.text import describe
 
-    print(describe(options.file, options.json, options.reference))
+    print(describe(options.file, options.json, options.reference, options.measure))
     return 0
 
 

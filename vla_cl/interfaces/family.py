@@ -71,6 +71,10 @@ class Family(ABC):
     def evaluator(self) -> Evaluator:
         """What scores the model on the stream's tasks; enter it before it is asked."""
 
+    def further_evaluators(self) -> Sequence[Evaluator]:
+        """What else scores the model, each with a table and measures of its own; most have nothing."""
+        return ()
+
     def facts(self) -> Mapping[str, object]:
         """What ``run.json`` says beside what every run says, as plain data."""
         return {}

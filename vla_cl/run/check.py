@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from vla_cl.config.compose import Settings, build, checked_arguments, nearest
+from vla_cl.data.action_groups import chosen_groups
 from vla_cl.data.hub import bytes_to_fetch, hub_folder
 from vla_cl.interfaces import Method
 from vla_cl.rollout.compatibility import check_interface, other_picture_sizes, require_fit, skipped_rollouts
 from vla_cl.rollout.evaluation import EvaluationSettings
 from vla_cl.run.arrangements import require_no_future_tasks, require_second_task
 from vla_cl.run.data_check import Examined, examine
-from vla_cl.run.stream_sources import Sources, sources
+from vla_cl.run.stream_sources import Sources, hold_out_of, sources
 from vla_cl.run.tracking import check_trackers
 from vla_cl.trust.text import counted, harmless, short
 from vla_cl.types import ConfigurationError
@@ -92,8 +93,12 @@ def _passed(settings: Settings, examined: Examined, evaluation: EvaluationSettin
     for setting, folder in (("output_dir", output), ("cache_dir", cache)):
         require_writable(folder, setting)
         require_outside(folder, found.roots, setting)
-    known = other_picture_sizes(examined.spec, found.suite.spec) if found.evaluable else skipped_rollouts(found.suite)
+    kept = hold_out_of(settings) is not None
+    known = (
+        other_picture_sizes(examined.spec, found.suite.spec) if found.evaluable else skipped_rollouts(found.suite, kept)
+    )
     notes = [*examined.notes, *([known] if known else [])]
+    _check_held_out(examined, settings)
     _check_room(examined, cache, settings)
     require_second_task(settings["arrangement"], method)
     require_no_future_tasks(found.stream.independent, evaluation.future_tasks)
@@ -190,6 +195,22 @@ def _check_memory(method: Method, examined: Examined, settings: Settings, policy
     beside = method.bytes_beside_a_sample(policy.chunk * examined.spec.action_size)
     data = found.stream, found.recorded, examined.reports, examined.spec
     check_memory(method.memory, *data, shortest, beside, policy.histories)
+
+
+def _check_held_out(examined: Examined, settings: Settings) -> None:
+    """Of demonstrations that are yet to be recorded enough must be left; groups must be within an action.
+
+    Of recorded datasets `vla_cl.run.data_check` has looked at the episodes themselves.
+    """
+    kept = hold_out_of(settings)
+    if kept is None:
+        return
+    episodes = int(settings["demonstrations"]["episodes"])
+    if examined.found.recorded is None:
+        kept.count_of(episodes, f"demonstrations.episodes={episodes}")
+    groups = (settings.get("data") or {}).get("action_groups")
+    if groups is not None:
+        chosen_groups(examined.spec.action_size, groups)
 
 
 def _check_room(examined: Examined, cache: Path, settings: Settings) -> None:

@@ -8,7 +8,7 @@ of every file. Tensors are safetensors, the rest is JSON.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def save(
     model: Model,
     method: Method,
     progress: Progress,
-    table: TrialTable | None = None,
+    tables: Sequence[TrialTable] = (),
 ) -> Path:
     """Write ``checkpoints/<NNN>`` and point ``checkpoints/last`` at it.
 
@@ -91,7 +91,7 @@ def save(
         model: What has learnt.
         method: With what it remembers.
         progress: How far the run is.
-        table: The trials so far, so that the run's own table can be rebuilt.
+        tables: The trials so far, so that the run's own tables can be rebuilt.
 
     Raises:
         OSError: The disk is full or cannot be written; nothing half-written keeps the final name.
@@ -105,7 +105,7 @@ def save(
             of_run({**asdict(progress), "format": RUN_FORMAT}, checkpoints.parent),
         )
         write_method(folder, method)
-        if table is not None:
+        for table in tables:
             table.write(folder / STATE / table.layout.file)
         write_manifest(folder)
     point_at(target)

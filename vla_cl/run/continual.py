@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
@@ -16,20 +15,21 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vla_cl.evaluation.plan import EvaluationPlan, curve_steps
-from vla_cl.evaluation.table import TrialTable
-from vla_cl.interfaces import Data, Evaluator, Family, Method, Model
+from vla_cl.interfaces import Data, Family, Method, Model
 from vla_cl.memory.replay_memory import REUSED
 from vla_cl.run import checkpoint, underway
 from vla_cl.run.checkpoint import Progress
 from vla_cl.run.folder import RunFolder
+from vla_cl.run.scoring import Scoring
 from vla_cl.run.summary import Identity, described, measured
 from vla_cl.run.tracking import Tracker
 from vla_cl.run.underway import MODEL, Underway
 from vla_cl.scores import EvaluationRequest
-from vla_cl.training.learning import Learning, StepReport, TrainingSettings
+from vla_cl.training.learning import Learning, TrainingSettings
+from vla_cl.training.step_report import StepReport
 from vla_cl.training.stopping import StopRequest, between_steps
 from vla_cl.trust.text import short, told_as
-from vla_cl.types import ConfigurationError, Experience, Stream, Task
+from vla_cl.types import Experience, Stream, Task
 
 LOG_EVERY = 10
 
@@ -70,8 +70,7 @@ class ContinualRun:
         self._folder = folder
         self._passed_over: tuple[str, ...] = ()
         self._underway: Underway | None = None
-        self._evaluator = family.evaluator()
-        self._table = TrialTable(self._evaluator.layout)
+        self._scoring = Scoring(family, stream, plan, folder)
 
     def go(self, tracker: Tracker) -> None:
         """Learn what has not been learnt yet.
@@ -84,43 +83,40 @@ class ContinualRun:
         model, progress = self._start()
         reached = self._underway.done if self._underway is not None else 0
         self._passed_over += tracker.continue_after(progress.step + reached)
-        self._evaluator.fits(model)
-        with self._evaluator as evaluator:
+        self._scoring.fits(model)
+        with self._scoring.ready():
             for experience in self._stream.experiences[progress.experiences_done :]:
                 place = self._underway if self._underway and self._underway.experience == experience.index else None
                 if self._stream.independent and experience.index and place is None:
                     model = self._begin(experience)
-                    evaluator.fits(model)
+                    self._scoring.fits(model)
                 if place is None:
-                    progress = self._before_learning(evaluator, model, experience, progress)
+                    progress = self._before_learning(model, experience, progress)
                 if place is not None and place.learnt:
                     progress = replace(progress, step=progress.step + place.done)
                 else:
-                    progress = self._learn(evaluator, model, experience, progress, tracker, place)
-                progress = self._after_learning(evaluator, model, experience, progress, tracker)
+                    progress = self._learn(model, experience, progress, tracker, place)
+                progress = self._after_learning(model, experience, progress, tracker)
         self._write_summary(model, progress)
 
-    def _before_learning(
-        self, evaluator: Evaluator, model: Model, experience: Experience, progress: Progress
-    ) -> Progress:
+    def _before_learning(self, model: Model, experience: Experience, progress: Progress) -> Progress:
         """Scores of the untrained model, if they are wanted."""
         if not self._plan.untrained or (experience.index and not self._stream.independent):
             return progress
         untrained = experience.tasks if self._stream.independent else self._stream.tasks
-        return self._reported(evaluator, model, -1, untrained, progress, at_step=0)
+        return self._reported(model, -1, untrained, progress, at_step=0)
 
-    def _after_learning(
-        self, evaluator: Evaluator, model: Model, experience: Experience, progress: Progress, tracker: Tracker
-    ) -> Progress:
+    def _after_learning(self, model: Model, experience: Experience, progress: Progress, tracker: Tracker) -> Progress:
         """Score what has been met so far, and write it all down."""
         met = self._tasks_to_evaluate(experience)
-        progress = self._reported(evaluator, model, experience.index, met, progress, at_step=progress.step)
+        progress = self._reported(model, experience.index, met, progress, at_step=progress.step)
         progress = replace(progress, experiences_done=experience.index + 1)
-        self._write_results(progress.experiences_done)
+        self._scoring.write(progress.experiences_done)
         tracker.flush()
         progress = replace(progress, passed_over=self._passed_over)
-        checkpoint.save(self._folder.checkpoints, model, self._method, progress, self._table)
+        checkpoint.save(self._folder.checkpoints, model, self._method, progress, self._scoring.tables)
         underway.remove(self._folder.root)
+        self._scoring.forget_journals()
         self._method.committed()
         self._write_summary(model, progress)
         return progress
@@ -141,11 +137,12 @@ class ContinualRun:
         else:
             self._passed_over += progress.passed_over + newest.passed_over
             checkpoint.point_at(newest.folder)  # a kill right after the checkpoint left `last` at the one before
-            self._table = self._trials_of(newest.folder, progress)
+            learnt = self._stream.experiences[:done]
+            self._scoring.read_checkpoint(newest.folder, [(one, self._tasks_to_evaluate(one)) for one in learnt])
             model = self._place(newest.folder, progress) or self._continue(newest.folder / MODEL, newest.folder, done)
         if newest is not None or self._underway is not None:
             print(self._folder.stage(done, len(self._stream), "" if self._underway is None else self._underway.words))
-        self._write_results(done)
+        self._scoring.write(done)
         self._write_summary(model, progress)
         if self._underway is not None:
             place = self._underway
@@ -157,8 +154,7 @@ class ContinualRun:
         place = self._underway
         if place is None:
             return None
-        layout = self._evaluator.layout
-        self._table = TrialTable.read(place.folder / checkpoint.STATE / layout.file, layout)
+        self._scoring.read(place.folder)
         if place.learnt:
             return self._continue(place.folder / MODEL, place.folder, progress.experiences_done + 1)
         if self._stream.independent and border is not None:  # its model begins with this experience
@@ -196,32 +192,8 @@ class ContinualRun:
         """What loop and method are told: alone, every experience is the first."""
         return replace(experience, index=0) if self._stream.independent else experience
 
-    def _trials_of(self, found: Path, progress: Progress) -> TrialTable:
-        """The table up to a checkpoint: its own copy, or, of a version that wrote none, the run's table.
-
-        Raises:
-            ConfigurationError: Trials of an experience that has been learnt are missing.
-        """
-        layout = self._evaluator.layout
-        path = found / checkpoint.STATE / layout.file
-        table = TrialTable.read(path, layout) if path.is_file() else self._folder.trials(layout)
-        for experience in self._stream.experiences[: progress.experiences_done]:
-            tasks = self._tasks_to_evaluate(experience)
-            expected = {(task.id, unit) for task in tasks for unit in self._units(task)}
-            if missing := expected - table.reported(experience.index):
-                raise ConfigurationError(
-                    f"{layout.title} of {short(self._folder.root)} lacks {len(missing)} trials of experience "
-                    f"{experience.index}, which its checkpoint implies; restore {layout.file}, "
-                    "or start again with output_dir=<a new folder>"
-                )
-        return table
-
-    def _units(self, task: Task) -> Sequence[int]:
-        return self._evaluator.units(task, "report", self._plan.count)
-
     def _learn(
         self,
-        evaluator: Evaluator,
         model: Model,
         experience: Experience,
         progress: Progress,
@@ -235,7 +207,7 @@ class ContinualRun:
         learning = Learning(model, self._method, told, data, self._training, self._train_seed, first_step)
         if place is not None:
             self._continue_within(learning, place)
-        return self._steps(evaluator, model, experience, progress, tracker, learning)
+        return self._steps(model, experience, progress, tracker, learning)
 
     def _continue_within(self, learning: Learning, place: Underway) -> None:
         """Put weights, optimizer and the rest in.
@@ -251,7 +223,6 @@ class ContinualRun:
 
     def _steps(
         self,
-        evaluator: Evaluator,
         model: Model,
         experience: Experience,
         progress: Progress,
@@ -264,7 +235,7 @@ class ContinualRun:
         """
         every, root, before = self._training.save_every, self._folder.root, progress.step
         label = f"learning {experience.name} ({experience.index + 1}/{len(self._stream)})"
-        progress = self._curve_point(evaluator, model, experience, progress, learning)
+        progress = self._curve_point(model, experience, progress, learning)
         steps, speed, asked = iter(learning), _Speed(), StopRequest()
         with tqdm(total=learning.total, initial=learning.done, desc=label, unit="step") as bar:
             while True:
@@ -272,7 +243,7 @@ class ContinualRun:
                     began = time.perf_counter()
                     report = next(steps, None)  # behind the last step, the method ends the task
                     progress = replace(progress, train_seconds=progress.train_seconds + time.perf_counter() - began)
-                    now = progress, experience.index, self._table
+                    now = progress, experience.index, self._scoring.tables
                     if report is None:
                         underway.save_learnt(root, model, self._method, learning.done, *now)
                         asked.raise_if_asked()
@@ -286,17 +257,17 @@ class ContinualRun:
                         tracker.flush()
                         underway.save_within(root, model, learning, *now)
                         asked.raise_if_asked()
-                progress = self._curve_point(evaluator, model, experience, progress, learning)
+                progress = self._curve_point(model, experience, progress, learning)
 
     @staticmethod
     def _log(tracker: Tracker, experience: Experience, before: int, report: StepReport, speed: float) -> None:
-        figures = {key: value for key, value in asdict(report).items() if key not in ("step", "total", "seconds")}
+        figures = {
+            name: getattr(report, name) for name in ("phase", "loss", "learning_rate", "gradient_norm", "samples")
+        }
         step = before + report.step
         tracker.log(step, experience=experience.index, samples_per_second=round(speed, 1), **figures)
 
-    def _curve_point(
-        self, evaluator: Evaluator, model: Model, experience: Experience, progress: Progress, learning: Learning
-    ) -> Progress:
+    def _curve_point(self, model: Model, experience: Experience, progress: Progress, learning: Learning) -> Progress:
         """How well is done what is being learnt, on the selection split, if a point of the learning curve is due here.
 
         What a run has that continues is not scored again.
@@ -304,14 +275,14 @@ class ContinualRun:
         if learning.done not in curve_steps(learning.total, self._plan.curve_points):
             return progress
         step = self._training.steps * self._tasks_before(experience) + learning.done
-        if self._table.cells(experience.index, "select", step):
+        if self._scoring.is_known(experience.index, step):
             return progress
+        learning.require_finite()
         request = EvaluationRequest(experience.tasks, experience.index, step, "select", self._plan.curve_count)
-        return self._evaluate(evaluator, model, request, progress)
+        return self._evaluate(model, request, progress)
 
     def _reported(
         self,
-        evaluator: Evaluator,
         model: Model,
         experience: int,
         tasks: Sequence[Task],
@@ -319,41 +290,11 @@ class ContinualRun:
         at_step: int,
     ) -> Progress:
         request = EvaluationRequest(tuple(tasks), experience, at_step, "report", self._plan.count)
-        return self._evaluate(evaluator, model, request, progress)
+        return self._evaluate(model, request, progress)
 
-    def _evaluate(self, evaluator: Evaluator, model: Model, request: EvaluationRequest, progress: Progress) -> Progress:
-        """Put the trials of a request into the table; task by task where the method must be told which is served."""
-        tasks = tuple(task for task in request.tasks if evaluator.units(task, request.split, request.count))
-        if not tasks:
-            return progress
-        began = time.perf_counter()
-        groups = [(task,) for task in tasks] if self._method.task_id_at_test else [tasks]
-        when: dict[str, int] = {"experience": request.experience, "step": request.step}
-        for group in groups:
-            with self._serving(group):
-                trials = evaluator.evaluate(model, replace(request, tasks=group))
-            wanted = {(task.id, unit) for task in group for unit in evaluator.units(task, request.split, request.count)}
-            if {(trial.task, trial.unit) for trial in trials} != wanted:
-                raise ConfigurationError(
-                    f"the evaluator {type(evaluator).__name__} gave {len(trials)} trials, and they are not those that "
-                    f"its `units` names for {', '.join(task.id for task in group)[:80]}; the two must agree"
-                )
-            for trial in trials:
-                self._table.append(trial, **when, split=request.split)
-        return replace(progress, evaluate_seconds=progress.evaluate_seconds + time.perf_counter() - began)
-
-    @contextmanager
-    def _serving(self, tasks: Sequence[Task]) -> Iterator[None]:
-        """Tell a method that must know it which task is asked for."""
-        if not self._method.task_id_at_test:
-            yield
-            return
-        try:
-            (task,) = tasks
-            self._method.select_task(task)
-            yield
-        finally:
-            self._method.select_task(None)
+    def _evaluate(self, model: Model, request: EvaluationRequest, progress: Progress) -> Progress:
+        seconds = self._scoring.evaluate(self._method, model, request)
+        return replace(progress, evaluate_seconds=progress.evaluate_seconds + seconds)
 
     def _tasks_to_evaluate(self, experience: Experience) -> Sequence[Task]:
         if self._plan.future_tasks:
@@ -365,16 +306,12 @@ class ContinualRun:
     def _tasks_before(self, experience: Experience) -> int:
         return sum(len(earlier.tasks) for earlier in self._stream.experiences[: experience.index])
 
-    def _write_results(self, experiences_done: int) -> None:
-        self._folder.write_results(self._table, self._stream, experiences_done, self._plan.curve_count)
-
     def _write_summary(self, model: Model, progress: Progress) -> None:
-        evaluated = [task.id for task in self._stream.tasks if self._units(task)]
         own = {"seeds": {"train_seed": self._train_seed, "eval_seed": 0}, "passed_over": list(self._passed_over)}
         self._folder.write_summary(
             asdict(self._identity)
             | {"family": self._family.name, **self._family.facts()}
-            | described(self._stream, evaluated, self._evaluator.why_nothing())
+            | described(self._stream, self._scoring.evaluated(), self._scoring.why_nothing())
             | own
             | measured(model, self._method, progress, len(self._stream))
         )

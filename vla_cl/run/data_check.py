@@ -68,6 +68,8 @@ def examine(settings: Settings, found: Sources) -> Examined:
     spec = require_alike(reports, check_fps)
     require_same_order(reports)
     require_distinct(reports)
+    if not declared:
+        _require_held_out(found)
     notes = [*found.notes, *(note for report in reports for note in report.notes), *other_names(reports)]
     if found.evaluable:
         if check_fps:
@@ -83,6 +85,17 @@ def examine(settings: Settings, found: Sources) -> Examined:
 def orientation_setting(settings: Settings) -> str:
     """Which setting leaves the comparison of pictures out."""
     return "stream.check_orientation" if "check_orientation" in settings["stream"] else "data.check_orientation"
+
+
+def _require_held_out(found: Sources) -> None:
+    """Every task needs more episodes than are kept from training."""
+    from vla_cl.data.dataset_folder import DatasetFolder
+    from vla_cl.data.held_out import held_out_episodes
+
+    for listed in (found.recorded or {}).values():
+        for source in listed:
+            if source.hold_out is not None:
+                held_out_episodes(DatasetFolder(source.root), source)
 
 
 def _require_rate(found: Sources, reports: Sequence[DatasetReport]) -> None:

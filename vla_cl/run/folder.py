@@ -38,6 +38,9 @@ _PLACES = ("stream.datasets", "data.datasets")  # datasets are compared by conte
 MAY_DIFFER = (*WHERE_AND_HOW_FAST, *_PLACES)
 """Settings that a resumed run may change: they decide where and how fast, not what."""
 
+_BEFORE = {"data.held_out": 0, "data.held_out_seed": 0, "data.held_out_frames": 32, "data.action_groups": None}
+"""Settings that runs of older versions do not have, and what those did."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -109,7 +112,9 @@ class RunFolder:
 
         require_same_program(self.checkpoints)
         before = read_settings(self.root / CONFIG)
-        changed = {key for key in _differences(before, dict(settings)) if not is_among(key, MAY_DIFFER)}
+        now = dict(settings)
+        changed = {key for key in _differences(before, now) if not is_among(key, MAY_DIFFER)}
+        changed -= {key for key in changed & _BEFORE.keys() if _older(before, now, key)}
         if changed:
             raise ConfigurationError(
                 f"{short(self.root, 90)} holds a run with other settings ({harmless(', '.join(sorted(changed)), 80)}); "
@@ -122,14 +127,25 @@ class RunFolder:
         return TrialTable.read(path, layout) if path.is_file() else TrialTable(layout)
 
     def write_results(
-        self, table: TrialTable, stream: Stream, experiences_done: int, curve_episodes: int | None = None
+        self,
+        table: TrialTable,
+        stream: Stream,
+        experiences_done: int,
+        shown: bool = True,
     ) -> None:
-        """Write the table of trials and the matrices that follow from it; without a trial there are none."""
+        """Write the table of trials and the matrices that follow from it; without a trial there are none.
+
+        Args:
+            table: Of one evaluator.
+            stream: What is learnt.
+            experiences_done: Rows of the matrices.
+            shown: Whether its first measure is the run's first.
+        """
         table.write(self.root / table.layout.file)
         for place, measure in enumerate(table.layout.measures):
-            path = self.root / matrix_file(measure, shown=place == 0)
+            path = self.root / matrix_file(measure, shown=shown and place == 0)
             if experiences_done and len(table):
-                score_matrix(table, stream, experiences_done, curve_episodes, measure).write(path)
+                score_matrix(table, stream, experiences_done, measure).write(path)
             else:
                 path.unlink(missing_ok=True)
 
@@ -169,9 +185,7 @@ def require_robot(settings: Mapping[str, Any], root: Path, command: str) -> None
         )
 
 
-def score_matrix(
-    table: TrialTable, stream: Stream, experiences_done: int, curve_count: int | None = None, measure: Measure = SUCCESS
-) -> ScoreMatrix:
+def score_matrix(table: TrialTable, stream: Stream, experiences_done: int, measure: Measure = SUCCESS) -> ScoreMatrix:
     """The matrix of the reported trials after the first experiences of a stream."""
     tasks = [task.id for task in stream.tasks]
     scores, spread = (np.full((experiences_done, len(tasks)), np.nan) for _ in range(2))
@@ -182,9 +196,10 @@ def score_matrix(
             scores[place], counts[place], spread[place] = cell.value, cell.count, cell.spread
     before = table.cells(-1, "report", measure=measure)
     untrained = [before[task] for task in tasks] if set(tasks) <= before.keys() else None
+    selecting = table.curves("select", measure)
     points = {
         task: np.asarray([(experience, step, cell.value) for experience, step, cell in curve])
-        for task, curve in table.curves("select", measure).items()
+        for task, curve in selecting.items()
     }
     curves = {task: curve[:, 1:] for task, curve in points.items()}
     brought = [task.id for experience in stream for task in experience.tasks]
@@ -196,7 +211,7 @@ def score_matrix(
         scores=scores,
         counts=counts,
         curves=curves,
-        curve_count=curve_count if curves else None,
+        curve_count=min((cell.count for curve in selecting.values() for *_, cell in curve), default=None),
         baseline=None if untrained is None else np.asarray([cell.value for cell in untrained]),
         baseline_count=None if untrained is None else min(cell.count for cell in untrained),
         stream=tuple(tuple(task.id for task in experience.tasks) for experience in stream),
@@ -229,6 +244,13 @@ def machine(device: str) -> dict[str, object]:
         cpu = names[0] if names else cpu
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory, 1), "device": device}
+
+
+def _older(before: Mapping[str, Any], now: Mapping[str, Any], key: str) -> bool:
+    """Whether a setting is only missing in a run of before, which did what it says."""
+    group, _, name = key.partition(".")
+    held = before.get(group)
+    return name not in (held if isinstance(held, Mapping) else {}) and now[group].get(name) == _BEFORE[key]
 
 
 def _another(settings: Mapping[str, Any]) -> str:

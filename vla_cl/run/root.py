@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vla_cl.config.compose import Settings
 from vla_cl.data.cameras import Pairs
@@ -20,10 +21,13 @@ from vla_cl.run.check import Checked, check, output_folder, run_name, use_thread
 from vla_cl.run.family_check import CheckedFamily, check_family, is_robot, without_robot_settings
 from vla_cl.run.folder import RunFolder
 from vla_cl.run.location import find_run
-from vla_cl.run.stream_sources import sources
+from vla_cl.run.stream_sources import hold_out_of, sources
 from vla_cl.run.tracking import Tracker
 from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError, Stream, Task
+
+if TYPE_CHECKING:
+    from vla_cl.evaluation.held_out_episodes import HeldOutSettings
 
 __all__ = ["collect_command", "demonstrations", "run_name", "sources", "train", "use_threads"]
 
@@ -37,8 +41,9 @@ def demonstrations(
     options = settings["demonstrations"]
     folder = Path(settings["cache_dir"]) / "demonstrations"
     roots = collect(suite, tasks, folder, **options)
+    kept = hold_out_of(settings)
     return {
-        task.id: [Source(root, instruction=task.instruction, cameras=cameras)]
+        task.id: [Source(root, instruction=task.instruction, cameras=cameras, hold_out=kept)]
         for task, root in zip(tasks, roots, strict=True)
     }
 
@@ -77,7 +82,7 @@ def _train_robot(settings: Settings) -> Path:
         family = _robot(settings, checked, folder)
         _learn(settings, family, checked.found.stream, checked, folder)
     if not checked.found.evaluable:
-        print(skipped_rollouts(checked.found.suite))
+        print(skipped_rollouts(checked.found.suite, hold_out_of(settings) is not None))
     return folder.root
 
 
@@ -122,7 +127,18 @@ def _robot(settings: Settings, checked: Checked, folder: RunFolder) -> Family:
     from vla_cl.families.robot import RobotFamily
 
     frames, policy = Path(settings["cache_dir"]) / "frames", checked.policy
-    return RobotFamily(found.suite, found.stream, recorded, policy, checked.evaluation, frames, folder.root)
+    where = policy, checked.evaluation, frames, folder.root
+    return RobotFamily(found.suite, found.stream, recorded, *where, _held_out(settings))
+
+
+def _held_out(settings: Settings) -> HeldOutSettings | None:
+    """How episodes that are kept from training are scored on; None where none are."""
+    from vla_cl.evaluation.held_out_episodes import HeldOutSettings
+
+    given = settings.get("data") or {}
+    if hold_out_of(settings) is None:
+        return None
+    return HeldOutSettings(int(given["held_out_frames"]), given["action_groups"])
 
 
 def _learn(

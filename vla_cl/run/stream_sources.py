@@ -7,7 +7,7 @@ A stream says which tasks in which order. Where their data come from is another 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from vla_cl.data.cameras import Camera, Pairs, parse_cameras, suite_cameras
 from vla_cl.data.hub import HubDataset
 from vla_cl.data.location import dataset_roots, find_datasets
 from vla_cl.data.recorded import Recorded, evaluable, learnt_together, matched, recorded_tasks, sources_of
-from vla_cl.data.source import Source
+from vla_cl.data.source import HoldOut, Source
 from vla_cl.data.streams import RecordedStream, recorded_stream, suite_stream
 from vla_cl.interfaces import Suite
 from vla_cl.rollout.renamed_suite import RenamedSuite
@@ -92,7 +92,16 @@ def sources(settings: Settings, metadata_only: bool = False) -> Sources:
         wanted_ids = {task.id for task in own_stream.tasks}
         together = learnt_together(item for item in recorded.tasks if item.task.id in wanted_ids)
         found = RecordedStream(own_stream, sources_of(own_stream.tasks, recorded), (*recorded.notes, *together))
-    return Sources(suite, own, found.stream, found.sources, pairs, tuple(roots), found.notes, remote)
+    kept = hold_out_of(settings)
+    learnt = {task: [replace(source, hold_out=kept) for source in listed] for task, listed in found.sources.items()}
+    return Sources(suite, own, found.stream, learnt, pairs, tuple(roots), found.notes, remote)
+
+
+def hold_out_of(settings: Settings) -> HoldOut | None:
+    """Which episodes of each task the settings keep from training; None: none. Runs of before had no such setting."""
+    given = settings.get("data") or {}
+    amount = given.get("held_out", 0)
+    return HoldOut(float(amount), int(given.get("held_out_seed", 0))) if amount else None
 
 
 def _located(named: Sequence[tuple[str, object]], metadata_only: bool) -> tuple[list[Path], tuple[HubDataset, ...]]:

@@ -8,7 +8,7 @@ evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +80,7 @@ class Underway:
 
 
 def save_within(
-    run: Path, model: Model, learning: Learning, progress: Progress, experience: int, table: TrialTable
+    run: Path, model: Model, learning: Learning, progress: Progress, experience: int, tables: Sequence[TrialTable]
 ) -> None:
     """Note a place within an experience.
 
@@ -90,7 +90,7 @@ def save_within(
         learning: How far it is.
         progress: Times so far; its number of steps is not looked at.
         experience: Which one.
-        table: The trials so far.
+        tables: The trials so far.
 
     Raises:
         OSError: The disk is full or cannot be written; the place before is still there.
@@ -99,11 +99,17 @@ def save_within(
         (folder / STATE).mkdir()
         save_file(_plain(model.module.state_dict()), folder / _WEIGHTS)
         save_file(_plain(learning.state_dict()), folder / _STATE)
-        _write(folder, run, progress, experience, learning.done, table, learnt=False)
+        _write(folder, run, progress, experience, learning.done, tables, learnt=False)
 
 
 def save_learnt(
-    run: Path, model: Model, method: Method, done: int, progress: Progress, experience: int, table: TrialTable
+    run: Path,
+    model: Model,
+    method: Method,
+    done: int,
+    progress: Progress,
+    experience: int,
+    tables: Sequence[TrialTable],
 ) -> None:
     """Note that an experience has been learnt and is yet to be evaluated.
 
@@ -114,7 +120,7 @@ def save_learnt(
         done: Steps of the experience.
         progress: Times so far.
         experience: Which one.
-        table: The trials so far.
+        tables: The trials so far.
 
     Raises:
         OSError: The disk is full or cannot be written; the place before is still there.
@@ -123,7 +129,7 @@ def save_learnt(
         (folder / STATE).mkdir()
         model.save(folder / MODEL)
         checkpoint.write_method(folder, method)
-        _write(folder, run, progress, experience, done, table, learnt=True)
+        _write(folder, run, progress, experience, done, tables, learnt=True)
 
 
 def find(run: Path, experiences_done: int) -> tuple[Underway | None, str | None]:
@@ -150,7 +156,7 @@ def remove(run: Path) -> None:
 
 
 def _write(
-    folder: Path, run: Path, progress: Progress, experience: int, done: int, table: TrialTable, learnt: bool
+    folder: Path, run: Path, progress: Progress, experience: int, done: int, tables: Sequence[TrialTable], learnt: bool
 ) -> None:
     note = {
         "format": RUN_FORMAT,
@@ -161,7 +167,8 @@ def _write(
         "evaluate_seconds": progress.evaluate_seconds,
     }
     write_json(folder / _NOTE, of_run(note, run))
-    table.write(folder / STATE / table.layout.file)
+    for table in tables:
+        table.write(folder / STATE / table.layout.file)
     write_manifest(folder)
 
 

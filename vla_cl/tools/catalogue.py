@@ -15,9 +15,8 @@ from vla_cl.interfaces import Method
 from vla_cl.trust import markdown
 from vla_cl.trust.reading import read_json_object
 from vla_cl.trust.text import short, told_as
-from vla_cl.types import Ability, ConfigurationError
+from vla_cl.types import PARADIGMS, Ability, ConfigurationError
 
-_FAMILIES = ("reference", "regularisation", "replay", "architecture")
 _STEP_ROW = "step-"
 _SHORTEST = 3  # words; a class of fewer only repeats its name
 
@@ -64,13 +63,13 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """Every method that ships, by family, then by class, the yaml with the fewest words first."""
+    """Every method that ships, by paradigm, then by class, the yaml with the fewest words first."""
     found = []
     for name in choices("method"):
         settings = compose([f"method={name}"])["method"]
         found.append(Entry(name, settings, build(settings, Method), leading_comment("method", name)))
     return sorted(
-        found, key=lambda entry: (_family(entry.kind), entry.kind.__name__, entry.name.count("_"), entry.name)
+        found, key=lambda entry: (_paradigm(entry.kind), entry.kind.__name__, entry.name.count("_"), entry.name)
     )
 
 
@@ -95,11 +94,11 @@ def text(measured: Path | None = None) -> str:
 def table() -> str:
     """The methods in lines, for a terminal."""
     rows = [
-        (entry.name, _FAMILIES[_family(entry.kind)] if entry.kind.card else "", _told_apart(entry))
+        (entry.name, str(entry.kind.card.paradigm) if entry.kind.card else "", _told_apart(entry))
         for entry in entries()
     ]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    return "\n".join(f"{name:{widths[0]}}  {family:{widths[1]}}  {title}" for name, family, title in rows)
+    return "\n".join(f"{name:{widths[0]}}  {paradigm:{widths[1]}}  {title}" for name, paradigm, title in rows)
 
 
 def _told_apart(entry: Entry) -> str:
@@ -213,8 +212,10 @@ def _plain(value: object) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _family(kind: type[Method]) -> int:
-    return _FAMILIES.index(kind.card.family) if kind.card else len(_FAMILIES)
+def _paradigm(kind: type[Method]) -> int:
+    """Its place among `PARADIGMS`; a class without a card comes last."""
+    paradigm = kind.card.paradigm if kind.card else None
+    return len(PARADIGMS) if paradigm is None else PARADIGMS.index(paradigm)
 
 
 def _bytes(value: float) -> str:
