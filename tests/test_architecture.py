@@ -133,6 +133,42 @@ def swallowed_exceptions(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
                 yield node, "broad except that swallows"
 
 
+PROBES = {
+    "vla_cl/bench/resets.py": 1,  # what a simulator's parts hold
+    "vla_cl/bench/stock_lerobot.py": 1,  # which of LeRobot's environments are lazy
+    "vla_cl/config/compose.py": 2,  # a class by its import string; how a type is called
+    "vla_cl/data/location.py": 1,  # what an error of the system says
+    "vla_cl/files.py": 1,  # what the system's C library has
+    "vla_cl/library.py": 1,  # the attribute of a constructor's argument; it is refused if missing
+    "vla_cl/models/vla.py": 7,  # what a LeRobot policy has beyond LeRobot's interface, which declares nothing
+    "vla_cl/rollout/shared_pictures.py": 1,  # what the system has
+    "vla_cl/training/stopping.py": 1,  # which signals the system has
+    "vla_cl/trust/yaml_files.py": 2,  # events of PyYAML
+    "envs/lerobot_gym.py": 1,  # a field of other people's configurations
+    "envs/robosuite_core.py": 1,  # a hook of other people's environments
+}
+"""Where something is asked for that may not be there, and how often. Models, methods and data declare what they can."""
+
+
+def probes(tree: ast.AST) -> list[ast.Call]:
+    """``hasattr``, and ``getattr`` with a default."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    return [c for c in calls if c.func.id == "hasattr" or (c.func.id == "getattr" and len(c.args) == 3)]
+
+
+def test_abilities_are_declared_not_probed() -> None:
+    found = {str(path.relative_to(ROOT)): len(probes(tree)) for path, tree in TREES.items()}
+    assert {path: count for path, count in found.items() if count} == PROBES
+
+
+def test_only_the_mixing_of_batches_looks_at_tokens_beside_models() -> None:
+    """How tokens lie in a batch is the model's to know; how a mixed batch is padded is `memory.mixing`'s."""
+    files = [path for folder in ("methods", "interfaces") for path in (ROOT / "vla_cl" / folder).rglob("*.py")]
+    files += [path for path in (ROOT / "vla_cl" / "memory").rglob("*.py") if path.name != "mixing.py"]
+    words = ('"input_ids"', '"labels"', '"attention_mask"')
+    assert [str(path.relative_to(ROOT)) for path in files if any(word in path.read_text() for word in words)] == []
+
+
 @pytest.mark.parametrize(
     "rule", [forbidden_calls, forbidden_imports, swallowed_exceptions], ids=lambda rule: rule.__name__
 )

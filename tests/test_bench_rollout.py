@@ -24,7 +24,9 @@ def bench(tmp_path, monkeypatch, capsys):
             f"output={output}",
             *(f"{key}={value}" for key, value in overrides.items()),
         ]
-        status = rollout.main(words, rows=TOY_ROWS)
+        stored, reached = rollout.main(words, rows=TOY_ROWS)
+        assert stored == output
+        status = 0 if reached else 1
         return status, json.loads(output.read_text()), capsys.readouterr()
 
     return run

@@ -277,6 +277,20 @@ class ForwardPass:
 
 
 @dataclass(frozen=True)
+class Confidence:
+    """How sure a model is of what is right.
+
+    Attributes:
+        of_samples: The probability of what is right, shape (B,), in 0..1: of tokens the mean over those that are learnt
+            from.
+        chance: What guessing gives.
+    """
+
+    of_samples: Tensor
+    chance: float
+
+
+@dataclass(frozen=True)
 class Roles:
     """What the parameters of a model are for, by their names in ``module.named_parameters()``.
 

@@ -1,9 +1,7 @@
-import json
-
 import pytest
 
-from vla_cl.cli.listing import GROUPS, first_sentence, listing
-from vla_cl.cli.main import main
+from vla_cl.cli import main
+from vla_cl.cli.listing import GROUPS, first_sentence, listed, listing
 from vla_cl.config.compose import choices
 
 
@@ -13,7 +11,7 @@ def test_every_choice_is_listed_once_with_a_word_about_it(what, capsys):
     text = capsys.readouterr().out
     names = choices(GROUPS[what])
     assert [line.split()[0] for line in text.splitlines() if line and line[0] != " "][: len(names)] == names
-    found = json.loads(listing(what, as_json=True))
+    found = listed(what)
     assert [entry["name"] for entry in found] == names
     assert all(len(entry["about"]) > 10 for entry in found), found
 

@@ -112,7 +112,7 @@ CHANGED = {
 @pytest.mark.parametrize("name", CHANGED)
 def test_it_ends_with_the_same_bits_with_what_lives_across_steps_and_epochs(bed, name):
     settings = TrainingSettings(steps=12, batch_size=64, learning_rate=1e-3)
-    few = [Tensors({key: value[:160] for key, value in data.columns.items()}) for data in bed.data]
+    few = [Tensors({key: value[:160] for key, value in data.samples.items()}) for data in bed.data]
 
     def begun(experiences):
         model, method = bed.make_model(0), build({**SETTINGS[name], **CHANGED[name]}, Method)

@@ -143,8 +143,8 @@ def test_a_wrong_frame_among_many_is_named(tmp_path):
 def test_a_measurement_is_stored_where_output_says(what, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(f"vla_cl.bench.{what}.{what}", lambda *_: {"holds": True})
-    assert bench.main(what, [f"output={tmp_path / 'a b' / 'x.json'}"]) == 0
-    assert bench.main(what, []) == 0
+    assert bench.main(what, [f"output={tmp_path / 'a b' / 'x.json'}"]) == (tmp_path / "a b" / "x.json", True)
+    assert bench.main(what, []) == (Path("outputs") / "bench" / f"{what}.json", True)
     assert json.loads((tmp_path / "a b" / "x.json").read_text())["holds"]
     assert (tmp_path / "outputs" / "bench" / f"{what}.json").is_file()
     with pytest.raises(ConfigurationError, match=r"has no setting but output=FILE; leave 'rows=.a.' out"):

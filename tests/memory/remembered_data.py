@@ -11,6 +11,8 @@ from vla_cl.types import InterfaceSpec
 class PictureData(Data):
     """Episodes of smooth moving pictures; the chunk of two actions is held at an episode's end."""
 
+    columns = ("actions", "states")
+
     def __init__(self, episodes=(6, 4, 5), size=16, seed=0, instructions=("go",), history=False):
         generator = np.random.default_rng(seed)
         self._episode = np.repeat(np.arange(len(episodes)), episodes)
@@ -28,6 +30,9 @@ class PictureData(Data):
 
     def __len__(self):
         return len(self._episode)
+
+    def column(self, name):
+        return {"actions": self.actions, "states": self.states}[name]
 
     @property
     def bytes_per_sample(self):

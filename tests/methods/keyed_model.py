@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from vla_cl.interfaces import Distillable, Generator
+from vla_cl.models.llm import LanguageModel
 from vla_cl.types import Ability, ForwardPass
 
 
@@ -81,6 +82,8 @@ class KeyedTokens(KeyedModel):
 
     def distance(self, student, teacher, batch, temperature=2.0):
         return torch.full((len(student),), 7.0, dtype=student.dtype)
+
+    squared_error, counted, confidence = LanguageModel.squared_error, LanguageModel.counted, LanguageModel.confidence
 
 
 def tokens(rows, length, learnt, seed):

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from vla_cl.interfaces import Data, Distillable
+from vla_cl.models.llm import drawn_tokens
 from vla_cl.types import Ability, ForwardPass
 
 
@@ -56,6 +57,9 @@ class TokenModel(RegressionModel):
         given = (student / temperature).log_softmax(-1)
         return temperature**2 * (wanted.exp() * (wanted - given)).sum(-1).mean(1)
 
+    def drawn_targets(self, outputs, batch, seeds):
+        return drawn_tokens(outputs, seeds)
+
 
 class Columns(Data):
     """Samples that are given as one batch."""
@@ -63,10 +67,10 @@ class Columns(Data):
     bytes_per_sample = 20
 
     def __init__(self, columns):
-        self.columns = columns
+        self.samples = columns
 
     def __len__(self):
-        return len(self.columns["task"])
+        return len(self.samples["task"])
 
     @property
     def episode_of_row(self):
@@ -75,7 +79,7 @@ class Columns(Data):
     def batch(self, rows):
         return {
             name: [column[row] for row in rows.tolist()] if isinstance(column, list) else column[rows]
-            for name, column in self.columns.items()
+            for name, column in self.samples.items()
         }
 
 

@@ -6,7 +6,8 @@ from safetensors.torch import load, save
 from tiny_model import TinyData, TinyModel, experience
 
 from vla_cl.interfaces import Method
-from vla_cl.methods.ewc import CERTAIN, ElasticWeightConsolidation, drawn_targets
+from vla_cl.methods.ewc import ElasticWeightConsolidation
+from vla_cl.models.llm import CERTAIN
 from vla_cl.training.learning import Learning, TrainingSettings
 from vla_cl.types import ConfigurationError, Draw
 
@@ -149,14 +150,14 @@ def test_batches_give_the_square_of_the_mean_gradient_and_a_smaller_importance()
 def test_targets_from_the_model_have_the_outputs_own_distribution():
     seeds = np.arange(4000)
     outputs = torch.tensor([[1.0, -2.0]]).repeat(4000, 1)
-    noise = drawn_targets(RegressionModel(), outputs, {}, seeds) - outputs
+    noise = RegressionModel().drawn_targets(outputs, {}, seeds) - outputs
     assert noise.mean(0).abs().max() < 0.06
     assert (noise.std(0) - 1).abs().max() < 0.06
     logits = torch.tensor([[[0.0, 1.0]]]).repeat(4000, 1, 1)
-    drawn = drawn_targets(TokenModel(), logits, {}, seeds)
+    drawn = TokenModel().drawn_targets(logits, {}, seeds)
     assert set(drawn.unique().tolist()) == {0.0, CERTAIN}
     assert abs((drawn[:, 0, 1] > 0).float().mean() - 1 / (1 + np.exp(-1))) < 0.03
-    again = drawn_targets(TokenModel(), logits[:7], {}, seeds[:7])
+    again = TokenModel().drawn_targets(logits[:7], {}, seeds[:7])
     assert torch.equal(again, drawn[:7])
 
 

@@ -20,7 +20,6 @@ from tiny_model import TinyData, experience
 from torch.nn import functional
 
 from vla_cl.interfaces import Method
-from vla_cl.methods import ewc
 from vla_cl.types import Draw
 
 DRAW = Draw(0)
@@ -200,8 +199,8 @@ def test_ewc_is_the_decayed_fisher_of_the_data_each_divided_by_its_largest_entry
 
 def test_ewc_separate_is_a_quadratic_per_task_with_the_fisher_of_drawn_targets(monkeypatch):
     noise = torch.randn(20, 2, 2, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    monkeypatch.setattr(ewc, "drawn_targets", lambda model, outputs, batch, seeds: outputs + noise[batch["index"]])
     model, kept = ManyTensors(), []
+    monkeypatch.setattr(model, "drawn_targets", lambda outputs, batch, seeds: outputs + noise[batch["index"]])
     method = preset("ewc_separate", model, batch_size=7)
     for task in range(3):
         learnt(model, method, [task], rows=20)

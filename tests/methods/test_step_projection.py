@@ -16,7 +16,6 @@ from vla_cl.interfaces import Method
 from vla_cl.methods.agem import AveragedGradientEpisodicMemory
 from vla_cl.methods.gem import GradientEpisodicMemory
 from vla_cl.methods.ogd import OrthogonalGradientDescent
-from vla_cl.methods.stored_outputs import outputs_that_count
 from vla_cl.testbeds import BEDS
 from vla_cl.training.learning import Learning, TrainingSettings
 from vla_cl.types import ConfigurationError, Draw
@@ -84,7 +83,7 @@ class Watch:
         self.twin.module.train(training)
         parameters = list(self.twin.module.parameters())
         value = getattr(self.twin, self.of)(batch, draw)
-        value = outputs_that_count(value, batch) if self.of == "outputs" else value
+        value = value * self.twin.counted(value, batch) if self.of == "outputs" else value
         found = torch.autograd.grad(value.mean(), parameters, allow_unused=True)
         return flat(torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True))
 

@@ -20,7 +20,7 @@ WITHOUT_SETTINGS = ("startup", "preflight", "coverage")
 """What is measured in one way only."""
 
 
-def main(what: str, overrides: Sequence[str], folders: Sequence[Path] = ()) -> int:
+def main(what: str, overrides: Sequence[str], folders: Sequence[Path] = ()) -> tuple[Path, bool]:
     """Measure, print, and store ``outputs/bench/<what>.json``, or the file that ``output=`` names.
 
     Args:
@@ -29,7 +29,7 @@ def main(what: str, overrides: Sequence[str], folders: Sequence[Path] = ()) -> i
         folders: Further folders of yaml files.
 
     Returns:
-        0 if the goals are reached, else 1.
+        The file, and whether the goals are reached.
 
     Raises:
         ConfigurationError: A setting does not exist, or the measurement has none.
@@ -62,7 +62,7 @@ def main(what: str, overrides: Sequence[str], folders: Sequence[Path] = ()) -> i
         if key not in ("versions", "machine", "conditions"):
             print(f"{key:28s} {value}")
     print(f"stored in {path}")
-    return 0 if result["holds"] else 1
+    return path, bool(result["holds"])
 
 
 def _output(what: str, overrides: Sequence[str]) -> tuple[Path, list[str]]:

@@ -29,7 +29,7 @@ def main(
     folders: Sequence[Path] = (),
     rows: Mapping[str, Row] = ROWS,
     what: str = "rollout",
-) -> int:
+) -> tuple[Path, bool]:
     """Measure, store, print.
 
     Args:
@@ -39,7 +39,7 @@ def main(
         what: Name of the table, and of the file unless the settings name one.
 
     Returns:
-        0 if every row that was measured now reached its goal, else 1.
+        The file, and whether every row that was measured now reached its goal.
 
     Raises:
         ConfigurationError: A row does not exist, or the stored file is not one of ours.
@@ -64,9 +64,7 @@ def main(
         write_json(path, stored)
     show(stored, rows, names, f"vla-cl bench {what}")
     print(f"stored in {path}")
-    return (
-        0 if all(stored[name].get("holds") is not False and "cannot_run" not in stored[name] for name in names) else 1
-    )
+    return path, all(stored[name].get("holds") is not False and "cannot_run" not in stored[name] for name in names)
 
 
 def _measure(name: str, row: Row, base: RowSettings, minutes: float) -> dict[str, Any]:

@@ -9,24 +9,26 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vla_cl import __version__
+from vla_cl.cli.answers import Answer
 from vla_cl.settings.hints import nearest
 from vla_cl.settings.rules import expanded
 from vla_cl.trust.text import harmless
 from vla_cl.types import ConfigurationError
 
-Command = Callable[[argparse.Namespace], int]
+Command = Callable[[argparse.Namespace], Answer]
 
 EPILOG = """example: vla-cl train stream=metaworld_demo method=er
 
 settings are KEY=VALUE, options begin with --, both in any order; a path needs quotes only for your shell
+--json (with any command) prints one JSON document, of an error {"error": ..., "status": ...}; messages go to stderr
 --debug (with any command) shows the traceback of an error
 exit status: 0 done; 1 something failed (disk full, diverged, a goal missed); 2 the command cannot be done as given;
 129, 130, 138, 140, 143 stopped by SIGHUP, Ctrl-C, SIGUSR1, SIGUSR2, SIGTERM: the same command continues
 """
 
 _INSTEAD = {
-    "resume": "repeat the train command of the run (its settings are in RUN/config.yaml); it continues",
-    "continue": "repeat the train command of the run (its settings are in RUN/config.yaml); it continues",
+    "resume": "vla-cl resume RUN continues a run with its own settings, and so does its train command",
+    "continue": "vla-cl resume RUN continues a run with its own settings, and so does its train command",
     "eval": "vla-cl evaluate RUN",
     "test": "vla-cl evaluate RUN",
     "run": "vla-cl train method=er",
@@ -110,7 +112,10 @@ def options_first(arguments: Sequence[str], parser: Parser) -> list[str]:
 
 def _no_option(name: str, value: str, parser: Parser, known: Iterable[str]) -> str:
     if name in ("-m", "--multirun", "--sweep"):
-        return f"{name} is not there: one command is one run; use a loop of the shell over it"
+        return (
+            f"{name} is not there: train_seed=0,1,2 learns one seed after another; for other settings, a loop of the "
+            'shell: for m in er ewc; do vla-cl train method="$m"; done'
+        )
     key, command = name.lstrip("-").replace("-", "_") or "key", parser.prog.partition(" ")[2]
     takes_settings = any(action.dest == "overrides" for action in parser._actions)
     if takes_settings and not (value.startswith("-") and value[1:2].isalpha()):
@@ -145,6 +150,7 @@ def new_parser() -> tuple[Parser, Callable[[str, Command, str, str], Parser], di
     def add(name: str, command: Command, text: str, example: str) -> Parser:
         sub = commands.add_parser(name, help=text, description=text, epilog=f"example: {example}", allow_abbrev=False)
         assert isinstance(sub, Parser)
+        sub.add_argument("--json", action="store_true", help="for machines: one JSON document, messages on stderr")
         sub.set_defaults(command=command, name=name)
         known[name] = sub
         return sub

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
+from vla_cl.cli.answers import write_json
 from vla_cl.training.stopping import ASKING, Stopped
 from vla_cl.trust.text import harmless
 from vla_cl.types import ConfigurationError
@@ -33,7 +34,7 @@ BROKEN_PIPE = 128 + signal.SIGPIPE
 LONGEST = 300
 """Characters of a sentence; of a longer one the middle is left out."""
 
-_OURS = (Path(__file__).parents[1], *(Path(__file__).parents[2] / name for name in ("envs", "policies")))
+_OURS = (Path(__file__).parent, *(Path(__file__).parents[1] / name for name in ("envs", "policies")))
 _UNWINDING = tuple(number for number in ASKING if number is not signal.SIGINT)
 _REFUSED = {
     errno.EACCES: "permission is denied",
@@ -88,13 +89,16 @@ _LIBRARIES = {
 """Of the top-level module of an error's class: what could not be read."""
 
 
-def guarded(command: Callable[[], int], debug: bool, hint: str = "the same command continues") -> int:
+def guarded(
+    command: Callable[[], int], debug: bool, hint: str = "the same command continues", as_json: bool = False
+) -> int:
     """Run a command; its exit status.
 
     Args:
         command: Returns its own exit status if nothing goes wrong.
         debug: Also show the traceback.
         hint: What to do after the command was stopped.
+        as_json: Also print the sentence on stdout, as ``{"error": ..., "status": ...}``.
     """
     with _signals(), _quiet(debug):
         try:
@@ -109,6 +113,8 @@ def guarded(command: Callable[[], int], debug: bool, hint: str = "the same comma
                 _abandon_output()
                 return BROKEN_PIPE
             status, sentence = explained(error, hint)
+            if as_json:
+                _print_json(sentence, status)
             _report(sentence, error if debug else None)
             return status
 
@@ -233,6 +239,12 @@ def _report(sentence: str, error: BaseException | None) -> None:
                 traceback.print_exception(error)
             print(f"vla-cl: {shortened(sentence)}", file=sys.stderr, flush=True)
     _abandon_output(only_if_broken=True)
+
+
+def _print_json(sentence: str, status: int) -> None:
+    """The one document of a command that came to nothing; that stdout is full or gone changes neither of both."""
+    with contextlib.suppress(OSError, ValueError):
+        write_json({"error": shortened(sentence), "status": status})
 
 
 def shortened(sentence: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import textwrap
@@ -26,20 +25,24 @@ _NARROWEST = 60
 _SENTENCE = re.compile(r"(?<!et al)(?<!\be\.g)\.(?:\s|$)")
 
 
-def listing(what: str, as_json: bool = False, folders: Sequence[Path] = ()) -> str:
-    """Every choice with what it is.
+def listed(what: str, folders: Sequence[Path] = ()) -> list[dict[str, str]]:
+    """Every choice, its ``name`` and what it is ``about``.
 
     Args:
         what: One of `GROUPS`.
-        as_json: For machines: a list of objects with ``name`` and ``about``.
         folders: Further folders laid out like ``conf/``.
     """
     group = GROUPS[what]
-    found = {
-        name: harmless(first_sentence(leading_comment(group, name, folders)), 1000) for name in choices(group, folders)
-    }
-    if as_json:
-        return json.dumps([{"name": name, "about": about} for name, about in found.items()], indent=1)
+    return [
+        {"name": name, "about": harmless(first_sentence(leading_comment(group, name, folders)), 1000)}
+        for name in choices(group, folders)
+    ]
+
+
+def listing(what: str, folders: Sequence[Path] = ()) -> str:
+    """The same in lines, for a terminal."""
+    group = GROUPS[what]
+    found = {entry["name"]: entry["about"] for entry in listed(what, folders)}
     widest = max(map(len, found))
     width = max(shutil.get_terminal_size((110, 24)).columns, widest + _NARROWEST)
     lines = [

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from vla_cl.cli.answers import Answer, messages_only, write_json
 from vla_cl.cli.command_line import Parser, add_overrides, new_parser, parse, user_location, user_path, user_paths
 from vla_cl.cli.last_line import guarded
 
 _HINTS = {
     "train": "the same command continues",
+    "resume": "the same command continues",
     "demo": "the same command continues",
     "evaluate": "finished episodes are kept, and the same command rolls out the rest",
     "collect": "finished episodes are kept, and the same command records the rest",
@@ -24,12 +30,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser, commands = _parser()
     name = next((item for item in given if not item.startswith("-")), "")
 
+    as_json = "--json" in given
+
     def command() -> int:
         options = parse(given, parser, commands)
-        chosen: Callable[[argparse.Namespace], int] = options.command
-        return chosen(options)
+        chosen: Callable[[argparse.Namespace], Answer] = options.command
+        if as_json:
+            with messages_only():
+                answer = chosen(options)
+            write_json(answer.content)
+        elif (answer := chosen(options)).text:
+            print(answer.text)
+        return answer.status
 
-    return guarded(command, "--debug" in given, _HINTS.get(name, "give the same command again"))
+    return guarded(command, "--debug" in given, _HINTS.get(name, "give the same command again"), as_json)
 
 
 def _parser() -> tuple[Parser, dict[str, Parser]]:
@@ -37,6 +51,9 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     add_overrides(
         add("train", _train, "learn a stream of tasks", "vla-cl train stream=cw10 method=er training.steps=2000")
     )
+    resume = add("resume", _resume, "continue a run with its own settings", "vla-cl resume outputs/cw10-er-seed0")
+    resume.add_argument("run", type=user_path, metavar="RUN", help="its folder")
+    add_overrides(resume)
     add_overrides(
         add("collect", _collect, "record demonstrations of a stream's tasks", "vla-cl collect stream=metaworld_6")
     )
@@ -75,14 +92,12 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     )
     metrics.add_argument("file", type=user_path, help="a matrix.json, or the folder of a run")
     _add_measure(metrics)
-    metrics.add_argument("--json", action="store_true", help="for machines")
     metrics.add_argument("--reference", type=user_path, help="single-task runs' matrix.json, for forward transfer")
     memory = add("memory", _memory, "list what a run remembers", "vla-cl memory outputs/run --export outputs/memory")
     memory.add_argument("run", type=user_path, help="the folder of a run")
     memory.add_argument("--export", type=user_path, metavar="FOLDER", help="also write it as a LeRobotDataset v3")
     memory.add_argument("--plugins", metavar="A,B", default="", help="packages that the run's suite may come from")
     memory.add_argument("--datasets", type=user_paths, metavar="A,B", help="where the run's datasets lie now, in order")
-    memory.add_argument("--json", action="store_true", help="for machines")
     _add_tools(add)
     return parser, commands
 
@@ -96,8 +111,7 @@ def _add_tools(add: Callable[..., argparse.ArgumentParser]) -> None:
     add_overrides(
         add("check", _check, "look into all that a training needs, write nothing", "vla-cl check stream=datasets ...")
     )
-    doctor = add("doctor", _doctor, "check this machine: renderer, codec, disk, versions", "vla-cl doctor")
-    doctor.add_argument("--json", action="store_true", help="for machines")
+    add("doctor", _doctor, "check this machine: renderer, codec, disk, versions", "vla-cl doctor")
     bench = add("bench", _bench, "measure against the bounds in the README", "vla-cl bench rollout rows=[metaworld]")
     bench.add_argument(
         "what",
@@ -117,16 +131,11 @@ def _add_tools(add: Callable[..., argparse.ArgumentParser]) -> None:
     listed.add_argument(
         "what", choices=("streams", "suites", "policies", "methods", "families", "experiments"), help="what to list"
     )
-    listed.add_argument("--json", action="store_true", help="for machines")
-    listed.add_argument(
-        "--conf",
-        type=user_path,
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="a folder of yaml files like vla_cl/conf",
-    )
-    methods = add("methods", _methods, "list the methods, or write the page about them", "vla-cl methods")
+    _add_conf(listed)
+    methods = add("methods", _methods, "list the methods, tell all about one, or write the page", "vla-cl methods er")
+    methods.add_argument("method", nargs="?", metavar="NAME", help="a method, to read all about it")
+    _add_conf(methods)
+    methods.add_argument("--plugins", metavar="A,B", default="", help="packages that methods of your own come from")
     methods.add_argument("--write", type=user_path, metavar="FILE", help="write the whole page there, as Markdown")
     methods.add_argument(
         "--measured", type=user_path, metavar="FILE", help="what vla-cl bench methods stored, for the page"
@@ -135,49 +144,87 @@ def _add_tools(add: Callable[..., argparse.ArgumentParser]) -> None:
     add_overrides(demo)
 
 
-def _train(options: argparse.Namespace) -> int:
-    from vla_cl.config.compose import compose
+def _add_conf(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--conf",
+        type=user_path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a folder of yaml files like vla_cl/conf",
+    )
 
-    settings = compose(options.overrides, folders=options.conf)
+
+def _train(options: argparse.Namespace) -> Answer:
+    from vla_cl.settings.overrides import split
+
+    resumed = [value for _, key, value in map(split, options.overrides) if key == "resume"]
+    if resumed:
+        options.run = user_path(resumed[-1].strip("\"'"))
+        options.overrides = [item for item in options.overrides if split(item)[1] != "resume"]
+        return _resume(options)
+    from vla_cl.config.compose import compose
+    from vla_cl.settings.seeds import in_own_folder, of_each_seed
+
+    each = of_each_seed(options.overrides)
+    settings = [compose(overrides, folders=options.conf) for overrides in each]
+    if len(each) > 1:
+        settings = [in_own_folder(one) for one in settings]
+    return _trained(settings)
+
+
+def _resume(options: argparse.Namespace) -> Answer:
+    from vla_cl.run.resume import settings_of_run
+
+    return _trained([settings_of_run(options.run, options.overrides)])
+
+
+def _trained(settings: Sequence[dict[str, Any]]) -> Answer:
+    """One run after another."""
     from vla_cl.run import root as run
 
-    folder = run.train(settings)
-    from vla_cl.cli.outcome import describe_outcome
+    outcomes = []
+    for one in settings:
+        folder = run.train(one)
+        from vla_cl.cli.outcome import Outcome
 
-    print(describe_outcome(folder))
-    return 0
+        outcome = Outcome.of(folder)
+        print(outcome.text, flush=True)
+        outcomes.append(outcome.content)
+    runs = [str(outcome["run"]) for outcome in outcomes]
+    together = f"compare them: vla-cl compare {' '.join(runs)}" if len(runs) > 1 else ""
+    return Answer({"runs": outcomes}, together)
 
 
-def _check(options: argparse.Namespace) -> int:
+def _check(options: argparse.Namespace) -> Answer:
     from vla_cl.config.compose import compose
 
     settings = compose(options.overrides, folders=options.conf)
-    from vla_cl.run.check import check_command
+    from vla_cl.run.check_answer import check_command
     from vla_cl.run.family_check import check_family_command, is_robot
 
-    (check_command if is_robot(settings) else check_family_command)(settings)
-    return 0
+    return Answer((check_command if is_robot(settings) else check_family_command)(settings))
 
 
-def _collect(options: argparse.Namespace) -> int:
+def _collect(options: argparse.Namespace) -> Answer:
     from vla_cl.config.compose import compose
 
     settings = compose(options.overrides, folders=options.conf)
     from vla_cl.run import root as run
 
-    for folder in run.collect_command(settings):
-        print(folder)
-    return 0
+    folders = [str(folder) for folder in run.collect_command(settings)]
+    return Answer({"datasets": folders}, "\n".join(folders))
 
 
-def _evaluate(options: argparse.Namespace) -> int:
+def _evaluate(options: argparse.Namespace) -> Answer:
     from vla_cl.run.location import compose_evaluation
 
     settings = compose_evaluation(options.policy, options.overrides, options.conf)
+    from vla_cl.rollout.summary import read_summary
     from vla_cl.run.evaluate import evaluate
 
-    print(evaluate(options.policy, settings))
-    return 0
+    folder = evaluate(options.policy, settings)
+    return Answer({"folder": str(folder), "summary": read_summary(folder / "summary.json")}, str(folder))
 
 
 def _say(sentences: Sequence[str]) -> None:
@@ -186,89 +233,105 @@ def _say(sentences: Sequence[str]) -> None:
         print(sentence, file=sys.stderr)
 
 
-def _report(options: argparse.Namespace) -> int:
+def _report(options: argparse.Namespace) -> Answer:
     from vla_cl.report import write_report
     from vla_cl.report.choice import runs_among
 
     runs, skipped = runs_among(options.runs)
     _say(skipped)
-    print(write_report(runs, options.output, measure=options.measure, figures=options.figures))
+    written = [str(write_report(runs, options.output, measure=options.measure, figures=options.figures))]
     if options.figures is not None:
-        print(options.figures)
-    return 0
+        written.append(str(options.figures))
+    return Answer(dict(zip(("report", "figures"), written, strict=False)), "\n".join(written))
 
 
-def _compare(options: argparse.Namespace) -> int:
+def _compare(options: argparse.Namespace) -> Answer:
     from vla_cl.report.choice import runs_among
     from vla_cl.report.seed_groups import SHOWN, compare
 
     runs, skipped = runs_among(options.runs, finished=True)
     _say(skipped)
-    print(compare(runs, options.metrics.split(",") if options.metrics else SHOWN, options.style, options.measure))
-    return 0
+    metrics = options.metrics.split(",") if options.metrics else SHOWN
+    if options.json:
+        return Answer(json.loads(compare(runs, metrics, "json", options.measure)))
+    return Answer(None, compare(runs, metrics, options.style, options.measure))
 
 
-def _metrics(options: argparse.Namespace) -> int:
+def _metrics(options: argparse.Namespace) -> Answer:
     from vla_cl.metrics.text import describe
 
-    print(describe(options.file, options.json, options.reference, options.measure))
-    return 0
+    found = describe(options.file, options.json, options.reference, options.measure)
+    return Answer(json.loads(found)) if options.json else Answer(None, found)
 
 
-def _memory(options: argparse.Namespace) -> int:
+def _memory(options: argparse.Namespace) -> Answer:
     from vla_cl.cli import memory as memory_command
     from vla_cl.types import ConfigurationError
 
     if options.datasets and options.export is None:
         raise ConfigurationError("--datasets is for --export, which reads the data; a list needs none: leave it out")
-    print(memory_command.describe(options.run, options.json))
-    if options.export is not None:
-        plugins = [name for name in options.plugins.split(",") if name]
-        written = memory_command.export(options.run, options.export, plugins, options.datasets or ())
-        print(written, file=sys.stderr if options.json else sys.stdout)
-    return 0
+    found = memory_command.describe(options.run, options.json)
+    if options.json:
+        content = json.loads(found)
+    else:
+        content = None
+        print(found)
+    if options.export is None:
+        return Answer(content)
+    plugins = [name for name in options.plugins.split(",") if name]
+    written = memory_command.export(options.run, options.export, plugins, options.datasets or ())
+    return Answer({**(content or {}), "exported": str(options.export)}, written)
 
 
-def _doctor(options: argparse.Namespace) -> int:
+def _doctor(options: argparse.Namespace) -> Answer:
     from vla_cl.tools import doctor
 
-    return doctor.main(["--json"] if options.json else [])
+    checks = doctor.report(shown=not options.json)
+    return Answer([asdict(check) for check in checks], status=doctor.status(checks))
 
 
-def _bench(options: argparse.Namespace) -> int:
+def _bench(options: argparse.Namespace) -> Answer:
     from vla_cl import bench
 
-    return bench.main(options.what, options.overrides, options.conf)
+    stored, reached = bench.main(options.what, options.overrides, options.conf)
+    return Answer({"stored": str(stored), "holds": reached}, status=0 if reached else 1)
 
 
-def _gallery(options: argparse.Namespace) -> int:
+def _gallery(options: argparse.Namespace) -> Answer:
     from vla_cl.tools import gallery
 
     more = options.overrides, options.conf
-    print(gallery.write(options.suite, options.output, options.cameras, options.profiles, *more))
-    return 0
+    written = gallery.write(options.suite, options.output, options.cameras, options.profiles, *more)
+    return Answer({"picture": str(written)}, str(written))
 
 
-def _list(options: argparse.Namespace) -> int:
-    from vla_cl.cli.listing import listing
+def _list(options: argparse.Namespace) -> Answer:
+    from vla_cl.cli.listing import listed, listing
 
-    print(listing(options.what, options.json, options.conf))
-    return 0
+    if options.json:
+        return Answer(listed(options.what, options.conf))
+    return Answer(None, listing(options.what, options.conf))
 
 
-def _methods(options: argparse.Namespace) -> int:
+def _methods(options: argparse.Namespace) -> Answer:
     from vla_cl.tools import catalogue
 
-    if options.write is None:
-        print(catalogue.table())
-        return 0
-    options.write.write_text(catalogue.text(options.measured), encoding="utf-8")
-    print(options.write)
-    return 0
+    if options.write is not None:
+        options.write.write_text(catalogue.text(options.measured), encoding="utf-8")
+        return Answer({"page": str(options.write)}, str(options.write))
+    plugins = [name for name in options.plugins.split(",") if name]
+    found = catalogue.entries(options.conf, plugins, options.method)
+    text = catalogue.table(found) if options.method is None else catalogue.about(found[0])
+    return Answer([catalogue.plain(entry) for entry in found], text)
 
 
-def _demo(options: argparse.Namespace) -> int:
+def _demo(options: argparse.Namespace) -> Answer:
     from vla_cl.tools import demo
 
-    print(demo.main(options.overrides, options.conf))
-    return 0
+    written = demo.main(options.overrides, options.conf)
+    return Answer({"report": str(written)}, str(written))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    sys.exit(main())

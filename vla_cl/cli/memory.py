@@ -298,7 +298,10 @@ def _pieces(task: Remembered) -> Iterator[NDArray[np.int64]]:
 def _trajectory(task: Remembered, data: Data, rows: NDArray[np.int64]) -> Trajectory:
     here = data.find(rows) if isinstance(data, CopiedData) else rows
     batch = data.batch(here)
-    actions = data.notes("action") if isinstance(data, CopiedData) else getattr(data, "actions", None)
+    if isinstance(data, CopiedData):
+        actions = data.notes("action")
+    else:
+        actions = data.column("actions") if "actions" in data.columns else None
     pictures = {key: value.numpy() for key, value in batch.items() if is_picture(value)}
     if actions is None or not pictures:
         raise ConfigurationError(f"the memory of {task.name!r} holds no pictures with actions; it is no robot's")
@@ -319,10 +322,11 @@ def _trajectory(task: Remembered, data: Data, rows: NDArray[np.int64]) -> Trajec
 def _spec(memory: RunMemory, first: Trajectory, data: Data) -> SuiteSpec:
     """The suite's conventions, with the sizes that the samples have."""
     from vla_cl.data.dataset_folder import DatasetFolder
+    from vla_cl.data.frames import Frames
 
     found = _streams(memory)
     suite = found.suite.spec
-    known = getattr(data, "spec", suite)
+    known = data.spec if isinstance(data, Frames) else suite  # of copies nothing is known
     return SuiteSpec(
         cameras={key: (value.shape[1], value.shape[2]) for key, value in first.images.items()},
         state_size=first.states.shape[1],

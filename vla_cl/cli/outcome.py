@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vla_cl.metrics import HEADLINE_FORGETTING, Estimate, ScoreMatrix, compute_all, load_matrix
+from vla_cl.metrics.text import results_to_json
 from vla_cl.report import write_report
 from vla_cl.run.tracking import LOG, last_loss
 from vla_cl.trust.reading import read_json_object
@@ -20,29 +22,54 @@ _AT_THE_END = (("final_average", "{score} at the end"), (HEADLINE_FORGETTING, "f
 _LEARNT = (("learning_accuracy", "{score} just after learning each task"),)
 
 
-def describe_outcome(run: Path) -> str:
-    """A few lines about a run that has just finished; its report is written.
+@dataclass(frozen=True)
+class Outcome:
+    """What a run that has just finished came to.
 
-    Args:
-        run: The run's folder.
-
-    Raises:
-        ConfigurationError: A file of the run is damaged.
+    Attributes:
+        text: A few lines for people.
+        content: The same as plain data.
     """
-    summary = read_json_object(run / "run.json", "the summary of the run", "train it again")
-    learnt = len(summary["experiences"])
-    seconds = summary["seconds"]
-    lines = [
-        f"{summary['name']}: learnt {learnt} experience{'s' * (learnt != 1)} with {summary['method']} in "
-        f"{seconds['total']:.0f} s (training {seconds['train']:.0f} s, "
-        f"{_evaluating(summary)} {seconds['evaluate']:.0f} s)",
-        *_results(run),
-    ]
-    try:
-        lines.append(f"report: {write_report([run])}")
-    except ConfigurationError as error:
-        lines.append(f"report: none ({error})")
-    return "\n".join([*lines, f"done: {run}"])
+
+    text: str
+    content: dict[str, object]
+
+    @classmethod
+    def of(cls, run: Path) -> Outcome:
+        """Of a run's folder; its report is written.
+
+        Raises:
+            ConfigurationError: A file of the run is damaged.
+        """
+        summary = read_json_object(run / "run.json", "the summary of the run", "train it again")
+        report: Path | None = None
+        try:
+            report = write_report([run])
+            told = f"report: {report}"
+        except ConfigurationError as error:
+            told = f"report: none ({error})"
+        seconds = summary["seconds"]
+        begin = (
+            f"{summary['name']}: learnt {counted(len(summary['experiences']), 'experience')} with {summary['method']} "
+            f"in {seconds['total']:.0f} s (training {seconds['train']:.0f} s, "
+            f"{_evaluating(summary)} {seconds['evaluate']:.0f} s)"
+        )
+        content = {
+            "run": str(run),
+            **{key: summary[key] for key in ("name", "method", "arrangement", "status", "seconds")},
+            "experiences": [experience["name"] for experience in summary["experiences"]],
+            "metrics": _metrics(run),
+            "report": None if report is None else str(report),
+        }
+        return cls("\n".join([begin, *_results(run), told, f"done: {run}"]), content)
+
+
+def _metrics(run: Path) -> dict[str, object] | None:
+    """Every metric, as of ``vla-cl metrics --json``; None where nothing was scored."""
+    if not (run / "matrix.json").is_file():
+        return None
+    matrix = load_matrix(run)
+    return results_to_json(compute_all(matrix), matrix.measure)
 
 
 def _evaluating(summary: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,6 +92,16 @@ class Frames(Data):
     def bytes_per_sample(self) -> int:
         """Bytes of one raw frame: pictures, state and one action."""
         return self.spec.bytes_per_frame
+
+    @property
+    def columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Actions, and states if there are any."""
+        return ("actions", "states") if self._states.shape[1] else ("actions",)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Of every row, shape (len(self), size)."""
+        known = {"actions": self._actions, "states": self._states}
+        return known[name] if name in self.columns else super().column(name)
 
     @property
     def states(self) -> NDArray[np.float32]:

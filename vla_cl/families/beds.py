@@ -60,7 +60,7 @@ class BedFamily(Family):
         """The samples of the experience's tasks."""
         known = [task.id for task in self.tasks()]
         parts = [self._bed.data[known.index(task.id)] for task in experience.tasks]
-        return parts[0] if len(parts) == 1 else Tensors(concatenate([part.columns for part in parts]))
+        return parts[0] if len(parts) == 1 else Tensors(concatenate([part.samples for part in parts]))
 
     def evaluator(self) -> HeldOutEvaluator:
         """Held-out samples, by the bed's measures."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,17 @@ from vla_cl.types import Batch
 
 class Data(ABC):
     """The data of one experience: random access to samples by row number."""
+
+    columns: tuple[str, ...] = ()
+    """What `column` gives: of robots ``actions`` and, where there are any, ``states``."""
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Numbers of every row, for what looks at all rows at once (rules of selection), shape (len(self), size).
+
+        Raises:
+            KeyError: `columns` does not name it.
+        """
+        raise KeyError(f"{type(self).__name__} has no column {name!r}; it has {', '.join(self.columns) or 'none'}")
 
     @abstractmethod
     def __len__(self) -> int:

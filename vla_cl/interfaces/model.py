@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_cl.types import Ability, Batch, Draw, ForwardPass, InterfaceSpec, Observation, Roles
+from vla_cl.random_numbers import Purpose, number
+from vla_cl.types import Ability, Batch, Confidence, Draw, ForwardPass, InterfaceSpec, Observation, Roles
 
 if TYPE_CHECKING:
     import torch
@@ -101,6 +102,42 @@ class Distillable(Model):
         Kullback-Leibler divergence from teacher to student at ``temperature`` T (Hinton et al. 2015, arXiv 1503.02531),
         averaged over the tokens that are learnt from.
         """
+
+    def squared_error(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        """Mean squared difference of the outputs that are compared, shape (B,).
+
+        That is `distance`, unless the model measures its distances otherwise: of tokens, the mean over vocabulary and
+        tokens that are learnt from.
+        """
+        return self.distance(student, teacher, batch)
+
+    def counted(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Which outputs say something, bool, of a shape that is broadcast to that of the outputs (B, ...).
+
+        Of tokens those that are learnt from. Of anything else all: a policy says an action behind the end of an episode
+        too, whatever the data hold there.
+        """
+        return outputs.new_ones((len(outputs),) + (1,) * (outputs.ndim - 1)).bool()
+
+    def drawn_targets(self, outputs: Tensor, batch: Batch, seeds: NDArray[np.int64]) -> Tensor:
+        """Targets drawn from the distribution that outputs stand for, as a teacher's outputs; for the Fisher.
+
+        Here outputs are means of normal distributions of unit variance. A model of tokens draws one at each place.
+
+        Args:
+            outputs: Shape (B, ...), without gradient.
+            batch: The samples.
+            seeds: A number per sample, shape (B,); a sample's target follows from its own alone.
+        """
+        import torch
+
+        generators = [torch.Generator().manual_seed(number(seed, Purpose.DRAWN_TARGET)) for seed in seeds.tolist()]
+        noise = [torch.randn(outputs.shape[1:], generator=generator) for generator in generators]
+        return outputs + torch.stack(noise).to(outputs)
+
+    def confidence(self, outputs: Tensor, batch: Batch) -> Confidence | None:
+        """How sure the model is of what is right; None for a model whose outputs are no probabilities."""
+        return None
 
     def outputs(self, batch: Batch, draw: Draw) -> Tensor:
         """What distillation compares, shape (B, ...)."""

@@ -35,8 +35,7 @@ def packed(data: Data, rows: NDArray[np.int64], settings: MemorySettings, model:
         found = features_of(with_ability(model, Ability.FEATURES), data, rows)
         batch = {key: value for key, value in batch.items() if not is_picture(value)}
         batch[FEATURES_KEY] = torch.from_numpy(found.astype(np.float16))
-    actions = getattr(data, "actions", None)
-    notes = {} if actions is None else {"action": np.asarray(actions)[rows]}
+    notes = {"action": data.column("actions")[rows]} if "actions" in data.columns else {}
     return pack(batch, notes, codec(settings.encoding, settings.quality, settings.crf))
 
 

@@ -125,15 +125,14 @@ class Candidates:
         return np.asarray((middle - first) / (last - first))
 
     def per_frame(self, name: str) -> NDArray[np.float32]:
-        """``states`` or ``actions`` of every row of ``units.rows``, shape (len(rows), size).
+        """A column of the data (``states``, ``actions``), of every row of ``units.rows``, shape (len(rows), size).
 
         Raises:
             ConfigurationError: The data have none.
         """
-        values = getattr(self.data, name, None)
-        if values is None or values.shape[1] == 0:
+        if name not in self.data.columns:
             raise ConfigurationError(f"{SETTING}.selection=keyframes needs data with {name}; these have none")
-        return np.asarray(values, dtype=np.float32)[self.units.rows]
+        return np.asarray(self.data.column(name), dtype=np.float32)[self.units.rows]
 
     @cached_property
     def features(self) -> NDArray[np.float64]:

@@ -20,8 +20,7 @@ from vla_cl.memory.mixing import Mixing
 from vla_cl.memory.replay_memory import Selection
 from vla_cl.methods.checked_settings import check_count, refuse_idle
 from vla_cl.methods.der import Comparison, DarkExperienceReplay, LabelBatch, Precision, Replayed
-from vla_cl.methods.stored_outputs import token_places
-from vla_cl.types import Batch, ConfigurationError, Draw, Experience, MethodCard
+from vla_cl.types import Batch, Confidence, ConfigurationError, Draw, Experience, MethodCard
 
 
 class ConfidenceAwareMovingAverage(DarkExperienceReplay):
@@ -32,7 +31,8 @@ class ConfidenceAwareMovingAverage(DarkExperienceReplay):
     a task, in one step, is the mean over its replayed samples. The paper knows classes only (actions and objects, each
     with a confidence of its own); what stands for that here is our choice:
 
-    * tokens: the probability of the right token, mean over those that are learnt from; chance is 1 / vocabulary;
+    * a model of probabilities (`Distillable.confidence`), such as of tokens: that of the right token, mean over those
+      that are learnt from; chance is 1 / vocabulary;
     * anything else: exp(-loss / loss when the output was stored), with no chance to take away: 1 for a sample without
       error, 0.37 for one that is known as well as then, towards 0 for a forgotten one, which keeps its old output. That
       loss is of the model of that time on purpose: it is what "as well as then" means.
@@ -137,13 +137,14 @@ class ConfidenceAwareMovingAverage(DarkExperienceReplay):
         if replayed is None:
             return
         experiences = replayed.places[:, 0]
-        confidences = self._sample_confidences(replayed)
+        known = self._student.confidence(replayed.outputs, replayed.batch)
+        confidences, chance = self._sample_confidences(replayed, known), 0.0 if known is None else known.chance
         shares = {}
         for experience in np.unique(experiences).tolist():
             recent = self._confidences[experience]
             recent.append(float(confidences[experiences == experience].mean()))
             del recent[: -self.recent]
-            shares[experience] = min(1.0, max(0.0, sum(recent) / len(recent) - _chance(replayed)))
+            shares[experience] = min(1.0, max(0.0, sum(recent) / len(recent) - chance))
         new = replayed.outputs.float().cpu()
         moved = {tuple(place): number for number, place in enumerate(replayed.places.tolist())}  # drawn twice: once
         for place, number in moved.items():
@@ -209,14 +210,10 @@ class ConfidenceAwareMovingAverage(DarkExperienceReplay):
         )
         return super()._distances(replayed)
 
-    def _sample_confidences(self, replayed: Replayed) -> NDArray[np.float64]:
+    def _sample_confidences(self, replayed: Replayed, confidence: Confidence | None) -> NDArray[np.float64]:
         """In 0..1, shape (M,)."""
-        places = token_places(replayed.outputs, replayed.batch)
-        if places is not None:
-            right = replayed.batch["labels"].to(replayed.outputs.device)[:, 1:].clamp(min=0)
-            probabilities = replayed.outputs[:, :-1].float().softmax(-1).gather(-1, right[..., None])[..., 0]
-            means = (probabilities * places).sum(1) / places.sum(1).clamp(min=1)
-            return means.double().cpu().numpy()
+        if confidence is not None:
+            return confidence.of_samples.double().cpu().numpy()
         at_storage = [max(self.stored.loss(place), 1e-12) for place in replayed.places.tolist()]
         losses = zip(replayed.losses.tolist(), at_storage, strict=True)
         return np.asarray([math.exp(-max(0.0, now) / then) for now, then in losses])
@@ -224,9 +221,3 @@ class ConfidenceAwareMovingAverage(DarkExperienceReplay):
 
 def _is_confidence(value: object) -> bool:
     return type(value) in (int, float) and 0 <= cast(float, value) <= 1 + 1e-6  # rounding
-
-
-def _chance(replayed: Replayed) -> float:
-    """The confidence that guessing gives."""
-    is_tokens = token_places(replayed.outputs, replayed.batch) is not None
-    return 1 / replayed.outputs.shape[-1] if is_tokens else 0.0

@@ -21,7 +21,7 @@ from vla_cl.memory.replay_memory import Selection
 from vla_cl.memory.settings import SETTING
 from vla_cl.methods.checked_settings import check_count, check_strength, check_temperature, refuse_idle
 from vla_cl.methods.er import ReplayMethod
-from vla_cl.methods.stored_outputs import StoredOutputs, stacked, token_places
+from vla_cl.methods.stored_outputs import StoredOutputs, stacked
 from vla_cl.random_numbers import Purpose, generator
 from vla_cl.types import METHOD_KEY, Ability, Batch, ConfigurationError, Draw, Experience, ForwardPass, MethodCard
 
@@ -296,11 +296,9 @@ class DarkExperienceReplay(ReplayMethod):
 
     def _distances(self, replayed: Replayed) -> Tensor:
         """One value per replayed sample, shape (M,)."""
-        places = token_places(replayed.outputs, replayed.batch)
-        if self.compare == "distance" or places is None:
+        if self.compare == "distance":
             return self._student.distance(replayed.outputs, replayed.stored, replayed.batch, self.temperature)
-        squares = (replayed.outputs - replayed.stored)[:, :-1].float().square().mean(2)
-        return (squares * places).sum(1) / places.sum(1).clamp(min=1)
+        return self._student.squared_error(replayed.outputs, replayed.stored, replayed.batch)
 
 
 def _compared(batch: Batch) -> NDArray[np.int64]:

@@ -21,7 +21,6 @@ from vla_cl.methods.checked_settings import MAX_BATCH, check_count, check_range,
 from vla_cl.methods.per_sample_gradients_estimate import MEASURED_IN, MeasuredIn, SampledGradients
 from vla_cl.methods.quadratic_penalty import ImportancePenalty
 from vla_cl.methods.saved_state import require_alike
-from vla_cl.random_numbers import Purpose, number
 from vla_cl.types import Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
 
 Mode = Literal["online", "separate"]
@@ -31,9 +30,6 @@ FISHERS: tuple[Fisher, ...] = ("per_sample", "batch", "weighted_batch", "steps",
 WHILE_LEARNING: tuple[Fisher, ...] = ("steps", "falling_steps")
 
 _SQUARES, _COUNTS = "squares.", "counts"
-
-CERTAIN = 1e4
-"""A logit that makes a token certain, in half precision too."""
 
 
 class ElasticWeightConsolidation(ImportancePenalty):
@@ -224,29 +220,7 @@ class ElasticWeightConsolidation(ImportancePenalty):
     def _loss_of_drawn_targets(self, batch: Batch, draw: Draw, seeds: NDArray[np.int64]) -> Tensor:
         assert isinstance(self.model, Distillable)
         outputs = self.model.outputs(batch, draw)
-        return self.model.distance(outputs, drawn_targets(self.model, outputs.detach(), batch, seeds), batch, 1.0)
-
-
-def drawn_targets(model: Distillable, outputs: Tensor, batch: Batch, seeds: NDArray[np.int64]) -> Tensor:
-    """Targets drawn from the distribution that a model's outputs stand for, as a teacher's outputs.
-
-    Args:
-        model: Its `distance` tells whether outputs are logits: it then stays zero when all of them grow by one.
-        outputs: Shape (B, ...), without gradient.
-        batch: The samples.
-        seeds: A number per sample; a sample's target follows from its own alone.
-
-    Returns:
-        For logits (B, ..., V): one certain token at each place; else outputs + standard normal noise.
-    """
-    generators = [torch.Generator().manual_seed(number(seed, Purpose.DRAWN_TARGET)) for seed in seeds.tolist()]
-    if model.distance(outputs, outputs + 1, batch, 1.0).max() > 1e-3:
-        noise = [torch.randn(outputs.shape[1:], generator=generator) for generator in generators]
-        return outputs + torch.stack(noise).to(outputs)
-    probabilities = outputs.float().softmax(-1).flatten(1, -2).cpu()
-    drawn = [torch.multinomial(rows, 1, generator=g) for rows, g in zip(probabilities, generators, strict=True)]
-    places = torch.stack(drawn).view(*outputs.shape[:-1], 1).to(outputs.device)
-    return torch.zeros_like(outputs).scatter_(-1, places, CERTAIN)
+        return self.model.distance(outputs, self.model.drawn_targets(outputs.detach(), batch, seeds), batch, 1.0)
 
 
 def _divide_by_maximum(importance: dict[str, Tensor]) -> None:

@@ -18,7 +18,6 @@ from vla_cl.interfaces import Data, Distillable
 from vla_cl.methods.checked_settings import MAX_BATCH, check_count
 from vla_cl.methods.per_sample_gradients_estimate import SampledGradients
 from vla_cl.methods.quadratic_penalty import ImportancePenalty
-from vla_cl.methods.stored_outputs import outputs_that_count
 from vla_cl.types import Ability, Batch, ConfigurationError, Draw, Experience, MethodCard
 
 Norm = Literal["l2", "l2_squared", "l2_rows"]
@@ -98,7 +97,8 @@ class MemoryAwareSynapses(ImportancePenalty):
 
     def _norm_of_outputs(self, batch: Batch, draw: Draw, seeds: NDArray[np.int64]) -> Tensor:
         assert isinstance(self.model, Distillable)
-        outputs = outputs_that_count(self.model.outputs(batch, draw), batch)
+        outputs = self.model.outputs(batch, draw)
+        outputs = outputs * self.model.counted(outputs, batch)
         if self.norm == "l2_squared":
             return outputs.flatten(1).square().sum(1)
         rows = outputs.flatten(1, -2) if self.norm == "l2_rows" and outputs.ndim > 2 else outputs.flatten(1)[:, None]

@@ -20,7 +20,7 @@ from vla_cl.methods.gradient_vectors import GradientRows, gradients_of
 from vla_cl.methods.quadratic_penalty import trainable
 from vla_cl.methods.saved_state import require_alike, require_keys, whole_number
 from vla_cl.methods.step_projection import Project, StepTaken, check_project, require_fine_weights
-from vla_cl.methods.stored_outputs import evaluation_mode, outputs_that_count
+from vla_cl.methods.stored_outputs import evaluation_mode
 from vla_cl.random_numbers import Purpose, generator, number
 from vla_cl.types import Ability, ConfigurationError, Draw, Experience, MethodCard
 
@@ -185,7 +185,8 @@ class OrthogonalGradientDescent(Method):
         if self.of == "loss":
             return gradients_of(self.model.loss(batch, draw).mean(), parameters)
         assert isinstance(self.model, Distillable)  # `needs` says so
-        return gradients_of(outputs_that_count(self.model.outputs(batch, draw), batch).mean(), parameters)
+        outputs = self.model.outputs(batch, draw)
+        return gradients_of((outputs * self.model.counted(outputs, batch)).mean(), parameters)
 
     @torch.no_grad()
     def _orthonormalise(self, block: Tensor, row: int) -> bool:

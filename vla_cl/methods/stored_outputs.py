@@ -16,10 +16,9 @@ from vla_cl.interfaces import Distillable
 from vla_cl.memory.replay_memory import ReplayMemory
 from vla_cl.methods.saved_state import require_alike, whole_number
 from vla_cl.random_numbers import Purpose, generator, number
-from vla_cl.types import Batch, Draw
+from vla_cl.types import Draw
 
 _ROWS_AT_ONCE = 64
-_IGNORED = -100
 Place = Sequence[int] | NDArray[np.int64]
 """Of a stored output: experience, row, draw."""
 
@@ -228,15 +227,6 @@ def stacked(outputs: Sequence[Tensor], like: Tensor) -> Tensor:
     return torch.cat([_fitted(output[None], shape) for output in outputs]).to(like)
 
 
-def token_places(outputs: Tensor, batch: Batch) -> Tensor | None:
-    """For logits (B, L, V) with ``labels`` (B, L): the places whose next token is learnt from, bool (B, L - 1)."""
-    labels = batch.get("labels")
-    if labels is None or labels.ndim != 2 or outputs.ndim != 3:
-        return None
-    places: Tensor = labels.to(outputs.device)[:, 1:] != _IGNORED
-    return places
-
-
 @contextlib.contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; afterwards each part is in the mode that it was in."""
@@ -255,9 +245,3 @@ def _fitted(batch: Tensor, shape: tuple[int, ...]) -> Tensor:
         return batch
     missing = [size - present for size, present in zip(shape, batch.shape[1:], strict=True)]
     return functional.pad(batch, [number for size in reversed(missing) for number in (0, size)])
-
-
-def outputs_that_count(outputs: Tensor, batch: Batch) -> Tensor:
-    """Outputs (B, ...); of tokens those that are learnt from, zero at all other places, which may be padding."""
-    places = token_places(outputs, batch)
-    return outputs if places is None else outputs[:, :-1] * places.unsqueeze(-1)

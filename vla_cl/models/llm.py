@@ -11,19 +11,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from vla_cl.interfaces import Distillable, Generator
 from vla_cl.models.family_roles import language_roles
 from vla_cl.models.randomness import evaluating, keyed, sample_seeds, seeded
+from vla_cl.random_numbers import Purpose, number
 from vla_cl.trust.reading import read_json_object
 from vla_cl.trust.text import reason, short
-from vla_cl.types import Ability, Batch, ConfigurationError, Draw, ForwardPass, Roles
+from vla_cl.types import Ability, Batch, Confidence, ConfigurationError, Draw, ForwardPass, Roles
 
 IGNORED = -100
 """The label of a token that is not learnt from."""
+
+CERTAIN = 1e4
+"""A logit that makes a token certain, in half precision too."""
 
 
 class LanguageModel(Distillable, Generator):
@@ -148,11 +154,30 @@ class LanguageModel(Distillable, Generator):
 
     def distance(self, student: Tensor, teacher: Tensor, batch: Batch, temperature: float = 2.0) -> Tensor:
         """T^2 KL(teacher || student) at temperature T, averaged over the tokens that are learnt from, shape (B,)."""
-        learnt = batch["labels"].to(student.device)[:, 1:] != IGNORED
+        learnt = _learnt(batch, student)
         log_student = functional.log_softmax(student[:, :-1].float() / temperature, dim=-1)
         log_teacher = functional.log_softmax(teacher[:, :-1].float() / temperature, dim=-1)
         divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(-1)
         return temperature**2 * _mean(divergence, learnt)
+
+    def squared_error(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        """Mean squared difference of logits over vocabulary and tokens that are learnt from, shape (B,)."""
+        squares = (student - teacher)[:, :-1].float().square().mean(2)
+        return _mean(squares, _learnt(batch, student))
+
+    def counted(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The places whose next token is learnt from, bool (B, L, 1); behind the last place there is none."""
+        return functional.pad(_learnt(batch, outputs), (0, 1)).unsqueeze(-1)
+
+    def drawn_targets(self, outputs: Tensor, batch: Batch, seeds: NDArray[np.int64]) -> Tensor:
+        """Logits that are certain of one token at each place, drawn by the model's own probabilities, (B, L, V)."""
+        return drawn_tokens(outputs, seeds)
+
+    def confidence(self, outputs: Tensor, batch: Batch) -> Confidence:
+        """Mean probability of the right token; chance is 1 / vocabulary."""
+        right = batch["labels"].to(outputs.device)[:, 1:].clamp(min=0)
+        probabilities = outputs[:, :-1].float().softmax(-1).gather(-1, right[..., None])[..., 0]
+        return Confidence(_mean(probabilities, _learnt(batch, outputs)), 1 / outputs.shape[-1])
 
     def features(self, batch: Batch) -> Tensor:
         """Mean of the last layer's hidden states over the tokens that are no padding, shape (B, hidden size)."""
@@ -212,6 +237,25 @@ class LanguageModel(Distillable, Generator):
                 break
             ids = torch.tensor([[chosen]], device=self.device)
         return sample
+
+
+def drawn_tokens(logits: Tensor, seeds: NDArray[np.int64]) -> Tensor:
+    """One token at each place, drawn by the probabilities that logits stand for, as logits that are certain of it.
+
+    Args:
+        logits: Shape (B, L, V).
+        seeds: A number per sample, shape (B,); a sample's tokens follow from its own alone.
+    """
+    generators = [torch.Generator().manual_seed(number(seed, Purpose.DRAWN_TARGET)) for seed in seeds.tolist()]
+    probabilities = logits.float().softmax(-1).cpu()
+    drawn = [torch.multinomial(rows, 1, generator=g) for rows, g in zip(probabilities, generators, strict=True)]
+    return torch.zeros_like(logits).scatter_(-1, torch.stack(drawn).to(logits.device), CERTAIN)
+
+
+def _learnt(batch: Batch, outputs: Tensor) -> Tensor:
+    """The places whose next token is learnt from, bool (B, L - 1)."""
+    learnt: Tensor = batch["labels"].to(outputs.device)[:, 1:] != IGNORED
+    return learnt
 
 
 def _mean(values: Tensor, chosen: Tensor) -> Tensor:

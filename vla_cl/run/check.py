@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-
 from vla_cl.config.compose import Settings, build, checked_arguments, nearest
 from vla_cl.data.action_groups import chosen_groups
 from vla_cl.data.hub import bytes_to_fetch, hub_folder
@@ -24,18 +22,18 @@ from vla_cl.rollout.compatibility import check_interface, other_picture_sizes, r
 from vla_cl.rollout.evaluation import EvaluationSettings
 from vla_cl.run.arrangements import require_no_future_tasks, require_second_task
 from vla_cl.run.data_check import Examined, examine
+from vla_cl.run.location import policy_name
 from vla_cl.run.stream_sources import Sources, hold_out_of, sources
 from vla_cl.run.tracking import check_trackers
-from vla_cl.trust.text import counted, harmless, short
+from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from vla_cl.data.preflight import DatasetReport
     from vla_cl.models.chosen import PolicySettings
     from vla_cl.training.learning import TrainingSettings
 
+_DEFAULT_POLICY = "nano_vla"
 NORMALISATIONS = ("first_task", "checkpoint")
 
 
@@ -235,13 +233,30 @@ def output_folder(settings: Settings) -> Path:
 
 
 def run_name(settings: Settings) -> str:
-    """The name given, or one made from stream, method and arrangement; the plain references go without the method."""
+    """The name given, or one made from stream, policy, method, arrangement and seed.
+
+    The policy is told where it is not the default one, a warm start by its own name; the plain references go without
+    the method.
+    """
+    if settings["name"]:
+        return str(settings["name"])
     method, arrangement = settings["method"]["name"], settings["arrangement"]
     if arrangement == "sequential":
         what = method
     else:
         what = arrangement if method == "sequential" else f"{method}-{arrangement}"
-    return str(settings["name"] or f"{settings['stream']['name']}-{what}-seed{settings['train_seed']}")
+    parts = (settings["stream"]["name"], _policy_word(settings), what, f"seed{settings['train_seed']}")
+    return "-".join(part for part in parts if part)
+
+
+def _policy_word(settings: Settings) -> str:
+    """What a run's name says of its policy; nothing of the default one, or where a family brings its models."""
+    if settings.get("family", {}).get("name", "robot") != "robot":
+        return ""
+    if settings.get("warm_start") is not None:
+        return f"from-{policy_name(settings['warm_start'])}"
+    kind = str(settings["policy"]["type"])
+    return "" if kind == _DEFAULT_POLICY else kind
 
 
 def require_outside(folder: Path, datasets: Sequence[Path], setting: str) -> None:
@@ -301,62 +316,3 @@ def use_threads(count: int) -> None:
         import torch
 
         torch.set_num_threads(count)
-
-
-def check_command(settings: Settings) -> None:
-    """``vla-cl check``: look, show a table of what was found, write nothing.
-
-    Raises:
-        ConfigurationError: The first thing that is wrong.
-    """
-    from rich.console import Console
-
-    checked = check(settings)
-    console = Console(highlight=False)
-    if checked.reports:
-        console.print(_table_of_data(checked.reports), end="\n\n")
-    console.print(_table_of_tasks(checked), end="\n\n")
-    checked.say()
-    experiences = counted(len(checked.found.stream), "experience")
-    console.print(
-        f"nothing speaks against it: {experiences}, policy {checked.policy.kind!r}, method {checked.method.name!r}, on "
-        f"{checked.policy.device}",
-        soft_wrap=True,
-        markup=False,
-    )
-
-
-def _table_of_data(reports: Sequence[DatasetReport]) -> Table:
-    table = _table("dataset", "frames", "episodes", "tasks", "fps", "state", "action", "cameras (h x w)")
-    for report in reports:
-        cameras = "\n".join(f"{camera_word(key)} {h}x{w}" for key, (h, w) in report.spec.cameras.items())
-        numbers = (report.frames, report.episodes, report.tasks, f"{report.fps:g}")
-        sizes = (report.spec.state_size, report.spec.action_size)
-        table.add_row(escape(short(report.root)), *map(str, (*numbers, *sizes)), escape(cameras or "none"))
-    return table
-
-
-def _table_of_tasks(checked: Checked) -> Table:
-    known = {task.id for task in checked.found.evaluable}
-    table = _table("experience", "instruction", "data", "rolled out")
-    for experience in checked.found.stream:
-        for task in experience.tasks:
-            recorded = (checked.found.recorded or {}).get(task.id, [])
-            data = ", ".join(source.root.name for source in recorded) or "demonstrations of the suite"
-            shown = (experience.name, task.instruction, data)
-            table.add_row(*(escape(harmless(text, 120)) for text in shown), "yes" if task.id in known else "no")
-    return table
-
-
-def _table(*columns: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    return table
-
-
-def camera_word(key: str) -> str:
-    """A camera's name without the beginning that all have."""
-    return harmless(key.removeprefix("observation.images.").removeprefix("observation."), 40)

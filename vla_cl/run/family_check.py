@@ -11,6 +11,7 @@ from vla_cl.interfaces import Family, Method
 from vla_cl.rollout.evaluation import EvaluationSettings
 from vla_cl.run.arrangements import require_no_future_tasks, require_second_task
 from vla_cl.run.check import heavy_settings, light_settings, output_folder, require_writable
+from vla_cl.run.check_answer import plain_stream
 from vla_cl.run.stream_sources import stream_of
 from vla_cl.types import ConfigurationError, Stream
 
@@ -97,8 +98,11 @@ def _require_effect(settings: Settings) -> None:
             )
 
 
-def check_family_command(settings: Settings) -> None:
+def check_family_command(settings: Settings) -> dict[str, object]:
     """``vla-cl check`` for such a family: look, say what would be learnt, write nothing.
+
+    Returns:
+        The same as plain data.
 
     Raises:
         ConfigurationError: The first thing that is wrong.
@@ -111,3 +115,9 @@ def check_family_command(settings: Settings) -> None:
         f"\nnothing speaks against it: {count} experience{'s' * (count != 1)}, family {checked.family.name!r}, method "
         f"{checked.method.name!r}, into {Path(output_folder(settings))}"
     )
+    return {
+        "experiences": plain_stream(checked.stream, {task.id for task in checked.stream.tasks}),
+        "family": checked.family.name,
+        "method": checked.method.name,
+        "notes": [],
+    }

@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ PACKAGES = (
 )  # fmt: skip
 
 CONFIG, LOCK, UNDERWAY = "config.yaml", ".lock", "underway"
+
+_BEFORE_THE_FIRST_STEP = frozenset({CONFIG, "run.json", "data.json", "episodes.parquet", "trials.parquet"})
 
 _PLACES = ("stream.datasets", "data.datasets")  # datasets are compared by content (`vla_cl.data.identity`)
 MAY_DIFFER = (*WHERE_AND_HOW_FAST, *_PLACES)
@@ -67,11 +69,35 @@ class RunFolder:
     def open(self, settings: Mapping[str, Any]) -> Iterator[None]:
         """Be the only process that writes the run, from its start, or from where an earlier one came to.
 
-        What a kill left half written is removed.
+        What a kill left half written is removed. A new run that is refused before its first step leaves no folder.
 
         Raises:
             ConfigurationError: Another process writes it, or the folder holds another run, or something else.
         """
+        missing = [folder for folder in (self.root, *self.root.parents) if not os.path.lexists(folder)]
+        try:
+            with self._as_only_writer(settings):
+                try:
+                    yield
+                except ConfigurationError:
+                    if missing and not self.has_begun:
+                        self._remove_what_says_nothing()
+                    raise
+        except ConfigurationError:
+            for folder in missing:
+                with suppress(OSError):  # something lies there
+                    folder.rmdir()
+            raise
+
+    def _remove_what_says_nothing(self) -> None:
+        """Settings, summary and empty table of a run without a step; where anything else lies, all stays."""
+        lying = [path for path in self.root.iterdir() if not path.name.startswith(LOCK)]
+        if all(path.name in _BEFORE_THE_FIRST_STEP for path in lying):
+            for path in lying:
+                path.unlink()
+
+    @contextmanager
+    def _as_only_writer(self, settings: Mapping[str, Any]) -> Iterator[None]:
         with only_writer(self.root / LOCK, f"the run {short(self.root)}"):
             if self._is_foreign():
                 raise ConfigurationError(

@@ -187,7 +187,7 @@ def check_trackers(trackers: Sequence[str]) -> None:
     """Refuse a tracker that does not exist here.
 
     Raises:
-        ConfigurationError: A name is unknown, or its package is not installed.
+        ConfigurationError: A name is unknown, its package is not installed, or wandb has no account.
     """
     for name in trackers:
         if name not in TRACKERS:
@@ -202,6 +202,25 @@ def check_trackers(trackers: Sequence[str]) -> None:
             raise ConfigurationError(
                 f"tracker {name!r} is not installed; `pip install {name}`, or choose of {sorted(available) or 'none'}"
             )
+    if "wandb" in trackers:
+        _require_account()
+
+
+def _require_account() -> None:
+    """Ask wandb whether it knows whose runs these are; on a terminal it asks the user.
+
+    Raises:
+        ConfigurationError: It does not.
+    """
+    import wandb
+
+    try:
+        wandb.login()
+    except wandb.errors.Error as error:
+        raise ConfigurationError(
+            f"tracking.trackers=[wandb] needs an account ({reason(error)}); type `wandb login`, or set WANDB_API_KEY, "
+            "or WANDB_MODE=offline to keep the figures on this machine"
+        ) from error
 
 
 def _start(folder: Path, trackers: Sequence[str], project: str, settings: Mapping[str, Any]) -> list[Any]:

@@ -13,7 +13,7 @@ _SYNONYMS = {"lr": "learning_rate", "bs": "batch_size", "seed": "train_seed", "l
 
 def nearest(name: str, known: Sequence[str]) -> str:
     """A hint for a misspelt name: the likeliest ones, else those there are."""
-    close = [*_by_synonym(name, known), *difflib.get_close_matches(name, known, n=_OFFERED, cutoff=0.5)]
+    close = _by_synonym(name, known) or difflib.get_close_matches(name, known, n=_OFFERED, cutoff=0.5)
     if close:
         return did_you_mean(close)
     more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""

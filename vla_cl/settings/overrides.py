@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from vla_cl.types import ConfigurationError
 
@@ -95,6 +96,25 @@ def require_parsed(overrides: Sequence[str]) -> None:
             ) from error
         if parsed.is_sweep_override():
             raise ConfigurationError(_one_at_a_time(key, value))
+
+
+def typed_values(overrides: Sequence[str]) -> dict[str, Any]:
+    """Of each key the value that was typed, as Hydra reads it; the last of several counts.
+
+    Raises:
+        ConfigurationError: One cannot be read, names several values, or adds or removes a key.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    typed = readable(overrides)
+    require_parsed(typed)
+    parser, found = OverridesParser.create(), {}
+    for override in typed:
+        prefix, key, _ = split(override)
+        if prefix:
+            raise ConfigurationError(f"{override!r} adds or removes a setting; only values can be given here")
+        found[key] = parser.parse_override(override).value()
+    return found
 
 
 def _require_closed(override: str, prefix: str, key: str, value: str) -> None:

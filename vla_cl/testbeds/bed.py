@@ -107,21 +107,21 @@ class Tensors(Data):
     """Samples that lie in memory: tensors and lists whose first dimension is the samples.
 
     Args:
-        columns: Feature to a tensor or list, all of one length; ``task`` among them.
+        samples: Feature to a tensor or list, all of one length; ``task`` among them.
     """
 
-    def __init__(self, columns: Batch) -> None:
-        self.columns = columns
+    def __init__(self, samples: Batch) -> None:
+        self.samples = samples
 
     def __len__(self) -> int:
         """Number of samples."""
-        return len(self.columns["task"])
+        return len(self.samples["task"])
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:
         """The samples of these rows, in this order."""
         chosen = torch.from_numpy(np.asarray(rows, dtype=np.int64))
         result: Batch = {"index": chosen}
-        for key, column in self.columns.items():
+        for key, column in self.samples.items():
             result[key] = (
                 column[chosen] if isinstance(column, torch.Tensor) else [column[row] for row in chosen.tolist()]
             )
@@ -130,7 +130,7 @@ class Tensors(Data):
     @property
     def bytes_per_sample(self) -> int:
         """Of the tensors; the instruction is not counted."""
-        tensors = [column for column in self.columns.values() if isinstance(column, torch.Tensor)]
+        tensors = [column for column in self.samples.values() if isinstance(column, torch.Tensor)]
         return sum(tensor[0].numel() * tensor.element_size() for tensor in tensors)
 
     @property

@@ -62,12 +62,22 @@ class Entry:
         return type(self.method)
 
 
-def entries() -> list[Entry]:
-    """Every method that ships, by paradigm, then by class, the yaml with the fewest words first."""
+def entries(folders: Sequence[Path] = (), plugins: Sequence[str] = (), only: str | None = None) -> list[Entry]:
+    """Every method that ships, by paradigm, then by class, the yaml with the fewest words first.
+
+    Args:
+        folders: Further folders laid out like ``conf/``.
+        plugins: Packages that their classes may come from.
+        only: The name of one.
+
+    Raises:
+        ConfigurationError: There is no method of this name, or one cannot be made.
+    """
     found = []
-    for name in choices("method"):
-        settings = compose([f"method={name}"])["method"]
-        found.append(Entry(name, settings, build(settings, Method), leading_comment("method", name)))
+    for name in choices("method", folders) if only is None else (only,):
+        settings = compose([f"method={name}"], folders=folders)["method"]
+        made = build(settings, Method, plugins)
+        found.append(Entry(name, settings, made, leading_comment("method", name, folders)))
     return sorted(
         found, key=lambda entry: (_paradigm(entry.kind), entry.kind.__name__, entry.name.count("_"), entry.name)
     )
@@ -91,14 +101,43 @@ def text(measured: Path | None = None) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def table() -> str:
+def table(listed: Sequence[Entry]) -> str:
     """The methods in lines, for a terminal."""
-    rows = [
-        (entry.name, str(entry.kind.card.paradigm) if entry.kind.card else "", _told_apart(entry))
-        for entry in entries()
-    ]
+    rows = [(entry.name, _paradigm_name(entry.kind), _told_apart(entry)) for entry in listed]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return "\n".join(f"{name:{widths[0]}}  {paradigm:{widths[1]}}  {title}" for name, paradigm, title in rows)
+
+
+def about(entry: Entry) -> str:
+    """All about one method, as its section of the page; of one without a card, what its yaml and its class say."""
+    if entry.kind.card is not None:
+        return "\n".join(_section(entry.kind, [entry])).rstrip()
+    return f"{entry.name}: {entry.comment or '-'}\n\n{_summary(entry.kind)}\n\nsettings: {_words(entry) or 'none'}"
+
+
+def plain(entry: Entry) -> dict[str, object]:
+    """The same as plain data."""
+    return {
+        "name": entry.name,
+        "paradigm": _paradigm_name(entry.kind),
+        "title": _told_apart(entry),
+        "about": entry.comment,
+        "settings": _given(entry),
+        "needs": sorted(entry.method.needs),
+        "task_id_at_test": entry.kind.task_id_at_test,
+    }
+
+
+def _given(entry: Entry) -> dict[str, Any]:
+    return {key: value for key, value in entry.settings.items() if key not in ("name", "class")}
+
+
+def _words(entry: Entry) -> str:
+    return ", ".join(markdown.code(f"{key}={_plain(value)}") for key, value in _given(entry).items())
+
+
+def _paradigm_name(kind: type[Method]) -> str:
+    return str(kind.card.paradigm) if kind.card else ""
 
 
 def _told_apart(entry: Entry) -> str:
@@ -183,9 +222,7 @@ def _section(kind: type[Method], presets: Sequence[Entry]) -> Iterator[str]:
     if kind.task_id_at_test:
         yield "- must be told at test time which task it is (`task_id_at_test`)"
     for preset in presets:
-        given = {key: value for key, value in preset.settings.items() if key not in ("name", "class")}
-        words = ", ".join(markdown.code(f"{key}={_plain(value)}") for key, value in given.items()) or "none"
-        yield f"- {markdown.code(f'method={preset.name}')}: {preset.comment} Settings: {words}"
+        yield f"- {markdown.code(f'method={preset.name}')}: {preset.comment} Settings: {_words(preset) or 'none'}"
     yield ""
 
 

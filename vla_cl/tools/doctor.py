@@ -307,11 +307,32 @@ def checks(names: Sequence[str] = ()) -> Iterator[Check]:
             yield check()
 
 
-def main(arguments: Sequence[str] = ()) -> int:
-    """Print the report.
+def report(names: Sequence[str] = (), only_problems: bool = False, shown: bool = True) -> list[Check]:
+    """Look, and print a line for each thing as soon as it is known.
 
     Args:
-        arguments: What follows ``vla-cl doctor`` on the command line.
+        names: Of `CHECKS`; empty: all.
+        only_problems: Print no line for what is fine.
+        shown: Print at all.
+    """
+    console, seen = Console(highlight=False), []
+    for check in checks(names):
+        seen.append(check)
+        if shown and not (only_problems and check.ok):
+            console.print(_line(check, unicode=console.encoding.startswith("utf")), soft_wrap=True)
+    return seen
+
+
+def status(seen: Sequence[Check]) -> int:
+    """0 if everything required is fine, else 1."""
+    return int(any(not check.ok and check.required for check in seen))
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Print the report; ``python -m vla_cl.tools.doctor``, which ``make setup`` uses.
+
+    Args:
+        arguments: What follows on the command line.
 
     Returns:
         0 if everything required is fine, else 1.
@@ -325,15 +346,10 @@ def main(arguments: Sequence[str] = ()) -> int:
     )
     parser.add_argument("--only-problems", action="store_true", help="leave out what is fine")
     options = parser.parse_args(arguments)
-
-    console, seen = Console(highlight=False), []
-    for check in checks(options.only):
-        seen.append(check)
-        if not options.json and not (options.only_problems and check.ok):
-            console.print(_line(check, unicode=console.encoding.startswith("utf")), soft_wrap=True)
+    seen = report(options.only, options.only_problems, not options.json)
     if options.json:
         print(json.dumps([asdict(check) for check in seen], indent=2))
-    return int(any(not check.ok and check.required for check in seen))
+    return status(seen)
 
 
 def _line(check: Check, unicode: bool) -> Text:
