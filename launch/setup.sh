@@ -132,7 +132,7 @@ set_up() {
     make_venv
     install_packages
     # One line on what is missing if nothing can be rendered; everything else works without.
-    "$VENV/bin/python" -m vla_cl.doctor --only rendering --only-problems >&2 || true
+    "$VENV/bin/python" -m vla_cl.tools.doctor --only rendering --only-problems >&2 || true
     printf '%s\n' "$wanted" >"$STAMP"
     say "ready; \`source $VENV/bin/activate\` lets the shell find vla-cl, or type $VENV/bin/vla-cl"
 }
@@ -144,7 +144,7 @@ compile_requirements() { # OUTPUT EXTRA...
     shift
     for extra in "$@"; do arguments+=(--extra "$extra"); done
     say "compiling $output"
-    "$UV" pip compile --quiet --python "$VENV/bin/python" --python-platform "$PLATFORM" "${arguments[@]}" pyproject.toml \
+    "$UV" pip compile --quiet --python "$VENV/bin/python" --python-platform "$PLATFORM" "${arguments[@]}" --group docs pyproject.toml \
         --override requirements/overrides.txt --generate-hashes --no-header --no-annotate \
         -o "$output" >/dev/null
 }

@@ -1,5 +1,6 @@
 """What a reader of Markdown sees."""
 
+import re
 from html.parser import HTMLParser
 
 from markdown_it import MarkdownIt
@@ -30,3 +31,16 @@ class Cells(HTMLParser):
             self.rows[-1][-1] += data
         if "code" in self._within:
             self.code[-1] += data
+
+
+def named_files(page):
+    """Name and text of every block of code that is a whole file: its first line is a comment with a path."""
+    for _, text in re.findall(r"^```(\w+)\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        if name := re.match(r"# (my_\w+/\S+)\n", text):
+            yield name[1], text
+
+
+def without_code(page):
+    """A page's prose: neither blocks of code nor what stands between backticks."""
+    page = re.sub(r"^ *(`{3,}).*?^ *\1[^\n]*$", "", page, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"``.+?``|`[^`]+`", "", page, flags=re.DOTALL)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from odd_datasets import make_dataset
+from parsed_markdown import named_files
 
 from vla_cl.cli.main import main
 
@@ -34,23 +35,35 @@ CUBES_AND_DRAWER = "'stream.datasets=[~/data/cubes,~/data/drawer]'"
 CUBES = "stream=datasets stream.datasets=~/data/cubes"
 NANO = ["policy.image_size=16", "policy.chunk_size=4", "policy.n_action_steps=4"]
 
+PLUGIN = "--conf my_plugin/conf plugins=my_plugin"
+
 QUICK = {
     "train stream=cw10 method=er": [*TRAIN, "stream.name=cw10"],
     "train stream=metaworld_6 arrangement=joint": TRAIN,
     "train stream=mt10 arrangement=independent": TRAIN,
-    "train stream=bed_language": BED,
     "train stream=bed_diffusion method=er": BED,
+    "train stream=bed_language": BED,
+    "train stream=bed_language method=er": BED,
+    "metrics outputs/bed_language-sequential-seed0": [],
+    "report outputs/bed_language-sequential-seed0 outputs/bed_language-er-seed0": [],
+    "train stream=bed_language tracking.trackers=tensorboard tracking.project=alphabets name=tracked": BED,
     "report outputs/cw10-er-seed0 outputs/...": [],
     "report outputs/cw10-* --figures outputs/paper": [],
+    "report outputs/metaworld_demo-*": [],
+    "compare outputs/metaworld_demo-*": [],
     "compare outputs/cw10-*": [],
     "compare outputs/*-[012]": [],
     "metrics outputs/cw10-er-seed0": [],
-    "evaluate outputs/cw10-er-seed0 tasks=[reach] evaluation.episodes=50": [*TOY, "tasks=[red]"],
+    "evaluate outputs/cw10-er-seed0 tasks=push evaluation.episodes=50": [*TOY, "tasks=red"],
     "evaluate user/policy suite=libero_object evaluation.replan_every=10": [*TOY, "output_dir=hub"],
     "evaluate random suite=robosuite record=true": [*TOY, "output_dir=random"],
     "list streams": [],
     "collect stream=cw10": TRAIN,
-    "train stream=datasets stream.datasets=[my/dataset,/a/folder] policy.type=act": [*TOY, *LEARN, *ACT],
+    "train stream=datasets stream.datasets=[my/dataset,/a/folder] policy=act method=er": [*TOY, *LEARN, *ACT],
+    f"train {PLUGIN} stream=bed_policy_regression method=anchored method.strength=0.1": BED,
+    f"train {PLUGIN} stream=reach_3 method=anchored policy.image_size=32 demonstrations.hold=2": [
+        *LEARN, "evaluation.episodes=2", "evaluation.workers=1", "device=cpu", "threads=1",
+    ],
     'train stream=metaworld_demo method=er "method.memory={budget: 25 MB, selection: herding, split: similarity}"': [
         *TRAIN, "stream.name=herding",
     ],
@@ -82,6 +95,7 @@ QUICK = {
 """Arguments that are added to a command; the last of several values counts."""
 
 SLOW = {
+    "train --conf my_conf stream=kitchen method=er": SMALL,
     "train experiment=comparison method=er train_seed=0 name=er-0": SMALL,
     "bench methods rows=[step-ewc,step-er]": ["quick=true", "output=bench.json"],
     "gallery metaworld --output docs/tasks": ["--output", "gallery"],
@@ -90,22 +104,47 @@ SLOW = {
 """Commands that need a simulator or minutes."""
 
 NOT_RUN = {
+    "doctor": "asks the machine; in test_doctor.py",
+    "report outputs/lines-sequential outputs/lines-er": "the runs of an example; in test_examples.py",
     "check stream=libero_10 suite.order=3 data.datasets=user/libero": "needs a dataset on the hub; with a local one in "
     "test_streams_of_datasets",
     "bench methods rows=[ewc,gem] peer_python=/somewhere/avalanche/bin/python": "needs an environment with avalanche",
 }
 
+TRAIN_CUBES = f"train stream=datasets {CUBES_AND_DRAWER} method=er name=cubes"
+TRAIN_ACT = next(line for line in QUICK if "name=act" in line)
+TRAIN_TWO = next(line for line in QUICK if "name=two" in line)
+EXPORT_TWO = "memory outputs/two --export outputs/two-memory"
+COMES_AFTER = {
+    "metrics outputs/bed_language-sequential-seed0": ["train stream=bed_language"],
+    "report outputs/bed_language-sequential-seed0 outputs/bed_language-er-seed0": [
+        "train stream=bed_language",
+        "train stream=bed_language method=er",
+    ],
+    "report outputs/cubes": [TRAIN_CUBES],
+    f"train {CUBES} warm_start=outputs/act normalisation=checkpoint name=more": [TRAIN_ACT],
+    EXPORT_TWO: [TRAIN_TWO],
+    next(line for line in QUICK if "name=three" in line): [TRAIN_TWO, EXPORT_TWO],
+}
+"""What a command needs from others; tests may run in any order and in several processes."""
+
 STANDS_FOR = {
     "outputs/...": "outputs/points-joint-seed0",
+    "outputs/metaworld_demo-*": "outputs/er-0",
     "user/policy": "outputs/cw10-er-seed0/checkpoints/002/pretrained_model",
     "outputs/metaworld_demo-er-seed0": "outputs/cw10-er-seed0",
 }
 """What a word of a command is in this test."""
 
 
+def pages():
+    """README and docs."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
 def shown():
     """Every ``$ vla-cl ...`` line, without its comment."""
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for page in pages():
         for line in page.read_text().splitlines():
             if found := re.match(r"\s*\$ vla-cl (.*)", line):
                 yield re.sub(r"\s+#.*", "", found[1]).strip()
@@ -119,6 +158,7 @@ def outputs(tmp_path_factory, point_datasets):
         patch.chdir(folder)
         assert main(["train", "method=er", *TRAIN, "stream.name=cw10"]) == 0
         assert main(["train", "arrangement=joint", *TRAIN]) == 0
+    write_named_files(folder)
     shutil.copytree(folder / "outputs" / "cw10-er-seed0", folder / "outputs" / "er-0")
     shutil.copytree(point_datasets[0], folder / "first")
     shutil.copytree(point_datasets[1], folder / "second")
@@ -127,6 +167,20 @@ def outputs(tmp_path_factory, point_datasets):
         episodes, cameras = [(instruction, 6), (instruction, 6)], ("observation.images.top", "observation.images.wrist")
         make_dataset(folder / "data" / name, episodes=episodes, cameras=cameras)
     return folder
+
+
+@pytest.fixture(scope="module")
+def done():
+    """Commands that have been run, and in which folder."""
+    return set()
+
+
+def write_named_files(folder):
+    """Every file that README and docs show in full, by the name in its first line."""
+    for page in pages():
+        for name, text in named_files(page.read_text()):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
 
 
 def arguments(line, extra, folder):
@@ -145,16 +199,21 @@ def test_every_command_that_is_shown_has_an_entry():
 
 
 @pytest.mark.parametrize("line", QUICK)
-def test_a_command_as_shown_on_the_toy_suite(line, outputs, monkeypatch, capsys):
+def test_a_command_as_shown_on_the_toy_suite(line, outputs, done, monkeypatch, capsys):
     monkeypatch.chdir(outputs)
+    monkeypatch.syspath_prepend(outputs)
     monkeypatch.setenv("HOME", str(outputs))
-    status = main(arguments(line, QUICK[line], outputs))
-    assert status == 0, capsys.readouterr().err
+    for needed in (*COMES_AFTER.get(line, ()), line):
+        if (outputs, needed) not in done:
+            status = main(arguments(needed, QUICK[needed], outputs))
+            assert status == 0, capsys.readouterr().err
+            done.add((outputs, needed))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", SLOW)
 def test_a_command_as_shown(line, tmp_path, monkeypatch, capsys):
+    write_named_files(tmp_path)
     monkeypatch.chdir(tmp_path)
     status = main(arguments(line, SLOW[line], tmp_path))
     assert status == 0, capsys.readouterr().err
