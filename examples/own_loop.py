@@ -5,7 +5,7 @@ python examples/own_loop.py
 
 from vla_cl.methods.er import ExperienceReplay
 from vla_cl.testbeds import BEDS
-from vla_cl.train import Learning, TrainingSettings
+from vla_cl.training.learning import Learning, TrainingSettings
 
 STEPS = 150
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from vla_cl import run
-from vla_cl.check import check
-from vla_cl.compose import compose
+from vla_cl.config.compose import compose
+from vla_cl.run import root as run
+from vla_cl.run.check import check
 from vla_cl.types import ConfigurationError
 
 CONF = Path(__file__).parent / "conf"

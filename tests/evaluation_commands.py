@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vla_cl.cli import main
+from vla_cl.cli.main import main
 from vla_cl.models.vla import VlaModel, policy_config
 from vla_cl.types import InterfaceSpec
 

@@ -9,7 +9,7 @@ from vla_cl.bench.method_rows import rows
 from vla_cl.bench.method_steps import step
 from vla_cl.bench.method_theory import Circumstances, theory
 from vla_cl.bench.rows import RowSettings
-from vla_cl.compose import build, choices, compose
+from vla_cl.config.compose import build, choices, compose
 from vla_cl.interfaces import Method
 from vla_cl.types import Ability
 

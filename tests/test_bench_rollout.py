@@ -9,7 +9,7 @@ from vla_cl.bench import rollout
 from vla_cl.bench.episodes import differing
 from vla_cl.bench.measuring import ratio, shares, take_turns
 from vla_cl.bench.rows import ROWS, chosen
-from vla_cl.cli import main
+from vla_cl.cli.main import main
 from vla_cl.types import ConfigurationError
 
 

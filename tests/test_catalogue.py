@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from vla_cl import catalogue
-from vla_cl.cli import main
-from vla_cl.compose import choices
+from vla_cl.cli.main import main
+from vla_cl.config.compose import choices
+from vla_cl.tools import catalogue
 from vla_cl.types import ConfigurationError
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "methods.md"

@@ -5,12 +5,12 @@ import os
 import pytest
 from tiny_model import TinyModel
 
-from vla_cl import checkpoint
-from vla_cl.checkpoint import Progress
 from vla_cl.files import remove_leftovers, replacing, replacing_folder
 from vla_cl.interfaces import Method
-from vla_cl.manifest import write_manifest
 from vla_cl.methods.er import ExperienceReplay
+from vla_cl.run import checkpoint
+from vla_cl.run.checkpoint import Progress
+from vla_cl.storage.manifest import write_manifest
 from vla_cl.types import ConfigurationError
 
 

@@ -1,10 +1,10 @@
 import pytest
 from toy_world import PointSuite
 
-from vla_cl.check import run_name
-from vla_cl.compose import build, checked_arguments, choices, compose
+from vla_cl.config.compose import build, checked_arguments, choices, compose
 from vla_cl.interfaces import Method, Suite
 from vla_cl.rollout.evaluation import EvaluationSettings
+from vla_cl.run.check import run_name
 from vla_cl.types import ConfigurationError
 
 
@@ -39,7 +39,7 @@ def test_every_suite_yaml_builds(suite):
 
 @pytest.mark.parametrize("stream", [name for name in choices("stream") if name != "datasets" and name[:4] != "bed_"])
 def test_every_stream_yaml_names_tasks_that_exist(stream):
-    from vla_cl.run import sources
+    from vla_cl.run.root import sources
 
     suite = compose([f"stream={stream}"])["stream"].get("suite", "metaworld")
     found = sources(compose([f"stream={stream}", f"suite={suite}"]))
@@ -65,7 +65,7 @@ def test_a_class_from_a_listed_package_is_allowed():
         ("vla_cl.methods.er:__import__('os')", "expected a class as package.module:Class"),
         ("vla_cl.methods.er:Mixing", "is no Suite"),
         ("vla_cl.methods.er:ExperienceReplay", "is no Suite"),
-        ("vla_cl.compose:build", "is no Suite"),
+        ("vla_cl.config.compose:build", "is no Suite"),
         ("vla_cl.envs.mojoco:Thing", "does not exist"),
         ("", "expected a class"),
     ],

@@ -10,15 +10,15 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from vla_cl import run
-from vla_cl.cli import main
-from vla_cl.compose import compose
-from vla_cl.evaluate import evaluate
-from vla_cl.location import compose_evaluation
-from vla_cl.manifest import write_manifest
+from vla_cl.cli.main import main
+from vla_cl.config.compose import compose
 from vla_cl.metrics import ScoreMatrix
 from vla_cl.report.load import load_runs
-from vla_cl.run_folder import RunFolder, read_settings
+from vla_cl.run import root as run
+from vla_cl.run.evaluate import evaluate
+from vla_cl.run.folder import RunFolder, read_settings
+from vla_cl.run.location import compose_evaluation
+from vla_cl.storage.manifest import write_manifest
 from vla_cl.types import ConfigurationError, InterfaceSpec
 
 CONF = Path(__file__).parent / "conf"
@@ -256,7 +256,7 @@ def test_a_policy_that_looks_at_several_frames_is_refused_before_it_learns(cache
     def learn(*_):
         raise AssertionError("it learnt")
 
-    monkeypatch.setattr("vla_cl.continual.Learning", learn)
+    monkeypatch.setattr("vla_cl.run.continual.Learning", learn)
     history = ["policy=diffusion", "policy.n_action_steps=4", "policy.n_obs_steps=2", "policy.horizon=8",
                "policy.down_dims=[8,16]", "policy.pretrained_backbone_weights=null"]  # fmt: skip
     with pytest.raises(ConfigurationError, match=r"'diffusion' looks at 2 frames.*policy\.n_obs_steps=1"):

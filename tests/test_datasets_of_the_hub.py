@@ -9,10 +9,10 @@ import pytest
 from huggingface_hub.errors import DryRunError
 from odd_datasets import edit_info, make_dataset
 
-from vla_cl import run
-from vla_cl.check import check
-from vla_cl.compose import compose
+from vla_cl.config.compose import compose
 from vla_cl.data import preflight
+from vla_cl.run import root as run
+from vla_cl.run.check import check
 from vla_cl.types import ConfigurationError
 
 CONF = Path(__file__).parent / "conf"

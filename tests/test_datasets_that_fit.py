@@ -8,10 +8,10 @@ import pytest
 from dataset_streams import CONF, POINT, SMALL, refusal, settings, train
 from odd_datasets import make_dataset
 
-from vla_cl import run
-from vla_cl.check import check
-from vla_cl.compose import compose
+from vla_cl.config.compose import compose
 from vla_cl.models.stored_policy import noted_conventions
+from vla_cl.run import root as run
+from vla_cl.run.check import check
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vla_cl.cli import main
+from vla_cl.cli.main import main
 
 CONF = ["--conf", str(Path(__file__).parent / "conf")]
 TOY = ["plugins=[toy_world]", "suite=point", "stream=points", "policy=tiny", "evaluation.episodes=2", "device=cpu",

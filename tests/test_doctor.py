@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from vla_cl import doctor
+from vla_cl.tools import doctor
 
 NEEDS_NO_RENDERING = [f"--only={name}" for name in doctor.CHECKS if name not in {"rendering", "torch"}]
 
 
 def run(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "vla_cl.doctor", *arguments]
+    command = [sys.executable, "-m", "vla_cl.tools.doctor", *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, **(environment or {})}, check=False
     )

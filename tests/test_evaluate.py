@@ -14,11 +14,11 @@ import pytest
 from evaluation_commands import CONF, SETTINGS, evaluate, rows, save_policy, summary
 from toy_world import PointSuite
 
-from vla_cl.cli import main
+from vla_cl.cli.main import main
 from vla_cl.data.dataset_folder import DatasetFolder
-from vla_cl.location import policy_name
 from vla_cl.metrics import wilson_interval
 from vla_cl.rollout.summary import describe
+from vla_cl.run.location import policy_name
 
 
 @pytest.fixture(scope="module")

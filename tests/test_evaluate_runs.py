@@ -9,13 +9,13 @@ import yaml
 from evaluation_commands import CONF, evaluate, new_policy, rows, save_policy, summary
 from toy_world import PointSuite
 
-from vla_cl import checkpoint
-from vla_cl.cli import main
+from vla_cl.cli.main import main
 from vla_cl.interfaces import Method
-from vla_cl.location import compose_evaluation, find_run
-from vla_cl.manifest import seal
 from vla_cl.methods.packnet import PackNet
 from vla_cl.rollout.engine import Engine
+from vla_cl.run import checkpoint
+from vla_cl.run.location import compose_evaluation, find_run
+from vla_cl.storage.manifest import seal
 from vla_cl.types import ConfigurationError, Experience
 
 
@@ -219,7 +219,7 @@ def test_only_the_command_says_which_packages_may_be_used(part, overrides, advic
 
 
 def test_a_name_on_the_hub_is_not_looked_for_around_the_working_directory(run, monkeypatch):
-    from vla_cl.location import find_run
+    from vla_cl.run.location import find_run
 
     monkeypatch.chdir(run)
     assert find_run("someone/policy") is None

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from vla_cl.cli import main
-from vla_cl.compose import build, choices, compose
+from vla_cl.cli.main import main
+from vla_cl.config.compose import build, choices, compose
 from vla_cl.interfaces import Method
 from vla_cl.types import Ability
 

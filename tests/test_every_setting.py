@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vla_cl import run
-from vla_cl.compose import build, choices, compose
+from vla_cl.config.compose import build, choices, compose
 from vla_cl.interfaces import Method
+from vla_cl.run import root as run
 from vla_cl.settings.checks import checked
 from vla_cl.types import ConfigurationError, InterfaceSpec
 

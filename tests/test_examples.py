@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vla_cl.compose import build, choices, compose
+from vla_cl.config.compose import build, choices, compose
 from vla_cl.interfaces import Method
 from vla_cl.metrics import load_matrix
 from vla_cl.types import ConfigurationError

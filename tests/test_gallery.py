@@ -5,8 +5,8 @@ import pytest
 from PIL import Image, ImageFont
 from toy_world import SIZE, PointSuite
 
-from vla_cl import gallery
-from vla_cl.cli import main
+from vla_cl.cli.main import main
+from vla_cl.tools import gallery
 from vla_cl.types import ConfigurationError
 
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binom
 
 from vla_cl.bench import coverage
-from vla_cl.cli import main
+from vla_cl.cli.main import main
 from vla_cl.metrics import HEADLINE_FORGETTING, METRICS, Estimate, ScoreMatrix, compute_all, wilson_interval
 from vla_cl.metrics.estimate import compute_many
 from vla_cl.metrics.interval import weighted_interval

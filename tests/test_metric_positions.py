@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vla_cl.compose import choices, compose
+from vla_cl.config.compose import choices, compose
 from vla_cl.evaluation.table import TrialTable
 from vla_cl.metrics import HEADLINE, METRICS, ScoreMatrix, compute_all, load_matrix
 from vla_cl.rollout.evaluator import trial_of
 from vla_cl.rollout.table import EPISODES as LAYOUT
-from vla_cl.run_folder import score_matrix
-from vla_cl.stream_sources import sources
+from vla_cl.run.folder import score_matrix
+from vla_cl.run.stream_sources import sources
 from vla_cl.types import ConfigurationError, Episode, Experience, Outcome, Stream, Task
 
 CONF = Path(__file__).parent / "conf"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from vla_cl import metrics
-from vla_cl.cli import main
-from vla_cl.manifest import seal
+from vla_cl.cli.main import main
 from vla_cl.metrics import METRICS, ScoreMatrix, compute_all, describe, load_matrix
+from vla_cl.storage.manifest import seal
 from vla_cl.types import ConfigurationError
 
 

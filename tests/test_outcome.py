@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from vla_cl import outcome
+from vla_cl.cli import outcome
 from vla_cl.metrics import ScoreMatrix
 
 NAN = math.nan

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from tiny_model import TinyData, TinyModel, experience
 
-from vla_cl import checkpoint
-from vla_cl.compose import compose
+from vla_cl.config.compose import compose
 from vla_cl.interfaces import Method
-from vla_cl.train import TrainingSettings, learn
+from vla_cl.run import checkpoint
+from vla_cl.training.learning import TrainingSettings, learn
 from vla_cl.types import Draw
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

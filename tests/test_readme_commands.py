@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from odd_datasets import make_dataset
 
-from vla_cl.cli import main
+from vla_cl.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 CONF = str(ROOT / "tests" / "conf")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from vla_cl import run
-from vla_cl.cli import main
-from vla_cl.compose import compose
-from vla_cl.manifest import READABLE_RUNS, seal, write_manifest
+from vla_cl.cli.main import main
+from vla_cl.config.compose import compose
+from vla_cl.run import root as run
+from vla_cl.storage.manifest import READABLE_RUNS, seal, write_manifest
 
 CONF = Path(__file__).parent / "conf"
 SETTINGS = ["plugins=[toy_world]", "suite=point", "stream=points", "policy=tiny", "method=er", "device=cpu",

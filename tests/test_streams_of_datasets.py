@@ -9,14 +9,14 @@ from dataset_streams import CONF, POINT, SMALL, refusal, settings, train
 from odd_datasets import data_file, make_dataset, set_column
 from safetensors.numpy import load_file
 
-from vla_cl import run
-from vla_cl.check import check
-from vla_cl.cli import main
-from vla_cl.compose import compose
+from vla_cl.cli.main import main
+from vla_cl.config.compose import compose
 from vla_cl.data.recorded import matched, recorded_tasks
 from vla_cl.data.streams import recorded_stream
-from vla_cl.evaluate import evaluate
 from vla_cl.metrics import ScoreMatrix
+from vla_cl.run import root as run
+from vla_cl.run.check import check
+from vla_cl.run.evaluate import evaluate
 from vla_cl.types import ConfigurationError
 
 TOP = "observation.images.top"
@@ -118,7 +118,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_dataset_that_changes_while_the_run_is_under_way_is_refused(robot, cache, tmp_path, monkeypatch, change):
     """It would be learnt without a word, and run.json would tell of the data that were there before."""
-    from vla_cl import continual
+    from vla_cl.run import continual
 
     roots = [shutil.copytree(root, tmp_path / f"part {number}") for number, root in enumerate(robot[:2])]
     learning, done = continual.Learning, []

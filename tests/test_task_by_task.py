@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from vla_cl import run
-from vla_cl.cli import main
-from vla_cl.compose import compose
+from vla_cl.cli.main import main
+from vla_cl.config.compose import compose
 from vla_cl.methods.packnet import PackNet
 from vla_cl.rollout.engine import Engine
+from vla_cl.run import root as run
 
 CONF = Path(__file__).parent / "conf"
 SETTINGS = ["plugins=[toy_world]", "suite=point", "evaluation.episodes=2", "evaluation.replan_every=2",

@@ -4,9 +4,9 @@ import tracemalloc
 
 import pytest
 
-from vla_cl import outcome
-from vla_cl.manifest import seal
-from vla_cl.tracking import Tracker, last_loss
+from vla_cl.cli import outcome
+from vla_cl.run.tracking import Tracker, last_loss
+from vla_cl.storage.manifest import seal
 from vla_cl.trust.reading import last_lines
 from vla_cl.types import ConfigurationError
 

@@ -7,7 +7,7 @@ from tiny_model import TinyData, TinyModel, experience
 
 from vla_cl.interfaces import Method
 from vla_cl.random_numbers import Purpose, number
-from vla_cl.train import TrainingSettings, learn, sample_rows
+from vla_cl.training.learning import TrainingSettings, learn, sample_rows
 from vla_cl.types import ConfigurationError
 
 SETTINGS = TrainingSettings(steps=7, batch_size=6, learning_rate=0.1, warmup_share=0.3)

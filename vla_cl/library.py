@@ -9,16 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vla_cl.arrangements import require_no_future_tasks, require_second_task
-from vla_cl.continual import ContinualRun
 from vla_cl.data.streams import suite_stream
 from vla_cl.evaluation.plan import EvaluationPlan
 from vla_cl.interfaces import Family, Method
 from vla_cl.methods.remembering import RememberingMethod
-from vla_cl.run_folder import RunFolder
-from vla_cl.run_summary import Identity
-from vla_cl.tracking import Tracker
-from vla_cl.train import TrainingSettings
+from vla_cl.run.arrangements import require_no_future_tasks, require_second_task
+from vla_cl.run.continual import ContinualRun
+from vla_cl.run.folder import RunFolder
+from vla_cl.run.summary import Identity
+from vla_cl.run.tracking import Tracker
+from vla_cl.training.learning import TrainingSettings
 from vla_cl.types import ConfigurationError
 
 _MISSING = object()

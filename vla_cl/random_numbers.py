@@ -34,6 +34,12 @@ class Purpose(Enum):
     DROPOUT = "dropout"
     """The same model's dropout. No index; the seed is a draw's."""
 
+    HELD_OUT = "held-out episodes"
+    """Which episodes of a dataset are kept from training. No index."""
+
+    HELD_OUT_LOSS = "loss of held-out episodes"
+    """Noise and time of the loss on an episode that is held out. Episode, by its place among those of its task."""
+
     REPLAY = "replay"
     """Which remembered samples a step learns from. Step."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,6 +22,7 @@ class Measure:
         low: Its least value.
         high: Its greatest value.
         title: In reports, with its unit: ``loss (nats)``.
+        note: How to read it, in one or two sentences; reports show it.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Measure:
     low: float = -math.inf
     high: float = math.inf
     title: str = ""
+    note: str = ""
 
     @property
     def words(self) -> str:
@@ -49,25 +51,6 @@ class Measure:
 
 SUCCESS = Measure("success", "higher", "proportion", 0.0, 1.0, "success")
 """Whether an episode reached its goal."""
-
-
-@dataclass(frozen=True)
-class EvaluationRequest:
-    """What is to be evaluated, and when in the stream.
-
-    Attributes:
-        tasks: Which tasks, in this order.
-        experience: After (or in) which experience of the stream; -1: before any learning.
-        step: Optimizer steps since the start of the stream.
-        split: ``report`` for reported numbers, ``select`` for learning curves.
-        count: Trials of each task.
-    """
-
-    tasks: tuple[Task, ...]
-    experience: int
-    step: int
-    split: Split
-    count: int
 
 
 @dataclass(frozen=True)
@@ -91,3 +74,35 @@ class Trial:
     columns: Mapping[str, object] = field(default_factory=dict)
     seconds: float = 0.0
     error: str | None = None
+
+
+def _ignored(trial: Trial) -> None:
+    """Nobody writes it down."""
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """What is to be evaluated, and when in the stream.
+
+    Attributes:
+        tasks: Which tasks, in this order.
+        experience: After (or in) which experience of the stream; -1: before any learning.
+        step: Optimizer steps since the start of the stream.
+        split: ``report`` for reported numbers, ``select`` for learning curves.
+        count: Trials of each task.
+        known: Task and unit of trials that a run of before has already: they need not be made again.
+        write_down: Called with a trial as soon as it is made, so that a kill does not lose it. An evaluator whose
+            trials are quick need not call it.
+    """
+
+    tasks: tuple[Task, ...]
+    experience: int
+    step: int
+    split: Split
+    count: int
+    known: frozenset[tuple[str, int]] = frozenset()
+    write_down: Callable[[Trial], None] = _ignored
+
+    def missing(self, task: Task, units: Sequence[int]) -> list[int]:
+        """Those units of a task that are not known yet."""
+        return [unit for unit in units if (task.id, unit) not in self.known]

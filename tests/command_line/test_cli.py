@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from vla_cl.cli import main
+from vla_cl.cli.main import main
 
 HEAVY = ("torch", "lerobot", "transformers", "metaworld", "mujoco", "pandas", "matplotlib")
 
@@ -12,7 +12,7 @@ HEAVY = ("torch", "lerobot", "transformers", "metaworld", "mujoco", "pandas", "m
 def run(*arguments):
     code = f"""
 import sys
-from vla_cl.cli import main
+from vla_cl.cli.main import main
 try:
     status = main({list(arguments)!r})
 except SystemExit as end:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vla_cl.answers import messages_only
-from vla_cl.cli import _parser, main
+from vla_cl.cli.answers import messages_only
+from vla_cl.cli.main import _parser, main
 
 CONF = str(Path(__file__).parents[1] / "conf")
 BED = ["stream=bed_policy_regression", "training.steps=2", "training.batch_size=4", "evaluation.episodes=2",
@@ -62,7 +62,7 @@ def test_every_command_is_here_and_takes_json_and_shows_an_example():
 def test_one_document_and_nothing_else(name, folder, capfd, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setattr("vla_cl.bench.startup.startup", lambda *_: {"holds": True})
-    monkeypatch.setattr("vla_cl.doctor.CHECKS", {})
+    monkeypatch.setattr("vla_cl.tools.doctor.CHECKS", {})
     arguments, keys = ANSWERS[name]
     assert main([*arguments, "--json"]) == 0, capfd.readouterr().err
     found = json.loads(capfd.readouterr().out)

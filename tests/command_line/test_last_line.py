@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from vla_cl.cli import main
-from vla_cl.last_line import BAD_INPUT, FAILED, LONGEST, Stopped, explained, shortened
+from vla_cl.cli.last_line import BAD_INPUT, FAILED, LONGEST, Stopped, explained, shortened
+from vla_cl.cli.main import main
 from vla_cl.metrics import compute_all
 from vla_cl.types import ConfigurationError
 
@@ -151,7 +151,7 @@ def test_a_sentence_is_one_short_line_without_control_characters():
 
 def run(code, **options):
     """A command whose work is ``code``, in a process of its own."""
-    program = f"import sys\nfrom vla_cl.last_line import guarded\ndef work():\n    {code}\n    return 0\n"
+    program = f"import sys\nfrom vla_cl.cli.last_line import guarded\ndef work():\n    {code}\n    return 0\n"
     program += "sys.exit(guarded(work, '--debug' in sys.argv))"
     return [sys.executable, "-c", program], {"text": True, "stderr": subprocess.PIPE, **options}
 

@@ -1,8 +1,8 @@
 import pytest
 
-from vla_cl.cli import main
-from vla_cl.compose import choices
-from vla_cl.listing import GROUPS, first_sentence, listed, listing
+from vla_cl.cli.listing import GROUPS, first_sentence, listed, listing
+from vla_cl.cli.main import main
+from vla_cl.config.compose import choices
 
 
 @pytest.mark.parametrize("what", GROUPS)

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from vla_cl import continual, run
-from vla_cl.check import run_name
-from vla_cl.cli import main
-from vla_cl.compose import compose
-from vla_cl.resume import settings_of_run
-from vla_cl.run_folder import read_settings
-from vla_cl.stopping import Stopped
+from vla_cl.cli.main import main
+from vla_cl.config.compose import compose
+from vla_cl.run import continual
+from vla_cl.run import root as run
+from vla_cl.run.check import run_name
+from vla_cl.run.folder import read_settings
+from vla_cl.run.resume import settings_of_run
+from vla_cl.training.stopping import Stopped
 from vla_cl.types import ConfigurationError
 
 CONF = str(Path(__file__).parents[1] / "conf")
@@ -114,7 +115,7 @@ def test_a_seed_given_twice(capsys):
 
 
 def test_a_run_that_is_refused_leaves_no_folder(here, monkeypatch, capsys):
-    monkeypatch.setattr("vla_cl.run.Tracker", refuse)
+    monkeypatch.setattr("vla_cl.run.root.Tracker", refuse)
     assert main(["train", *BED]) == 2
     assert list(here.iterdir()) == []
     Path("outputs/full").mkdir(parents=True)

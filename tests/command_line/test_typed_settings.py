@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vla_cl.cli import main
-from vla_cl.compose import compose
+from vla_cl.cli.main import main
+from vla_cl.config.compose import compose
 from vla_cl.settings.overrides import quoted
 from vla_cl.types import ConfigurationError
 

@@ -1,6 +1,6 @@
 """For the contract tests: the settings of every method, and those under which it has nothing to edit."""
 
-from vla_cl.compose import choices, compose
+from vla_cl.config.compose import choices, compose
 
 VARIANTS = {
     "agem_of_steps": ("agem", {"project": "step"}),

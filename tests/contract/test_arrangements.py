@@ -8,9 +8,9 @@ import shutil
 import pytest
 from method_neutral import VARIANTS, method_settings
 
-from vla_cl import run
-from vla_cl.compose import build, compose
+from vla_cl.config.compose import build, compose
 from vla_cl.interfaces import Method
+from vla_cl.run import root as run
 from vla_cl.types import Ability, ConfigurationError
 
 SETTINGS = method_settings()

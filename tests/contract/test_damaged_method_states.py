@@ -8,12 +8,12 @@ import torch
 from method_neutral import method_settings
 from safetensors.torch import save_file
 
-from vla_cl.checkpoint import load_method
-from vla_cl.compose import build
+from vla_cl.config.compose import build
 from vla_cl.files import write_json
 from vla_cl.interfaces import Method
+from vla_cl.run.checkpoint import load_method
 from vla_cl.testbeds import BEDS
-from vla_cl.train import learn
+from vla_cl.training.learning import learn
 from vla_cl.types import ConfigurationError
 
 SETTINGS = method_settings()

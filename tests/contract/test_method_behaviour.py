@@ -45,7 +45,7 @@ from method_neutral import method_settings
 from numpy.typing import NDArray
 from torch.optim import SGD
 
-from vla_cl.compose import build
+from vla_cl.config.compose import build
 from vla_cl.interfaces import Method
 from vla_cl.testbeds import BEDS
 

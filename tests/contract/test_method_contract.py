@@ -9,10 +9,10 @@ import torch
 from method_neutral import NEUTRAL, method_settings
 from safetensors.torch import load, save
 
-from vla_cl.compose import build
+from vla_cl.config.compose import build
 from vla_cl.interfaces import Method
 from vla_cl.testbeds import BEDS
-from vla_cl.train import learn
+from vla_cl.training.learning import learn
 from vla_cl.types import ConfigurationError
 
 SETTINGS = method_settings()

@@ -4,10 +4,10 @@ import pytest
 import torch
 from method_neutral import NEUTRAL, method_settings
 
-from vla_cl.compose import build
+from vla_cl.config.compose import build
 from vla_cl.interfaces import Method, Model
 from vla_cl.testbeds import BEDS
-from vla_cl.train import learn
+from vla_cl.training.learning import learn
 from vla_cl.types import ConfigurationError
 
 SETTINGS = method_settings()

@@ -6,10 +6,10 @@ import pytest
 from method_neutral import method_settings
 
 from vla_cl import random_numbers
-from vla_cl.compose import build
+from vla_cl.config.compose import build
 from vla_cl.interfaces import Method
 from vla_cl.testbeds import BEDS
-from vla_cl.train import learn
+from vla_cl.training.learning import learn
 from vla_cl.types import Ability
 
 

@@ -12,14 +12,14 @@ def make_base(base):
     from tiny_model import experience
     from toy_world import PointSuite
 
-    from vla_cl import checkpoint
-    from vla_cl.checkpoint import Progress
-    from vla_cl.compose import compose
+    from vla_cl.config.compose import compose
     from vla_cl.interfaces import Method
     from vla_cl.memory.encodings import codec
     from vla_cl.memory.record import pack
     from vla_cl.memory.store import TrajectoryStore
     from vla_cl.models.vla import VlaModel, policy_config
+    from vla_cl.run import checkpoint
+    from vla_cl.run.checkpoint import Progress
 
     base.mkdir()
     spec = PointSuite().spec

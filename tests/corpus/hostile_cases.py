@@ -41,7 +41,7 @@ def command(*words):
     """A command line; ``{}`` is the artefact's path."""
 
     def use(path, place):
-        from vla_cl.cli import main
+        from vla_cl.cli.main import main
 
         return main([word.replace("{}", str(path)).replace("{place}", str(place)) for word in words])
 
@@ -201,7 +201,7 @@ def edit(path, change):
 
 def refit(run, number="002"):
     """Give a checkpoint a manifest that agrees with what was changed, as somebody with bad intent would."""
-    from vla_cl.manifest import write_manifest
+    from vla_cl.storage.manifest import write_manifest
 
     write_manifest(run / "checkpoints" / number)
 

@@ -107,7 +107,7 @@ def _(run):
 
 
 def _as_text(run):
-    from vla_cl.location import compose_evaluation
+    from vla_cl.run.location import compose_evaluation
 
     overrides = ["plugins=[toy_world]"]
     profile = compose_evaluation(str(run), overrides, [CONF])["suite"]["render_profile"]

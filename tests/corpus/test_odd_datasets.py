@@ -11,10 +11,10 @@ import pytest
 from odd_corpus import CASES, EPISODE_TASKS, FRONT, LENGTH, TASKS, WRIST, Refused
 from odd_datasets import make_dataset, numbered
 
-from vla_cl.compose import compose
+from vla_cl.config.compose import compose
 from vla_cl.data.frames import Frames
 from vla_cl.data.source import Source
-from vla_cl.data_check import check_data
+from vla_cl.run.data_check import check_data
 from vla_cl.types import ConfigurationError
 
 SIZES = {FRONT: (24, 32), WRIST: (16, 16)}

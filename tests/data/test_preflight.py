@@ -14,7 +14,7 @@ from vla_cl.data.frames import Frames
 from vla_cl.data.joints import other_names, require_same_order
 from vla_cl.data.preflight import inspect_dataset, require_distinct, require_room
 from vla_cl.data.source import Source
-from vla_cl.names import NAME_BYTES, file_name, readable_id
+from vla_cl.storage.names import NAME_BYTES, file_name, readable_id
 from vla_cl.types import ConfigurationError
 
 TEXTS = [

@@ -6,7 +6,7 @@ import pytest
 
 from vla_cl.data.run_data import DATA_FILE, moved_roots, remember_datasets
 from vla_cl.files import write_text
-from vla_cl.manifest import seal_text
+from vla_cl.storage.manifest import seal_text
 from vla_cl.types import ConfigurationError
 
 

@@ -5,7 +5,7 @@ from vla_cl.data.location import dataset_roots
 from vla_cl.data.recorded import matched, recorded_tasks
 from vla_cl.data.streams import ARRANGEMENTS, recorded_stream, suite_stream
 from vla_cl.memory.replay_memory import REUSED
-from vla_cl.names import NOTES, RESERVED
+from vla_cl.storage.names import NOTES, RESERVED
 from vla_cl.types import ConfigurationError, Task
 
 TASKS = PointSuite().tasks()

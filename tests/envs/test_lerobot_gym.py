@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vla_cl.compose import build, compose
+from vla_cl.config.compose import build, compose
 from vla_cl.envs.lerobot_gym import LeRobotGym
 from vla_cl.interfaces import Policy, Suite
 from vla_cl.rollout.engine import Engine
@@ -150,7 +150,7 @@ def test_pusht_yaml():
 def test_nothing_is_imported_that_is_not_needed():
     script = (
         "import sys\n"
-        "from vla_cl.compose import build, compose\n"
+        "from vla_cl.config.compose import build, compose\n"
         "from vla_cl.interfaces import Suite\n"
         "suite = build(compose(['suite=pusht'])['suite'], Suite)\n"
         "assert not {'lerobot', 'torch', 'gymnasium'} & sys.modules.keys()\n"

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vla_cl.compose import build, compose
+from vla_cl.config.compose import build, compose
 from vla_cl.envs import libero_catalog
 from vla_cl.envs.libero import PROTOCOLS, Libero
 from vla_cl.envs.libero_catalog import SUITES, initial_states_file, package_folder, problem_file, task_orders
 from vla_cl.envs.libero_initial_states import read_initial_states
 from vla_cl.envs.libero_package import PARTS, assets_folder
 from vla_cl.interfaces import Suite
-from vla_cl.run import sources
+from vla_cl.run.root import sources
 from vla_cl.types import ConfigurationError
 
 

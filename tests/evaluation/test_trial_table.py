@@ -5,7 +5,7 @@ import pytest
 
 from vla_cl.evaluation.table import Cell, TrialTable
 from vla_cl.interfaces.layout import TrialLayout
-from vla_cl.run_folder import score_matrix
+from vla_cl.run.folder import score_matrix
 from vla_cl.scores import Measure, Trial
 from vla_cl.types import ConfigurationError, Experience, Stream, Task
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vla_cl import run
-from vla_cl.compose import compose
+from vla_cl.config.compose import compose
 from vla_cl.metrics import compute_all, describe, load_matrix
 from vla_cl.report import write_report
 from vla_cl.report.seed_groups import compare
+from vla_cl.run import root as run
 
 CONF = Path(__file__).parent / "conf"
 STREAM = ["plugins=[own_family]", "stream=lines", "training.steps=60", "training.learning_rate=0.1", "threads=1"]

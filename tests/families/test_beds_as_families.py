@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from vla_cl import run
-from vla_cl.cli import main
-from vla_cl.compose import build, compose
+from vla_cl.cli.main import main
+from vla_cl.config.compose import build, compose
 from vla_cl.families.beds import BedFamily
 from vla_cl.interfaces import Family
 from vla_cl.metrics import load_matrix
+from vla_cl.run import root as run
 from vla_cl.testbeds import BEDS
 from vla_cl.types import ConfigurationError, Draw
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from vla_cl import continual, files, run
-from vla_cl.compose import compose
-from vla_cl.stopping import Stopped, StopRequest, between_steps
+from vla_cl import files
+from vla_cl.config.compose import compose
+from vla_cl.run import continual
+from vla_cl.run import root as run
+from vla_cl.training.stopping import Stopped, StopRequest, between_steps
 
 TESTS = Path(__file__).parents[1]
 BED = ["stream=bed_policy_regression", "training.steps=4", "training.batch_size=8", "evaluation.episodes=4",

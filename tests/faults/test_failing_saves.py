@@ -7,8 +7,6 @@ import pytest
 from faults_injected import FailingCalls
 from tiny_model import TinyModel
 
-from vla_cl import checkpoint
-from vla_cl.checkpoint import Progress
 from vla_cl.evaluation.table import TrialTable
 from vla_cl.files import remove_leftovers
 from vla_cl.interfaces import Method
@@ -16,8 +14,10 @@ from vla_cl.metrics import ScoreMatrix
 from vla_cl.rollout.evaluator import trial_of
 from vla_cl.rollout.journal import Journal
 from vla_cl.rollout.table import EPISODES
-from vla_cl.run_folder import RunFolder
-from vla_cl.tracking import Tracker
+from vla_cl.run import checkpoint
+from vla_cl.run.checkpoint import Progress
+from vla_cl.run.folder import RunFolder
+from vla_cl.run.tracking import Tracker
 from vla_cl.types import ConfigurationError, Episode, EpisodeRequest, Outcome, Task
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)

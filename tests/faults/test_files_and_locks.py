@@ -14,13 +14,13 @@ from faults_injected import FailingCalls
 
 from vla_cl import files
 from vla_cl.files import make_folder, remove_leftovers, remove_leftovers_of, replacing, replacing_folder, set_aside
-from vla_cl.locks import only_writer
+from vla_cl.storage.locks import only_writer
 from vla_cl.types import ConfigurationError
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from vla_cl.locks import only_writer
+from vla_cl.storage.locks import only_writer
 with only_writer(Path(sys.argv[1]), "the run x"):
     print("held", flush=True)
     sys.stdin.read()
@@ -288,7 +288,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_of_the_system(tmp_path):
 KILLED_AT_ITS_NOTE = """
 import os, signal, sys
 from pathlib import Path
-from vla_cl.locks import only_writer
+from vla_cl.storage.locks import only_writer
 
 kill = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[2] == "half written":

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from toy_commands import COLLECT, TRAIN, Place, run
 
-from vla_cl.manifest import run_key
+from vla_cl.storage.manifest import run_key
 
 OTHER = ["train_seed=5", "evaluation.episodes=3"]
 

@@ -10,7 +10,7 @@ import toy_commands
 from processes import alive, wait_until
 from toy_commands import COLLECT, CONF, DEMONSTRATIONS, POINT, TRAIN, Place, run
 
-from vla_cl.locks import only_writer
+from vla_cl.storage.locks import only_writer
 
 
 class Running:

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from toy_commands import EVALUATE, TRAIN, Place, rows, run
 
-from vla_cl.manifest import seal, write_manifest
+from vla_cl.storage.manifest import seal, write_manifest
 
 
 @pytest.fixture(scope="module")

@@ -120,7 +120,7 @@ def _run(arguments, log, marker, die_at_call):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if die_at_call is not None:
         _die_at(die_at_call)
-    from vla_cl.cli import main
+    from vla_cl.cli.main import main
 
     status = main(arguments)
     sys.stdout.flush()

@@ -70,8 +70,8 @@ def results(folder):
 
 def every_run(simulated):
     """Name to results of each run, in a folder of its own."""
-    from vla_cl import run
-    from vla_cl.compose import compose
+    from vla_cl.config.compose import compose
+    from vla_cl.run import root as run
 
     root = Path(tempfile.mkdtemp(prefix="golden"))
     found = {}

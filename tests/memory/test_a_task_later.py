@@ -5,8 +5,8 @@ import shutil
 import pytest
 from odd_datasets import make_dataset
 
-from vla_cl.cli import main
-from vla_cl.memory_command import RunMemory
+from vla_cl.cli.main import main
+from vla_cl.cli.memory import RunMemory
 
 SMALL = [
     "policy.image_size=16",

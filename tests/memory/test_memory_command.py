@@ -13,13 +13,14 @@ from remembered_data import same
 from safetensors.numpy import load_file
 from tiny_model import experience
 
-from vla_cl import memory_command, run
-from vla_cl.cli import main
-from vla_cl.compose import compose
+from vla_cl.cli import memory as memory_command
+from vla_cl.cli.main import main
+from vla_cl.cli.memory import RunMemory
+from vla_cl.config.compose import compose
 from vla_cl.data.frames import Frames
 from vla_cl.data.source import Source
 from vla_cl.memory.replay_memory import ReplayMemory
-from vla_cl.memory_command import RunMemory
+from vla_cl.run import root as run
 from vla_cl.types import ConfigurationError
 
 CONF = [Path(__file__).parents[1] / "conf", Path(__file__).parent / "conf"]

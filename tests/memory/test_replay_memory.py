@@ -10,7 +10,7 @@ from tiny_model import TinyData, experience
 from vla_cl.memory.budget import cosine_distance, divide, similarity_weights
 from vla_cl.memory.replay_memory import ReplayMemory
 from vla_cl.memory.settings import parse_bytes
-from vla_cl.names import NOTES
+from vla_cl.storage.names import NOTES
 from vla_cl.types import ConfigurationError
 
 

@@ -4,10 +4,10 @@ import pytest
 from dataset_streams import refusal, settings
 from odd_datasets import make_dataset
 
-from vla_cl.check import check
-from vla_cl.checkpoint import read_method
-from vla_cl.names import NOTES
-from vla_cl.run import train
+from vla_cl.run.check import check
+from vla_cl.run.checkpoint import read_method
+from vla_cl.run.root import train
+from vla_cl.storage.names import NOTES
 
 CAMERA = {"observation.image": (8, 8)}
 FRAME = 8 * 8 * 3 + 4 * (2 + 2)  # picture, state, action

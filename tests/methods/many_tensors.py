@@ -7,9 +7,9 @@ from regression_model import RegressionModel
 from tiny_model import TinyData, experience
 from torch import nn
 
-from vla_cl.compose import build, compose
+from vla_cl.config.compose import build, compose
 from vla_cl.interfaces import Method
-from vla_cl.train import TrainingSettings, learn
+from vla_cl.training.learning import TrainingSettings, learn
 from vla_cl.types import Ability, ForwardPass
 
 WIDTHS = [3, 2, 7, 40, 100, 13, 1, 9, 4, 17, 30, 5, 8, 3, 6, 11, 16]

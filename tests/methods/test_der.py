@@ -10,7 +10,7 @@ from tiny_model import TinyData, TinyModel, experience
 from vla_cl.methods import der
 from vla_cl.methods.der import DarkExperienceReplay
 from vla_cl.methods.stored_outputs import StoredOutputs
-from vla_cl.train import TrainingSettings, learn
+from vla_cl.training.learning import TrainingSettings, learn
 from vla_cl.types import ConfigurationError, Draw
 
 DRAW = Draw(11)

@@ -7,7 +7,7 @@ from tiny_model import TinyData, TinyModel, experience
 
 from vla_cl.interfaces import Method
 from vla_cl.methods.ewc import CERTAIN, ElasticWeightConsolidation, drawn_targets
-from vla_cl.train import TrainingSettings, learn
+from vla_cl.training.learning import TrainingSettings, learn
 from vla_cl.types import ConfigurationError, Draw
 
 SETTINGS = TrainingSettings(steps=5, batch_size=4, learning_rate=0.05)

@@ -7,7 +7,7 @@ from keyed_model import KeyedModel
 from tiny_model import TinyData, TinyModel, experience
 
 from vla_cl.methods.generative_replay import GENERATED, SEED, GenerativeDistillation, GenerativeReplay
-from vla_cl.train import TrainingSettings, learn
+from vla_cl.training.learning import TrainingSettings, learn
 from vla_cl.types import ConfigurationError, Draw
 
 SETTINGS = TrainingSettings(steps=5, batch_size=6)

@@ -13,7 +13,7 @@ from tiny_model import TinyData, TinyModel, experience
 from vla_cl.interfaces import Method
 from vla_cl.methods.lwf import LearningWithoutForgetting, OutputCache
 from vla_cl.methods.teacher import Teacher, teacher_bytes
-from vla_cl.train import TrainingSettings, learn
+from vla_cl.training.learning import TrainingSettings, learn
 from vla_cl.types import ConfigurationError, Draw
 
 TRAINABLE = (4 * 2 + 4 + 3 + 3 + 2 * 7 + 2) * 4  # bytes; the frozen matrix is not copied

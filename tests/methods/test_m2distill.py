@@ -5,7 +5,7 @@ from tiny_distillable import TinyDistillable, assert_continues_after_resume, ass
 from tiny_model import TinyData, TinyModel, experience
 
 from vla_cl.methods.m2distill import M2Distill
-from vla_cl.train import TrainingSettings
+from vla_cl.training.learning import TrainingSettings
 from vla_cl.types import ConfigurationError, Draw
 
 

@@ -9,7 +9,7 @@ from keyed_model import KeyedModel
 from regression_model import RegressionModel
 from tiny_model import TinyData, TinyModel, experience
 
-from vla_cl.compose import build, compose
+from vla_cl.config.compose import build, compose
 from vla_cl.interfaces import Method
 from vla_cl.methods.agem import AveragedGradientEpisodicMemory
 from vla_cl.methods.cama import ConfidenceAwareMovingAverage

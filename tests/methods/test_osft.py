@@ -15,10 +15,10 @@ from tiny_distillable import (
 from tiny_model import TinyData, TinyModel, experience
 from torch import nn
 
-from vla_cl.compose import build, compose
+from vla_cl.config.compose import build, compose
 from vla_cl.interfaces import Method
 from vla_cl.methods.osft import OrthogonalSubspaceFineTuning
-from vla_cl.train import TrainingSettings, learn
+from vla_cl.training.learning import TrainingSettings, learn
 from vla_cl.types import ConfigurationError, Draw, Roles
 
 WIDE = TrainingSettings(steps=12, batch_size=6, learning_rate=3e-2, weight_decay=0.1)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from vla_cl.methods.packnet import FREE, PackNet
-from vla_cl.train import TrainingSettings, learn
+from vla_cl.training.learning import TrainingSettings, learn
 from vla_cl.types import ConfigurationError, Draw, Task
 
 LONG = TrainingSettings(steps=40, batch_size=6, learning_rate=2e-2, weight_decay=0.5, clip_norm=0.1)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm
 
 from vla_cl.methods.packnet import PackNet
-from vla_cl.train import TrainingSettings
+from vla_cl.training.learning import TrainingSettings
 from vla_cl.types import ConfigurationError
 
 SETTINGS = TrainingSettings(steps=12, batch_size=6, learning_rate=2e-2, weight_decay=0.1)

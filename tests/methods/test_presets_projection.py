@@ -11,7 +11,7 @@ from regression_model import RegressionModel
 from tiny_model import TinyData, experience
 from torch import nn
 
-from vla_cl.compose import build, compose
+from vla_cl.config.compose import build, compose
 from vla_cl.interfaces import Method
 from vla_cl.types import Draw, ForwardPass
 

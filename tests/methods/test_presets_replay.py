@@ -15,7 +15,7 @@ from tiny_model import TinyData, experience
 from torch import nn
 from torch.nn import functional
 
-from vla_cl.compose import build, compose
+from vla_cl.config.compose import build, compose
 from vla_cl.interfaces import Method
 from vla_cl.methods import der
 from vla_cl.testbeds import BEDS

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from vla_cl.compose import build, choices, compose, part_class
+from vla_cl.config.compose import build, choices, compose, part_class
 from vla_cl.interfaces import Method
 from vla_cl.types import ConfigurationError
 

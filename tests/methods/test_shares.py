@@ -15,7 +15,7 @@ from vla_cl.methods.der import DarkExperienceReplay
 from vla_cl.methods.er import ExperienceReplay
 from vla_cl.methods.generative_replay import GenerativeDistillation, GenerativeReplay
 from vla_cl.methods.mir import MaximallyInterferedRetrieval
-from vla_cl.train import Processes
+from vla_cl.training.learning import Processes
 from vla_cl.types import ConfigurationError
 
 SHARES = (Fraction(1, 6), Fraction(1, 5), Fraction(1, 4), Fraction(1, 2), Fraction(2, 3), Fraction(1))

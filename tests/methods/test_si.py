@@ -7,7 +7,7 @@ from tiny_model import TinyData, TinyModel, experience
 from vla_cl.interfaces import Method
 from vla_cl.methods import quadratic_penalty, si
 from vla_cl.methods.si import SynapticIntelligence
-from vla_cl.train import TrainingSettings, learn
+from vla_cl.training.learning import TrainingSettings, learn
 from vla_cl.types import ConfigurationError
 
 SETTINGS = TrainingSettings(steps=6, batch_size=4, learning_rate=0.05, clip_norm=0.1)

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from vla_cl.methods.parameter_patterns import matching
 from vla_cl.methods.slca import SlowLearner
-from vla_cl.train import TrainingSettings, learn, sample_rows
+from vla_cl.training.learning import TrainingSettings, learn, sample_rows
 from vla_cl.types import ConfigurationError, Draw, Roles
 
 

@@ -10,14 +10,14 @@ from regression_model import RegressionModel
 from tiny_model import TinyData, experience
 from torch.optim import SGD, AdamW
 
-from vla_cl.compose import build, compose
+from vla_cl.config.compose import build, compose
 from vla_cl.interfaces import Method
 from vla_cl.methods.agem import AveragedGradientEpisodicMemory
 from vla_cl.methods.gem import GradientEpisodicMemory
 from vla_cl.methods.ogd import OrthogonalGradientDescent
 from vla_cl.methods.stored_outputs import outputs_that_count
 from vla_cl.testbeds import BEDS
-from vla_cl.train import TrainingSettings, learn
+from vla_cl.training.learning import TrainingSettings, learn
 from vla_cl.types import ConfigurationError, Draw
 
 STEPS, TASKS = 12, 3

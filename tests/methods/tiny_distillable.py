@@ -9,7 +9,7 @@ from torch import nn
 
 from vla_cl.interfaces import Distillable, Method
 from vla_cl.models.randomness import seeded
-from vla_cl.train import TrainingSettings, learn
+from vla_cl.training.learning import TrainingSettings, learn
 from vla_cl.types import Ability, ForwardPass, Roles
 
 SETTINGS = TrainingSettings(steps=8, batch_size=6, learning_rate=1e-2, weight_decay=0.1)

@@ -8,12 +8,12 @@ from urllib.error import URLError
 import pytest
 from lerobot.configs.policies import PreTrainedConfig
 
-from vla_cl import run
-from vla_cl.cli import main
-from vla_cl.compose import choices, compose
+from vla_cl.cli.main import main
+from vla_cl.config.compose import choices, compose
 from vla_cl.models.policy_config import check_buildable, policy_config, predicted_actions, register_own_policies
 from vla_cl.models.policy_types import REFUSED, USABLE
 from vla_cl.models.vla import VlaModel
+from vla_cl.run import root as run
 from vla_cl.types import ConfigurationError, InterfaceSpec
 
 CONF = Path(__file__).parents[1] / "conf"

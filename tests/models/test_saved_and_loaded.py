@@ -9,7 +9,7 @@ from vla_cl.models.diffusion import DiffusionModel
 from vla_cl.models.llm import LanguageModel
 from vla_cl.models.vla import VlaModel
 from vla_cl.testbeds import BEDS
-from vla_cl.train import learn
+from vla_cl.training.learning import learn
 from vla_cl.types import Draw, Observation
 
 LOAD = {

@@ -10,7 +10,7 @@ from vla_cl.data.normalisation import frozen_statistics
 from vla_cl.data.source import Source
 from vla_cl.interfaces import Method
 from vla_cl.models.vla import VlaModel, horizon, policy_config
-from vla_cl.train import TrainingSettings, learn
+from vla_cl.training.learning import TrainingSettings, learn
 from vla_cl.types import Ability, ConfigurationError, Draw, Experience, InterfaceSpec, Observation
 
 SPEC = InterfaceSpec({"observation.image": (16, 16)}, state_size=2, action_size=2)

@@ -7,12 +7,12 @@ import yaml
 from generated_run import TASKS, GeneratedRun
 from parsed_markdown import Cells
 
-from vla_cl import cli
+from vla_cl.cli import main as cli
 from vla_cl.report import write_report
 from vla_cl.report.compare import is_compared
 from vla_cl.report.load import load_runs
 from vla_cl.report.seed_groups import compare
-from vla_cl.run_folder import MAY_DIFFER
+from vla_cl.run.folder import MAY_DIFFER
 from vla_cl.settings.speed import WHERE_AND_HOW_FAST, is_among
 from vla_cl.types import ConfigurationError
 

@@ -9,9 +9,9 @@ import yaml
 from generated_run import TASKS, GeneratedRun, experience_replay, independent, joint, write_video
 from parsed_page import ParsedPage
 
-from vla_cl.manifest import write_manifest
 from vla_cl.report import write_report
 from vla_cl.report.headline import LEARNT
+from vla_cl.storage.manifest import write_manifest
 from vla_cl.types import ConfigurationError
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from turned_world import SceneSuite
 
-from vla_cl import run
-from vla_cl.compose import compose
+from vla_cl.config.compose import compose
 from vla_cl.data.dataset_folder import DatasetFolder
 from vla_cl.data.source import Source
 from vla_cl.envs.metaworld import MetaWorld
 from vla_cl.rollout.demonstrations import write_dataset
 from vla_cl.rollout.orientation import AS_IT_IS, SUITE_PICTURES, TURNS, check_orientation, judge
+from vla_cl.run import root as run
 from vla_cl.types import ConfigurationError, Trajectory
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vla_cl.cli import main
+from vla_cl.cli.main import main
 from vla_cl.models.stored_policy import NOTE, noted_conventions
 from vla_cl.models.vla import VlaModel, policy_config
 from vla_cl.rollout.compatibility import require_rate

@@ -45,7 +45,7 @@ def main(what: str, overrides: Sequence[str], folders: Sequence[Path] = ()) -> t
         return rollout.main(overrides, folders)
     from vla_cl.bench import coverage, learning, preflight, startup, training
     from vla_cl.files import write_json
-    from vla_cl.run_folder import machine, versions
+    from vla_cl.run.folder import machine, versions
 
     measures = {
         "startup": startup.startup,
@@ -67,7 +67,7 @@ def main(what: str, overrides: Sequence[str], folders: Sequence[Path] = ()) -> t
 
 def _output(what: str, overrides: Sequence[str]) -> tuple[Path, list[str]]:
     """Where results are stored, and the overrides that are about something else."""
-    from vla_cl.compose import compose
+    from vla_cl.config.compose import compose
     from vla_cl.settings.overrides import split
 
     others = [item for item in overrides if split(item)[1] != "output"]

@@ -12,7 +12,7 @@ from vla_cl.bench.method_steps import Pictures, nano_vla
 from vla_cl.bench.rows import Figure, Gate, Result, RowSettings
 from vla_cl.interfaces import Method, Model
 from vla_cl.methods.lwf import LearningWithoutForgetting
-from vla_cl.train import StepReport, TrainingSettings, learn
+from vla_cl.training.learning import StepReport, TrainingSettings, learn
 from vla_cl.types import Experience, Task
 
 GOAL, TOLERANCE = 1.03, 1e-5

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vla_cl.compose import compose
+from vla_cl.config.compose import compose
 
 LEARNING_GOAL = (0.88, 0.5)  # mean success, and success of the worst task
 
@@ -16,7 +16,7 @@ LEARNING_GOAL = (0.88, 0.5)  # mean success, and success of the worst task
 def learning(overrides: Sequence[str], folders: Sequence[Path]) -> dict[str, Any]:
     """Success of joint training on six Meta-World tasks, over the reporting states."""
     from vla_cl.metrics import ScoreMatrix
-    from vla_cl.run import train
+    from vla_cl.run.root import train
 
     folder = train(compose(["experiment=metaworld_joint", *overrides], folders=folders))
     matrix = ScoreMatrix.from_json(folder / "matrix.json")

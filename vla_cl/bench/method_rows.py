@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from vla_cl.bench.method_grounds import GENERATING
 from vla_cl.bench.method_theory import SLACK, SMALLER_SLACK
 from vla_cl.bench.rows import Row
-from vla_cl.compose import choices
+from vla_cl.config.compose import choices
 
 _OTHERS: Mapping[str, Row] = {
     "ewc-avalanche": Row("<= 3 % of a step, >= 30x less", "vla_cl.bench.avalanche:ewc", "all", 2),

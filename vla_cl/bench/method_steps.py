@@ -21,9 +21,9 @@ from vla_cl.bench.measuring import ratio, readable, say
 from vla_cl.bench.method_grounds import Ground, of_bed
 from vla_cl.bench.method_theory import SLACK, SMALLER_SLACK, Circumstances, theory
 from vla_cl.bench.rows import CannotRunError, Figure, Gate, Result, RowSettings
-from vla_cl.compose import build, compose
+from vla_cl.config.compose import build, compose
 from vla_cl.interfaces import Data, Method, Model
-from vla_cl.train import StepReport, TrainingSettings, learn
+from vla_cl.training.learning import StepReport, TrainingSettings, learn
 from vla_cl.types import Batch, Draw, Experience, InterfaceSpec, Task
 
 PAST = 3

@@ -18,9 +18,9 @@ from typing import Any
 from vla_cl.bench.row import measured
 from vla_cl.bench.rows import ROWS, Row, RowSettings, chosen
 from vla_cl.bench.table import show
-from vla_cl.compose import compose
+from vla_cl.config.compose import compose
 from vla_cl.files import write_json
-from vla_cl.run_folder import machine, versions
+from vla_cl.run.folder import machine, versions
 from vla_cl.types import ConfigurationError
 
 

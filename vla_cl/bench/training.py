@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vla_cl.compose import Settings, compose
+from vla_cl.config.compose import Settings, compose
 
 TRAINING_GOAL = 1.5  # times lerobot-train
 LOSS_TOLERANCE = 1e-6
@@ -58,8 +58,8 @@ class _TrainingBench:
         from vla_cl.data.frames import Frames
         from vla_cl.data.normalisation import frozen_statistics
         from vla_cl.models.vla import VlaModel, horizon, policy_config
-        from vla_cl.run import demonstrations, sources, use_threads
-        from vla_cl.train import TrainingSettings
+        from vla_cl.run.root import demonstrations, sources, use_threads
+        from vla_cl.training.learning import TrainingSettings
 
         use_threads(settings["threads"])
         found = sources(settings)
@@ -98,9 +98,9 @@ class _TrainingBench:
         return abs(ours - peer) / abs(peer)
 
     def our_speed(self) -> float:
-        """Samples per second of `vla_cl.train.learn`."""
+        """Samples per second of `vla_cl.training.learning.learn`."""
         from vla_cl.interfaces import Method
-        from vla_cl.train import learn
+        from vla_cl.training.learning import learn
 
         method = Method()
         method.attach(self.ours, 0)

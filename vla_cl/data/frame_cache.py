@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from vla_cl.data.dataset_folder import DatasetFolder
 from vla_cl.files import remove_leftovers, replacing
-from vla_cl.locks import only_writer
+from vla_cl.storage.locks import only_writer
 from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError
 

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from vla_cl.data.agreement import Described, agreed
 from vla_cl.data.dataset_folder import ACTION, STATE, DatasetFolder, camera_names, spec_of
 from vla_cl.data.frame_cache import Pictures
+from vla_cl.data.held_out import rows_of
 from vla_cl.data.source import Source
 from vla_cl.interfaces import Data
-from vla_cl.trust.text import harmless, short
+from vla_cl.trust.text import short
 from vla_cl.types import Batch, ConfigurationError, InterfaceSpec
 
 Range = tuple[list[float], list[float]]
@@ -79,6 +80,12 @@ class Frames(Data):
     def episode_of_row(self) -> NDArray[np.int64]:
         """Episode of each row, shape (len(self),), counted over all sources; a gap in time begins another one."""
         return self._episode
+
+    @property
+    def recorded_places(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The source of each row, and its episode as that source's dataset counts, each of shape (len(self),)."""
+        sources = np.repeat(np.arange(len(self._parts)), np.diff(self._start))
+        return sources, np.concatenate([part.recorded_episode for part in self._parts])
 
     @property
     def bytes_per_sample(self) -> int:
@@ -168,6 +175,7 @@ class _Part:
     stored_row: NDArray[np.int64]  # row of this source -> row of the dataset
     states: NDArray[np.float32]
     actions: NDArray[np.float32]
+    recorded_episode: NDArray[np.int64]
     episode_number: NDArray[np.int64]
     first_row: NDArray[np.int64]
     last_row: NDArray[np.int64]
@@ -175,7 +183,7 @@ class _Part:
 
     @classmethod
     def load(cls, folder: DatasetFolder, source: Source, cache: Path) -> _Part:
-        keep = _rows_of(folder, source)
+        keep = rows_of(folder, source)
         first, last, number = _stretches(folder, keep)
         texts = {} if source.instruction else folder.instructions
         recorded = [texts[index] for index in folder.rows.task[keep].tolist()] if texts else []
@@ -185,25 +193,12 @@ class _Part:
             stored_row=keep,
             states=folder.vectors(STATE)[keep] if has_state else np.zeros((len(keep), 0), np.float32),
             actions=folder.vectors(ACTION)[keep],
+            recorded_episode=folder.rows.episode[keep],
             episode_number=number,
             first_row=first,
             last_row=last,
             instructions=[source.instruction] * len(keep) if source.instruction else recorded,
         )
-
-
-def _rows_of(folder: DatasetFolder, source: Source) -> NDArray[np.int64]:
-    if source.recorded_instruction is None:
-        return np.arange(len(folder.rows))
-    texts = folder.instructions
-    wanted = [index for index, text in texts.items() if text == source.recorded_instruction]
-    if not wanted:
-        found = harmless(", ".join(repr(text) for text in sorted(texts.values())), 100)
-        raise ConfigurationError(
-            f"no episode of {short(folder.root)} has the instruction {harmless(source.recorded_instruction, 60)!r}; it "
-            f"has {found}"
-        )
-    return np.flatnonzero(np.isin(folder.rows.task, wanted))
 
 
 def _stretches(

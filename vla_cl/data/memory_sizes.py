@@ -73,9 +73,12 @@ def _size(
     bytes_per_sample: int,
     bytes_per_copy: int,
 ) -> ExperienceSize:
-    """Of recorded data; of a dataset that several tasks share nobody knows yet how much belongs to which."""
+    """Of recorded data; of a dataset that several tasks share, or of which episodes are held out, nobody knows yet."""
     mine = [reports[source.root] for source in sources]
-    shared = any(report.tasks > 1 and source.recorded_instruction for source, report in zip(sources, mine, strict=True))
+    shared = any(
+        (report.tasks > 1 and source.recorded_instruction) or source.hold_out
+        for source, report in zip(sources, mine, strict=True)
+    )
     frames = None if shared else sum(report.frames for report in mine)
     longest = 1 if shared else max(report.longest for report in mine)
     return ExperienceSize(experience.name, frames, longest, bytes_per_sample, True, bytes_per_copy)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vla_cl.data.cameras import Camera, chosen_cameras
 from vla_cl.data.source import Source
-from vla_cl.names import readable_id
+from vla_cl.storage.names import readable_id
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError, Task
 

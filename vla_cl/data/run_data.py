@@ -8,7 +8,7 @@ from typing import Any
 
 from vla_cl.data.identity import identity
 from vla_cl.files import write_json
-from vla_cl.manifest import require_seal, run_key, seal
+from vla_cl.storage.manifest import require_seal, run_key, seal
 from vla_cl.trust.reading import read_json_object
 from vla_cl.trust.text import counted, short
 from vla_cl.types import ConfigurationError

@@ -9,7 +9,7 @@ from itertools import accumulate, count
 
 from vla_cl.data.recorded import Recorded, find_tasks, learnt_together, shown
 from vla_cl.data.source import Source
-from vla_cl.names import RESERVED, slug
+from vla_cl.storage.names import RESERVED, slug
 from vla_cl.trust.text import harmless
 from vla_cl.types import ConfigurationError, Experience, Stream, Task
 

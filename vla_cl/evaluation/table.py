@@ -14,8 +14,8 @@ import numpy as np
 
 from vla_cl.files import replacing
 from vla_cl.interfaces.layout import TableLayout
-from vla_cl.manifest import require_of_run, run_key
 from vla_cl.scores import Measure, Trial
+from vla_cl.storage.manifest import require_of_run, run_key
 from vla_cl.trust.tables import open_table, read_rows
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError, Split

@@ -7,12 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vla_cl.data.action_groups import chosen_groups, told_groups
+from vla_cl.data.dataset_folder import ACTION, DatasetFolder, spec_of
 from vla_cl.data.frames import Frames, spec_of_all
 from vla_cl.data.normalisation import frozen_statistics
 from vla_cl.data.reused_memory import reused_frames
 from vla_cl.data.run_data import require_unchanged
 from vla_cl.data.source import Source
-from vla_cl.interfaces import Data, Family, Model, Suite
+from vla_cl.evaluation.held_out_episodes import HeldOutEpisodes, HeldOutSettings
+from vla_cl.interfaces import Data, Evaluator, Family, Model, Suite
 from vla_cl.models.chosen import PolicySettings
 from vla_cl.models.stored_policy import CONVENTIONS
 from vla_cl.models.vla import VlaModel, horizon, policy_config
@@ -34,6 +37,7 @@ class RobotFamily(Family):
         evaluation: How tasks are rolled out.
         frame_cache: Folder for decoded pictures.
         folder: The run's: films go there, and what it says of its datasets is compared with them.
+        held_out: How episodes that are kept from training are scored on, if some are.
     """
 
     name = "robot"
@@ -47,6 +51,7 @@ class RobotFamily(Family):
         evaluation: EvaluationSettings,
         frame_cache: Path,
         folder: Path,
+        held_out: HeldOutSettings | None = None,
     ) -> None:
         self._suite = suite
         self._stream = stream
@@ -55,6 +60,7 @@ class RobotFamily(Family):
         self._evaluation = evaluation
         self._frame_cache = frame_cache
         self._folder = folder
+        self._held_out = held_out
         self._loaded: dict[int, Frames] = {}
         self._passed_over: tuple[str, ...] = ()
 
@@ -92,9 +98,27 @@ class RobotFamily(Family):
         require_fit(policy.spec, frames.spec, "the policy")
         return frames
 
-    def evaluator(self) -> RolloutEvaluator:
-        """Rollouts."""
-        return RolloutEvaluator(self._suite, self._stream, self._evaluation, self._folder)
+    def evaluator(self) -> Evaluator:
+        """Rollouts; held-out episodes where the suite has none of the tasks."""
+        rollouts = RolloutEvaluator(self._suite, self._stream, self._evaluation, self._folder)
+        if self._held_out is not None and rollouts.why_nothing() is not None:
+            return self._held_out_episodes(self._held_out)
+        return rollouts
+
+    def further_evaluators(self) -> Sequence[Evaluator]:
+        """Held-out episodes, where tasks are rolled out as well."""
+        rolled_out = isinstance(self.evaluator(), RolloutEvaluator)
+        return (self._held_out_episodes(self._held_out),) if self._held_out is not None and rolled_out else ()
+
+    def _held_out_episodes(self, settings: HeldOutSettings) -> Evaluator:
+        sources = {task.id: self._sources[task.id] for task in self._stream.tasks}
+        first = next(iter(sources.values()))[0]
+        size = spec_of(first).action_size
+        if settings.groups is not None:
+            groups = chosen_groups(size, settings.groups)
+        else:
+            groups = told_groups(size, DatasetFolder(first.root).joints.get(ACTION))
+        return HeldOutEpisodes(sources, groups, settings.frames, self._frame_cache)
 
     def facts(self) -> Mapping[str, object]:
         """Policy, suite and the look of its pictures."""

@@ -48,7 +48,8 @@ class Evaluator(AbstractContextManager["Evaluator"], ABC):
     def evaluate(self, model: Model, request: EvaluationRequest) -> list[Trial]:
         """The trials of every task that can be evaluated, in the order of the request.
 
-        A trial is a function of weights, task, split and unit, not of batch, workers or order.
+        A trial is a function of weights, task, split and unit, not of batch, workers or order. Those that
+        `EvaluationRequest.known` names may be left out.
         """
 
     def fits(self, model: Model) -> None:

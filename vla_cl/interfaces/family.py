@@ -16,8 +16,8 @@ from vla_cl.types import ConfigurationError, Experience, Stream, Task
 class Family(ABC):
     """Model, data and evaluator of one stream; *family* as the survey arXiv 2506.13045 uses the word.
 
-    The run (`vla_cl.continual`) asks for nothing else, so that every family is learnt, resumed and scored by the same
-    lines.
+    The run (`vla_cl.run.continual`) asks for nothing else, so that every family is learnt, resumed and scored by the
+    same lines.
     """
 
     name: str
@@ -70,6 +70,10 @@ class Family(ABC):
     @abstractmethod
     def evaluator(self) -> Evaluator:
         """What scores the model on the stream's tasks; enter it before it is asked."""
+
+    def further_evaluators(self) -> Sequence[Evaluator]:
+        """What else scores the model, each with a table and measures of its own; most have nothing."""
+        return ()
 
     def facts(self) -> Mapping[str, object]:
         """What ``run.json`` says beside what every run says, as plain data."""

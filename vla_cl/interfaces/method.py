@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Method:
-    """A continual-learning method: a set of edits to the one training loop in `vla_cl.train`.
+    """A continual-learning method: a set of edits to the one training loop in `vla_cl.training.learning`.
 
     Unedited, it is sequential fine-tuning. The loop calls, in this order: `begin_task`; for each phase `begin_phase`;
     each step `compose`, `loss`, backward, `edit_gradients`, clipping, the optimizer, `after_step`; then `end_task`. The

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_cl import names
 from vla_cl.interfaces import Data, Model
 from vla_cl.memory.budget import divide, similarity_weights
 from vla_cl.memory.copying import packed
@@ -20,8 +19,9 @@ from vla_cl.memory.remembered import Remembered, from_index
 from vla_cl.memory.selection import Candidates, Samples, Units, cut, mean_feature, rule_named
 from vla_cl.memory.settings import SETTING, MemorySettings
 from vla_cl.memory.store import TrajectoryStore
-from vla_cl.names import NOTES
 from vla_cl.random_numbers import Purpose, generator
+from vla_cl.storage import names
+from vla_cl.storage.names import NOTES
 from vla_cl.types import Batch, ConfigurationError, Experience
 
 Selection = Literal["first", "uniform"]

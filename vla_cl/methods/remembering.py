@@ -13,7 +13,7 @@ from vla_cl.memory.replay_memory import COPIES, REUSED, SELECTIONS, ReplayMemory
 from vla_cl.memory.settings import MOST_BYTES, reused_folder
 from vla_cl.methods.checked_settings import MAX_COUNT, check_count
 from vla_cl.methods.saved_state import require_alike, require_keys, whole_number
-from vla_cl.names import NOTES
+from vla_cl.storage.names import NOTES
 from vla_cl.types import ConfigurationError, Experience
 
 _NOTED = frozenset({"experience", "bytes_per_sample", "frames_in_total", "lengths", "episodes"})

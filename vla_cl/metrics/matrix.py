@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from vla_cl.files import write_json
-from vla_cl.manifest import of_run, require_of_run, require_readable_run, require_seal, seal
 from vla_cl.metrics import plain
 from vla_cl.metrics.checks import (
     check_bounds,
@@ -25,6 +24,7 @@ from vla_cl.metrics.checks import (
 )
 from vla_cl.metrics.plain import CELLS, FloatArray, IntArray
 from vla_cl.scores import SUCCESS, Measure
+from vla_cl.storage.manifest import of_run, require_of_run, require_readable_run, require_seal, seal
 from vla_cl.trust.reading import read_json, read_json_object
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError

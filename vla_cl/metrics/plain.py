@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_cl.scores import SUCCESS, Measure
+from vla_cl.trust.text import harmless
 from vla_cl.types import ConfigurationError
 
 FloatArray = NDArray[np.float64]
@@ -115,13 +116,17 @@ def measure_of(raw: object) -> Measure:
     title = raw.get("title") or raw["name"]
     if not isinstance(title, str):
         raise ConfigurationError(f"'measure.title' must be text, but is {kind(title)}")
-    return Measure(raw["name"], raw["direction"], raw["kind"], low, high, title)
+    note = raw.get("note") or ""
+    if not isinstance(note, str):
+        raise ConfigurationError(f"'measure.note' must be text, but is {kind(note)}")
+    return Measure(raw["name"], raw["direction"], raw["kind"], low, high, title, harmless(note, 300))
 
 
 def plain_measure(measure: Measure) -> dict[str, Any]:
     """A measure as plain data; a bound that there is not is None."""
     bounds = {"low": measure.low, "high": measure.high}
     own = {"name": measure.name, "direction": measure.direction, "kind": measure.kind, "title": measure.title}
+    own |= {"note": measure.note} if measure.note else {}
     return own | {key: None if np.isinf(value) else value for key, value in bounds.items()}
 
 

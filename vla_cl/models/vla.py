@@ -316,6 +316,19 @@ class VlaModel(Policy, Distillable):
             return self._predict(observations)
         return np.concatenate([self._predict([observation]) for observation in observations])
 
+    def chunks(self, batch: Batch) -> NDArray[np.float32]:
+        """A chunk for each sample of a batch, in the data's units, shape (B, chunk_size, A).
+
+        As `act`, but from what `vla_cl.data.frames.Frames.batch` gives, so policies that look at several frames can be
+        asked too. A sample's chunk does not depend on what else is in the batch.
+        """
+        keys = [*self.spec.cameras, *(["observation.state"] if self.spec.state_size else [])]
+        observed: Batch = {key: batch[key] for key in ("task", *keys)}
+        if self._deterministic:
+            return self._chunk(observed)
+        single = range(len(batch["task"]))
+        return np.concatenate([self._chunk({key: value[n : n + 1] for key, value in observed.items()}) for n in single])
+
     def save(self, folder: Path) -> None:
         """Write the folder that stock ``lerobot-eval`` and ``lerobot-rollout`` load."""
         self.policy.save_pretrained(folder)
@@ -332,6 +345,9 @@ class VlaModel(Policy, Distillable):
             batch["observation.state"] = torch.from_numpy(np.stack([o.state for o in observations]))
         if horizon(self.policy.config).observations is not None:
             batch = {key: value if key == "task" else value.unsqueeze(1) for key, value in batch.items()}
+        return self._chunk(batch)
+
+    def _chunk(self, batch: Batch) -> NDArray[np.float32]:
         with torch.inference_mode(), evaluating(self.policy), seeded(number(0, Purpose.ACTING), self.device):
             self.policy.reset()
             chunk = self.policy.predict_action_chunk(self._queued(self._inputs(batch)))
@@ -345,11 +361,13 @@ class VlaModel(Policy, Distillable):
         """What ``select_action`` would do first: for policies that read observations from their queues only."""
         if self.policy.config.type not in QUEUED:
             return inputs
-        # The window is one frame; the queues add the dimension of time themselves.
-        frames = {key: value[:, 0] if key.startswith("observation.") else value for key, value in inputs.items()}
-        frames[OBS_IMAGES] = torch.stack([frames[key] for key in self.policy.config.image_features], dim=-4)
-        self.policy._queues = populate_queues(self.policy._queues, frames)
-        return {key: value for key, value in frames.items() if key != "action"}
+        # One frame after the other, the present one last; the queues add the dimension of time themselves.
+        for place in range(len(self.observation_offsets)):
+            frames = {key: value[:, place] for key, value in inputs.items() if key.startswith("observation.")}
+            frames[OBS_IMAGES] = torch.stack([frames[key] for key in self.policy.config.image_features], dim=-4)
+            self.policy._queues = populate_queues(self.policy._queues, frames)
+        rest = {key: value for key, value in inputs.items() if key != "action" and key not in frames}
+        return {**rest, **frames}
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         """Pictures as floats in 0..1 on the device, everything normalised."""

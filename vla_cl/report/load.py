@@ -10,11 +10,11 @@ from typing import Any
 
 from vla_cl.evaluation.table import require_rows_seal
 from vla_cl.interfaces.layout import TrialLayout
-from vla_cl.manifest import require_of_run, require_readable, require_seal, require_text_seal
 from vla_cl.metrics import ScoreMatrix
 from vla_cl.metrics.matrix import rollouts_skipped
 from vla_cl.report.numbers import last_row
 from vla_cl.rollout.table import EPISODES
+from vla_cl.storage.manifest import require_of_run, require_readable, require_seal, require_text_seal
 from vla_cl.trust.reading import parse_json_object, read_json_object, read_lines, read_text, require_entries
 from vla_cl.trust.tables import read_rows
 from vla_cl.trust.text import harmless, harmless_data, harmless_lines, short, told_as

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vla_cl.manifest import damaged_files, run_key
-from vla_cl.names import VIDEOS
 from vla_cl.report.load import EpisodeRow, RunRecord
 from vla_cl.report.numbers import task_name
+from vla_cl.storage.manifest import damaged_files, run_key
+from vla_cl.storage.names import VIDEOS
 from vla_cl.trust.media import RgbFrames, open_video
 from vla_cl.trust.paths import inside
 from vla_cl.trust.text import harmless, short

@@ -25,9 +25,6 @@ from tqdm import tqdm
 from vla_cl.envs.rendering import choose_gl_backend
 from vla_cl.files import remove_leftovers, remove_leftovers_of, set_aside
 from vla_cl.interfaces import Environment, Expert, Suite
-from vla_cl.locks import only_writer
-from vla_cl.manifest import MANIFEST, verify_manifest
-from vla_cl.names import file_name
 from vla_cl.rollout.demonstrations import (
     METADATA,
     Recipe,
@@ -42,6 +39,9 @@ from vla_cl.rollout.demonstrations import (
 )
 from vla_cl.rollout.episode_files import remove_damaged
 from vla_cl.rollout.lifeline import children, end_with_parent, in_main_thread, kill_children
+from vla_cl.storage.locks import only_writer
+from vla_cl.storage.manifest import MANIFEST, verify_manifest
+from vla_cl.storage.names import file_name
 from vla_cl.trust.reading import read_json_object
 from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError, SuiteSpec, Task

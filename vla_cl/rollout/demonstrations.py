@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from vla_cl.files import replacing, replacing_folder
 from vla_cl.interfaces import Environment, Expert, Suite
-from vla_cl.manifest import write_manifest
 from vla_cl.random_numbers import Purpose, generator
 from vla_cl.rollout.episode_files import IMAGE, belongs_to, read_episode, whole_trajectory
+from vla_cl.storage.manifest import write_manifest
 from vla_cl.trust.reading import as_plain
 from vla_cl.types import ConfigurationError, SuiteSpec, Task, Trajectory
 

@@ -10,10 +10,9 @@ from operator import attrgetter
 from pathlib import Path
 
 from vla_cl.interfaces import Method, Policy, Suite
-from vla_cl.manifest import run_key, write_manifest
-from vla_cl.names import VIDEOS, file_name
 from vla_cl.rollout.engine import Engine, Progress
 from vla_cl.rollout.video import write_video
+from vla_cl.storage.names import VIDEOS, file_name
 from vla_cl.types import ConfigurationError, Episode, EpisodeRequest, Split, Task
 
 
@@ -123,18 +122,6 @@ def roll_out(
     finally:
         method.select_task(None)
     return episodes
-
-
-def save_videos(episodes: Sequence[Episode], folder: Path, experience: int, fps: float) -> dict[int, str]:
-    """Write what was filmed to ``folder/videos``, with a manifest; position in ``episodes`` to path in ``folder``."""
-    saved = {}
-    for position, episode in enumerate(episodes):
-        path = save_video(episode, folder, fps, prefix=f"{experience}-")
-        if path is not None:
-            saved[position] = path
-    if saved:
-        write_manifest(folder / VIDEOS, run_key(folder))
-    return saved
 
 
 def save_video(episode: Episode, folder: Path, fps: float, prefix: str = "") -> str | None:

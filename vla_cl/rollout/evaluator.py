@@ -11,10 +11,13 @@ from typing import Self
 from vla_cl.interfaces import Evaluator, Model, Policy, Suite
 from vla_cl.rollout.compatibility import check_interface, require_single_frames, skipped_rollouts
 from vla_cl.rollout.engine import Engine
-from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, one_thread, requests, save_videos
+from vla_cl.rollout.evaluation import EvaluationSettings, make_engine, one_thread, requests, save_video
+from vla_cl.rollout.progress import ProgressBar
 from vla_cl.rollout.table import EPISODES, EVALUATOR_COLUMNS, EpisodeLayout
 from vla_cl.scores import SUCCESS, EvaluationRequest, Trial
-from vla_cl.types import Episode, Outcome, Split, Stream, Task
+from vla_cl.storage.manifest import run_key, write_manifest
+from vla_cl.storage.names import VIDEOS
+from vla_cl.types import Episode, EpisodeRequest, Outcome, Split, Stream, Task
 
 
 class RolloutEvaluator(Evaluator):
@@ -86,14 +89,33 @@ class RolloutEvaluator(Evaluator):
             return []
         assert self._engine is not None, "enter the evaluator first"
         videos = self._settings.videos if request.split == "report" else 0
-        wanted = requests(
-            self._suite, tasks, replace(self._settings, episodes=request.count, videos=videos), request.split
-        )
-        with one_thread():
-            episodes = self._engine.run(_acting(model), wanted)
-        films = save_videos(episodes, self._folder, request.experience, self._engine.film_fps)
-        look = self._suite.spec.render_profile
-        return [trial_of(episode, look, films.get(position)) for position, episode in enumerate(episodes)]
+        settings = replace(self._settings, episodes=request.count, videos=videos)
+        wanted = [
+            episode
+            for episode in requests(self._suite, tasks, settings, request.split)
+            if (episode.task.id, episode.initial_state) not in request.known
+        ]
+        trials = self._roll_out(_acting(model), wanted, request) if wanted else []
+        if videos and (self._folder / VIDEOS).is_dir():  # also of those that a kill left without
+            write_manifest(self._folder / VIDEOS, run_key(self._folder))
+        return trials
+
+    def _roll_out(self, policy: Policy, wanted: Sequence[EpisodeRequest], request: EvaluationRequest) -> list[Trial]:
+        """Each episode is written down as it ends, its film before it."""
+        engine, look = self._engine, self._suite.spec.render_profile
+        assert engine is not None
+        made: dict[tuple[str, int], Trial] = {}
+
+        with one_thread(), ProgressBar(len(wanted), shown=True) as bar:
+
+            def keep(episode: Episode) -> None:
+                film = save_video(episode, self._folder, engine.film_fps, prefix=f"{request.experience}-")
+                trial = made[episode.task, episode.initial_state] = trial_of(episode, look, film)
+                request.write_down(trial)
+                bar.advance(episode)
+
+            engine.run(policy, wanted, keep)
+        return [made[episode.task.id, episode.initial_state] for episode in wanted]
 
 
 def trial_of(episode: Episode, render_profile: str | None, video: str | None) -> Trial:

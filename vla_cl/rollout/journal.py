@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
 
 from vla_cl.files import flush, write_json
-from vla_cl.locks import only_writer
-from vla_cl.manifest import SEAL, require_seal, seal
+from vla_cl.storage.locks import only_writer
+from vla_cl.storage.manifest import SEAL, require_seal, seal
 from vla_cl.trust.paths import inside
 from vla_cl.trust.reading import LINES_BYTES, as_plain, parse_json_object, read_json_object, require_entries
 from vla_cl.trust.text import harmless, reason, short

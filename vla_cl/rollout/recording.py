@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from vla_cl.files import replacing
 from vla_cl.interfaces import Environment, Suite
-from vla_cl.names import file_name
 from vla_cl.rollout.demonstrations import FORMAT, versions, write_dataset
 from vla_cl.rollout.episode_files import (
     IMAGE,
@@ -29,6 +28,7 @@ from vla_cl.rollout.episode_files import (
     whole_trajectory,
 )
 from vla_cl.rollout.wrapped_suite import WrappedEnvironment, WrappedSuite
+from vla_cl.storage.names import file_name
 from vla_cl.trust.reading import as_plain
 from vla_cl.types import (
     ConfigurationError,

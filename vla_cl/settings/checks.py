@@ -1,6 +1,7 @@
 """Every value of a configuration against what it may be, before anything is imported, recorded or learnt.
 
-What a suite, a method or a policy takes is checked against its constructor (`vla_cl.compose.build`) and its own bounds.
+What a suite, a method or a policy takes is checked against its constructor
+(`vla_cl.config.compose.build`) and its own bounds.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from typing import Any
 
 from vla_cl.settings.rules import (
     Rule,
+    action_groups,
     device,
     experience,
     flag,
     folder,
     folder_name,
+    held_out,
     module_name,
     names,
     names_or,
@@ -88,6 +91,10 @@ _TRAIN: dict[str, Rule] = {
     "data.same_instruction": one_of("merge", "separate"),
     "data.check_orientation": flag,
     "data.check_fps": flag,
+    "data.held_out": held_out,
+    "data.held_out_seed": _SEED,
+    "data.action_groups": optional(action_groups),
+    "data.held_out_frames": whole(0, 10**6),
     "tracking.trackers": names(),
     "tracking.project": text,
 }

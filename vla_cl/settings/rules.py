@@ -187,6 +187,39 @@ def experience(name: str, value: object) -> object:
     }
 
 
+def held_out(name: str, value: object) -> object:
+    """Nothing, a share of the episodes, or a number of them."""
+    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else -1.0
+    if not (0 <= number <= 0.5 or (number.is_integer() and 3 <= number <= 10**6)):
+        raise ConfigurationError(
+            f"{name} must be 0, a share of each task's episodes up to 0.5, or a number of episodes from 3 on (two are "
+            f"reported, one is for curves); got {shown(value)}"
+        )
+    return value
+
+
+def action_groups(name: str, value: object) -> object:
+    """Names of groups, and for each the places of its numbers in an action."""
+    example = "{position: [0, 1, 2], rotation: [3, 4, 5], gripper: [6]}"
+    good = (
+        isinstance(value, Mapping)
+        and value
+        and all(isinstance(group, str) and re.fullmatch(r"[a-z][a-z0-9_]{0,30}", group) for group in value)
+    )
+    if not good or not all(_is_places(places) for places in value.values()):  # type: ignore[attr-defined]
+        raise ConfigurationError(f"{name} must be like {example}; got {shown(value)}")
+    return value
+
+
+def _is_places(value: object) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and len(value) > 0
+        and all(isinstance(place, int) and not isinstance(place, bool) and place >= 0 for place in value)
+    )
+
+
 def device(name: str, value: object) -> object:
     """A torch device."""
     if not isinstance(value, str) or not _DEVICE.fullmatch(value):

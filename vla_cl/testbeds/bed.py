@@ -15,7 +15,7 @@ from vla_cl.evaluation.held_out import Score
 from vla_cl.interfaces import Data, Method, Model
 from vla_cl.models.randomness import evaluating
 from vla_cl.scores import Measure
-from vla_cl.train import TrainingSettings, learn
+from vla_cl.training.learning import TrainingSettings, learn
 from vla_cl.types import Batch, Draw, Experience, Stream, Task
 
 LOSS = Measure("loss", "lower", "mean", low=0.0, title="held-out loss")

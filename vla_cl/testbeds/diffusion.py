@@ -10,7 +10,7 @@ import torch
 from vla_cl.interfaces import Model
 from vla_cl.random_numbers import Purpose, generator, number
 from vla_cl.testbeds.bed import LOSS, Bed, Tensors, held_out_loss, three_tasks
-from vla_cl.train import TrainingSettings
+from vla_cl.training.learning import TrainingSettings
 from vla_cl.types import Batch, ConfigurationError
 
 CLASSES = ((0, 1, 2), (3, 4, 5), (6, 7, 8))

@@ -13,7 +13,7 @@ from vla_cl.models.randomness import evaluating
 from vla_cl.random_numbers import Purpose, generator, number
 from vla_cl.scores import Measure
 from vla_cl.testbeds.bed import LOSS, Bed, Tensors, held_out_loss, three_tasks
-from vla_cl.train import TrainingSettings
+from vla_cl.training.learning import TrainingSettings
 from vla_cl.types import Batch, Draw
 
 NAMES = ("code one", "code two", "code six")

@@ -11,7 +11,7 @@ from torch import Tensor
 from vla_cl.interfaces import Model
 from vla_cl.random_numbers import Purpose, number
 from vla_cl.testbeds.bed import LOSS, Bed, Tensors, held_out_loss, three_tasks
-from vla_cl.train import TrainingSettings
+from vla_cl.training.learning import TrainingSettings
 from vla_cl.types import Batch, InterfaceSpec
 
 INSTRUCTIONS = ("go to the red dot", "go to the green dot", "flee from the red dot")

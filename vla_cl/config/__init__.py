@@ -1,0 +1,1 @@
+"""From yaml files and the command line to settings and parts (Hydra)."""

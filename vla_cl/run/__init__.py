@@ -1,0 +1,1 @@
+"""A run: from settings to parts, experience after experience, and everything that lies in its folder."""

@@ -1,0 +1,394 @@
+"""The pre-flight: everything that can be refused is refused before a demonstration is recorded or a step is learnt.
+
+``vla-cl check`` runs it alone; ``vla-cl train`` begins with it. Settings first, then the data, then what must fit
+together: data and data, data and suite, data and policy, method and policy, and the room on the disks.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import tempfile
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from vla_cl.config.compose import Settings, build, checked_arguments, nearest
+from vla_cl.data.hub import bytes_to_fetch, hub_folder
+from vla_cl.interfaces import Method
+from vla_cl.rollout.compatibility import check_interface, other_picture_sizes, require_fit, skipped_rollouts
+from vla_cl.rollout.evaluation import EvaluationSettings
+from vla_cl.run.arrangements import require_no_future_tasks, require_second_task
+from vla_cl.run.data_check import Examined, examine
+from vla_cl.run.location import policy_name
+from vla_cl.run.stream_sources import Sources, sources
+from vla_cl.run.tracking import check_trackers
+from vla_cl.trust.text import counted, harmless, short
+from vla_cl.types import ConfigurationError, Stream
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from vla_cl.data.preflight import DatasetReport
+    from vla_cl.models.chosen import PolicySettings
+    from vla_cl.training.learning import TrainingSettings
+
+_DEFAULT_POLICY = "nano_vla"
+NORMALISATIONS = ("first_task", "checkpoint")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The parts of a run that passed.
+
+    Attributes:
+        found: Suite, stream and data.
+        evaluation: How tasks are rolled out.
+        training: Steps, batch size, learning rate.
+        method: The continual-learning method.
+        policy: Which policy, its device chosen.
+        reports: What was found in each dataset; empty where demonstrations are collected.
+        notes: One sentence for whatever somebody should know before the run starts.
+    """
+
+    found: Sources
+    evaluation: EvaluationSettings
+    training: TrainingSettings
+    method: Method
+    policy: PolicySettings
+    reports: tuple[DatasetReport, ...]
+    notes: tuple[str, ...]
+
+    def say(self) -> None:
+        """Print what somebody should know before the run starts, one line each."""
+        for note in self.notes:
+            print(note, file=sys.stderr)
+
+
+def check(settings: Settings) -> Checked:
+    """Look at everything that a run will need; writes nothing and records nothing.
+
+    Raises:
+        ConfigurationError: The first thing that is wrong.
+    """
+    evaluation = light_settings(settings)
+    found = sources(settings, metadata_only=True)
+    if found.remote:
+        _check_before_download(settings, found, evaluation)
+        found = sources(settings)
+    return _passed(settings, examine(settings, found), evaluation)
+
+
+def _passed(settings: Settings, examined: Examined, evaluation: EvaluationSettings) -> Checked:
+    """The parts of a run whose data are these.
+
+    Raises:
+        ConfigurationError: The first thing that is wrong.
+    """
+    found = examined.found
+    training, method = heavy_settings(settings)
+    output, cache = output_folder(settings), Path(settings["cache_dir"])
+    for setting, folder in (("output_dir", output), ("cache_dir", cache)):
+        require_writable(folder, setting)
+        require_outside(folder, found.roots, setting)
+    known = other_picture_sizes(examined.spec, found.suite.spec) if found.evaluable else skipped_rollouts(found.suite)
+    notes = [*examined.notes, *([known] if known else [])]
+    _check_room(examined, cache, settings)
+    require_second_task(settings["arrangement"], method)
+    require_no_future_tasks(found.stream.independent, evaluation.future_tasks)
+    method.require_length(1 if found.stream.independent else len(found.stream))
+    policy = _policy(settings, examined, method, evaluation)
+    _require_attachable(method, policy, settings["train_seed"])
+    _check_memory(method, examined, settings, policy)
+    return Checked(found, evaluation, training, method, policy, examined.reports, (*notes, *policy.notes))
+
+
+def _check_before_download(settings: Settings, found: Sources, evaluation: EvaluationSettings) -> None:
+    """Refuse what settings and metadata tell already, before data or videos come from the hub.
+
+    Raises:
+        ConfigurationError: The first thing that is wrong.
+    """
+    from vla_cl.data.declared import tell_sizes
+    from vla_cl.data.preflight import require_room_to_fetch
+
+    reports: tuple[DatasetReport, ...] = ()
+    if tell_sizes(dataset.root for dataset in found.remote):
+        reports = _passed(settings, examine(settings, found), evaluation).reports
+    else:  # what pictures they hold is only seen in them
+        heavy_settings(settings)
+    missing = [size for dataset in found.remote if (size := bytes_to_fetch(dataset)) != 0]
+    if missing:
+        cache = Path(settings["cache_dir"]) / "frames"
+        require_room_to_fetch(sum(size or 0 for size in missing), hub_folder(), reports, cache)
+
+
+def light_settings(settings: Settings) -> EvaluationSettings:
+    """What can be told without a file and without torch."""
+    if settings["normalisation"] not in NORMALISATIONS:
+        hint = nearest(settings["normalisation"], NORMALISATIONS)
+        raise ConfigurationError(f"unknown normalisation {settings['normalisation']!r}; {hint}")
+    require_threads(settings["threads"])
+    return EvaluationSettings(**checked_arguments(EvaluationSettings, settings["evaluation"]))
+
+
+def heavy_settings(settings: Settings) -> tuple[TrainingSettings, Method]:
+    """What torch is imported for."""
+    from vla_cl.training.learning import TrainingSettings
+
+    training = TrainingSettings(**checked_arguments(TrainingSettings, settings["training"]))
+    method = build(settings["method"], Method, settings["plugins"])
+    check_trackers(settings["tracking"]["trackers"])
+    return training, method
+
+
+def _policy(settings: Settings, examined: Examined, method: Method, evaluation: EvaluationSettings) -> PolicySettings:
+    """The policy's settings, if it can be made and fits data, suite and method."""
+    from vla_cl.models.planned import possible_abilities, warm_spec
+    from vla_cl.run.policy_settings import policy_settings
+
+    found, data = examined.found, examined.spec
+    told = [task.instruction for task in found.stream.tasks]
+    policy = policy_settings(settings, data, bool(found.evaluable), told)
+    spec = replace(data, any_size=policy.any_size)
+    if policy.warm_start is not None:
+        spec = warm_spec(Path(policy.warm_start), spec)
+        require_fit(spec, data, f"warm_start={short(policy.warm_start)}")
+    if missing := sorted(method.needs - possible_abilities(policy.kind)):
+        raise ConfigurationError(
+            f"method {method.name!r} needs a model with {' and '.join(missing)}, which policy {policy.kind!r} has not; "
+            "docs/methods.md lists what works with it"
+        )
+    if found.evaluable:  # how many actions it gives has been compared already
+        check_interface(spec, found.suite.spec, 1, 1, evaluation.check_render_profile)
+    return policy
+
+
+def _require_attachable(method: Method, policy: PolicySettings, train_seed: int) -> None:
+    """Let the method meet the policy's network, which has names and sizes but no weights yet.
+
+    Raises:
+        ConfigurationError: They do not fit: a pattern matches no parameter, too few weights for all tasks.
+    """
+    if policy.network is None:
+        return
+    from vla_cl.models.vla import VlaModel
+
+    copy.deepcopy(method).attach(VlaModel(policy.network, None, None), train_seed)
+
+
+def _check_memory(method: Method, examined: Examined, settings: Settings, policy: PolicySettings) -> None:
+    """The method's memory must be able to keep something of every experience."""
+    from vla_cl.data.memory_sizes import check_memory
+    from vla_cl.methods.remembering import RememberingMethod
+
+    if not isinstance(method, RememberingMethod):
+        return
+    found = examined.found
+    shortest = int(settings["demonstrations"]["hold"]) + 1  # frames that are kept after a success, and the one before
+    beside = method.bytes_beside_a_sample(policy.chunk * examined.spec.action_size)
+    data = found.stream, found.recorded, examined.reports, examined.spec
+    check_memory(method.memory, *data, shortest, beside, policy.histories)
+
+
+def _check_room(examined: Examined, cache: Path, settings: Settings) -> None:
+    """Decoded pictures of all tasks must fit on the cache's disk."""
+    from vla_cl.data.preflight import require_room
+
+    found = examined.found
+    if found.recorded is not None:
+        if not found.remote:  # otherwise `_check_before_download` asks for both
+            require_room(examined.reports, cache / "frames")
+        return
+    options = settings["demonstrations"]
+    pixels = sum(height * width for height, width in found.suite.spec.cameras.values())
+    # every demonstration has at least the frames that are kept after its success
+    least = len(found.stream.tasks) * int(options["episodes"]) * (int(options["hold"]) + 1) * 3 * pixels
+    require_room([], cache, least)
+
+
+def output_folder(settings: Settings) -> Path:
+    """Where a run's results go."""
+    return Path(settings["output_dir"] or Path("outputs") / run_name(settings))
+
+
+def run_name(settings: Settings) -> str:
+    """The name given, or one made from stream, policy, method, arrangement and seed.
+
+    The policy is told where it is not the default one, a warm start by its own name; the plain references go without
+    the method.
+    """
+    if settings["name"]:
+        return str(settings["name"])
+    method, arrangement = settings["method"]["name"], settings["arrangement"]
+    if arrangement == "sequential":
+        what = method
+    else:
+        what = arrangement if method == "sequential" else f"{method}-{arrangement}"
+    parts = (settings["stream"]["name"], _policy_word(settings), what, f"seed{settings['train_seed']}")
+    return "-".join(part for part in parts if part)
+
+
+def _policy_word(settings: Settings) -> str:
+    """What a run's name says of its policy; nothing of the default one, or where a family brings its models."""
+    if settings.get("family", {}).get("name", "robot") != "robot":
+        return ""
+    if settings.get("warm_start") is not None:
+        return f"from-{policy_name(settings['warm_start'])}"
+    kind = str(settings["policy"]["type"])
+    return "" if kind == _DEFAULT_POLICY else kind
+
+
+def require_outside(folder: Path, datasets: Sequence[Path], setting: str) -> None:
+    """Refuse a folder inside a dataset: what is written there would be taken for a part of it.
+
+    Raises:
+        ConfigurationError: It is one; the message names the dataset.
+    """
+    for root in datasets:
+        if folder.resolve().is_relative_to(root.resolve()):
+            raise ConfigurationError(
+                f"{setting}={short(folder)} lies inside the dataset {short(root)}, which must stay as it is; give "
+                f"another {setting}"
+            )
+
+
+def require_writable(folder: Path, setting: str) -> None:
+    """Refuse a folder that cannot be made or written to; leaves nothing behind.
+
+    Raises:
+        ConfigurationError: It, or what would hold it, is a file or may not be written.
+    """
+    where = folder.absolute()
+    try:
+        while not where.exists():
+            where = where.parent
+        if not where.is_dir():
+            raise ConfigurationError(
+                f"{setting}={short(folder)} cannot be a folder: {short(where)} is a file; give another {setting}"
+            )
+        with tempfile.TemporaryFile(dir=where):
+            pass
+    except OSError as error:
+        raise ConfigurationError(
+            f"{setting}={short(folder)} cannot be written ({error.strerror or error}); give another {setting}"
+        ) from error
+
+
+def require_threads(count: object) -> None:
+    """Refuse what is no number of threads.
+
+    Raises:
+        ConfigurationError: It is negative, or no number.
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise ConfigurationError(f"threads must be 0 (torch's choice) or more; got {count!r}")
+
+
+def use_threads(count: int) -> None:
+    """Torch threads; 0 leaves torch's choice.
+
+    Raises:
+        ConfigurationError: The number is negative.
+    """
+    require_threads(count)
+    if count:
+        import torch
+
+        torch.set_num_threads(count)
+
+
+def check_command(settings: Settings) -> dict[str, object]:
+    """``vla-cl check``: look, show a table of what was found, write nothing.
+
+    Returns:
+        The same as plain data.
+
+    Raises:
+        ConfigurationError: The first thing that is wrong.
+    """
+    from rich.console import Console
+
+    checked = check(settings)
+    console = Console(highlight=False)
+    if checked.reports:
+        console.print(_table_of_data(checked.reports), end="\n\n")
+    console.print(_table_of_tasks(checked), end="\n\n")
+    checked.say()
+    experiences = counted(len(checked.found.stream), "experience")
+    console.print(
+        f"nothing speaks against it: {experiences}, policy {checked.policy.kind!r}, method {checked.method.name!r}, on "
+        f"{checked.policy.device}",
+        soft_wrap=True,
+        markup=False,
+    )
+    known = {task.id for task in checked.found.evaluable}
+    return {
+        "experiences": plain_stream(checked.found.stream, known),
+        "datasets": [
+            {"folder": str(report.root), "frames": report.frames, "episodes": report.episodes, "fps": report.fps}
+            for report in checked.reports
+        ],
+        "policy": checked.policy.kind,
+        "method": checked.method.name,
+        "device": checked.policy.device,
+        "notes": list(checked.notes),
+    }
+
+
+def plain_stream(stream: Stream, evaluated: Collection[str]) -> list[dict[str, object]]:
+    """What is learnt, as plain data.
+
+    Args:
+        stream: In order.
+        evaluated: The ids of the tasks that are scored.
+    """
+    return [
+        {
+            "name": experience.name,
+            "tasks": [
+                {"id": task.id, "instruction": task.instruction, "evaluated": task.id in evaluated}
+                for task in experience.tasks
+            ],
+        }
+        for experience in stream
+    ]
+
+
+def _table_of_data(reports: Sequence[DatasetReport]) -> Table:
+    table = _table("dataset", "frames", "episodes", "tasks", "fps", "state", "action", "cameras (h x w)")
+    for report in reports:
+        cameras = "\n".join(f"{camera_word(key)} {h}x{w}" for key, (h, w) in report.spec.cameras.items())
+        numbers = (report.frames, report.episodes, report.tasks, f"{report.fps:g}")
+        sizes = (report.spec.state_size, report.spec.action_size)
+        table.add_row(escape(short(report.root)), *map(str, (*numbers, *sizes)), escape(cameras or "none"))
+    return table
+
+
+def _table_of_tasks(checked: Checked) -> Table:
+    known = {task.id for task in checked.found.evaluable}
+    table = _table("experience", "instruction", "data", "rolled out")
+    for experience in checked.found.stream:
+        for task in experience.tasks:
+            recorded = (checked.found.recorded or {}).get(task.id, [])
+            data = ", ".join(source.root.name for source in recorded) or "demonstrations of the suite"
+            shown = (experience.name, task.instruction, data)
+            table.add_row(*(escape(harmless(text, 120)) for text in shown), "yes" if task.id in known else "no")
+    return table
+
+
+def _table(*columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def camera_word(key: str) -> str:
+    """A camera's name without the beginning that all have."""
+    return harmless(key.removeprefix("observation.images.").removeprefix("observation."), 40)
