@@ -1,9 +1,11 @@
 # Every target sets .venv up first; when it is up to date that takes no time.
 SHELL := /bin/bash
 BIN := .venv/bin
+# One test process per core, at most four (each takes 1.5 GiB); one that is done takes over tests of another.
+PARALLEL := -n logical --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick check lock build clean
+.PHONY: help setup demo test test-quick test-slow check lock build clean
 
 help:  ## show these lines
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -15,10 +17,13 @@ demo: setup  ## record demonstrations, learn three tasks in sequence with and wi
 	@$(BIN)/vla-cl demo
 
 test: setup  ## all tests except the ones that take minutes each
-	@$(BIN)/pytest
+	@$(BIN)/pytest $(PARALLEL)
 
 test-quick: setup  ## the tests that need neither a simulator nor a browser
-	@$(BIN)/pytest -m "not slow and not sim and not browser"
+	@$(BIN)/pytest $(PARALLEL) -m "not slow and not sim and not browser"
+
+test-slow: setup  ## the tests that take minutes each, alone
+	@$(BIN)/pytest $(PARALLEL) -m slow
 
 check: setup  ## style, formatting, types, layers
 	$(BIN)/ruff check .

@@ -76,6 +76,8 @@ was_moved() { [ -f "$STAMP" ] && [ "$(head -n 1 "$STAMP")" != "$PWD" ]; }
 
 make_venv() {
     if is_312 "$VENV/bin/python" && ! was_moved; then return; fi
+    # Made anew, a link's target would be emptied: the environment of another checkout.
+    [ ! -L "$VENV" ] || fail "$VENV is a link to $(readlink "$VENV"), which was set up for another folder; remove the link, then run this again"
     local python
     python=$(find_python)
     if [ -n "$python" ]; then

@@ -3,19 +3,20 @@
 from dataclasses import fields
 
 import pytest
+from method_presets import method_preset
 
 from vla_cl.bench.method_grounds import GENERATING, of_bed
 from vla_cl.bench.method_rows import rows
 from vla_cl.bench.method_steps import step
 from vla_cl.bench.method_theory import Circumstances, theory
 from vla_cl.bench.rows import RowSettings
-from vla_cl.config.compose import build, choices, compose
+from vla_cl.config.compose import build, choices
 from vla_cl.interfaces import Method
 from vla_cl.types import Ability
 
 
 def settings_of(name):
-    return compose([f"method={name}"])["method"]
+    return method_preset(name)
 
 
 def test_exactly_the_methods_that_generate_are_timed_on_test_beds():

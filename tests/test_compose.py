@@ -1,4 +1,5 @@
 import pytest
+from method_presets import method_preset
 from toy_world import PointSuite
 
 from vla_cl.config.compose import build, checked_arguments, choices, compose
@@ -29,6 +30,7 @@ def test_every_method_yaml_builds(method):
     settings = compose([f"method={method}"])
     part = build(settings["method"], Method)
     assert part.name == method
+    assert method_preset(method) == settings["method"]
 
 
 @pytest.mark.parametrize("suite", choices("suite"))
@@ -106,7 +108,7 @@ ODD_VALUES = ("linear", 0.5, 3, True, None, float("nan"), float("inf"), -1, ["a"
 
 @pytest.mark.parametrize("name", choices("method"))
 def test_a_value_of_a_wrong_type_is_refused_by_the_name_of_its_setting(name):
-    settings = compose([f"method={name}"])["method"]
+    settings = method_preset(name)
     for setting in settings.keys() - {"class", "name"}:
         refused = 0
         for value in ODD_VALUES:

@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from method_presets import method_preset
 
 from vla_cl.cli.main import main
-from vla_cl.config.compose import build, choices, compose
+from vla_cl.config.compose import build, choices
 from vla_cl.interfaces import Method
 from vla_cl.types import Ability
 
@@ -26,7 +27,7 @@ def cache(tmp_path_factory):
 def test_it_learns_three_tasks_from_the_command_line(cache, tmp_path, capfd, name):
     folder = tmp_path / "run"
     status = main(["train", *TINY, f"method={name}", f"cache_dir={cache}", f"output_dir={folder}"])
-    method = build(compose([f"method={name}"])["method"], Method)
+    method = build(method_preset(name), Method)
     if Ability.GENERATION in method.needs:  # no policy makes up its own demonstrations
         assert status == 2
         assert "needs a model with generation" in capfd.readouterr().err

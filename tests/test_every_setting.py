@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from method_presets import method_preset
 
 from vla_cl.config.compose import build, choices, compose
 from vla_cl.interfaces import Method
@@ -185,7 +186,7 @@ def test_every_method_meets_a_network_without_weights(name):
     from vla_cl.models.vla import VlaModel
 
     spec = InterfaceSpec({"observation.images.top": (64, 64)}, 4, 4)
-    method = build(compose([f"method={name}"])["method"], Method, [])
+    method = build(method_preset(name), Method, [])
     method.require_length(2)
     network = check_buildable(policy_config("nano_vla", {}, spec, "cpu"))
     assert {parameter.device.type for parameter in network.parameters()} == {"meta"}

@@ -5,8 +5,9 @@ import runpy
 from pathlib import Path
 
 import pytest
+from method_presets import method_preset
 
-from vla_cl.config.compose import build, choices, compose
+from vla_cl.config.compose import build, choices
 from vla_cl.interfaces import Method
 from vla_cl.metrics import load_matrix
 from vla_cl.types import ConfigurationError
@@ -65,7 +66,7 @@ def test_another_setting_of_the_method_is_another_run(tmp_path, other):
 def test_every_method_can_be_told_from_itself_with_other_settings(name):
     from vla_cl.library import told
 
-    settings = compose([f"method={name}"])["method"]
+    settings = method_preset(name)
     found = told(build(settings, Method))
     assert found == told(build(settings, Method))
     given = {

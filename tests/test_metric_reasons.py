@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vla_cl.metrics import METRICS, ScoreMatrix, compute_all, describe
+from vla_cl.metrics.reasons import NO_CURVES, NO_REFERENCE
 from vla_cl.types import ConfigurationError
 
 NAN = math.nan
@@ -29,8 +30,13 @@ TOGETHER = {"stream": (("a", "b"),)}
 @pytest.mark.parametrize(
     ("metric", "run", "reference", "why"),
     [
-        ("cw_forward_transfer", two(curves=CURVES), None, "there is no independent run as a reference"),
-        ("cw_forward_transfer", two(), two(ALONE, curves=CURVES), "there are no learning curves"),
+        ("cw_forward_transfer", two(curves=CURVES), None, NO_REFERENCE),
+        (
+            "cw_forward_transfer",
+            two(),
+            two(ALONE, curves=CURVES),
+            NO_CURVES,
+        ),
         ("cw_forward_transfer", two(curves=CURVES), two(ALONE), "the reference has no learning curve of a"),
         (
             *("cw_forward_transfer", two(curves={"a": [[0, 0.0], [60, 0.5]], "b": [[60, 0.0], [120, 0.5]]})),

@@ -5,7 +5,9 @@ hatchling's way of failing is silent (a wheel without ``vla_cl.envs``), so it is
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -188,3 +190,27 @@ def test_the_requirement_files_are_pins_with_hashes_only(name: str) -> None:
 def test_both_sets_have_the_same_versions() -> None:
     everything, fewer = (pins(ROOT / "requirements" / name) for name in ("all.txt", "without-libero.txt"))
     assert {name: version for name, version in fewer.items() if everything.get(name) != version} == {}
+
+
+@pytest.mark.parametrize("command", ["install", "lock"])
+def test_the_environment_of_another_checkout_is_never_emptied(tmp_path: Path, command: str) -> None:
+    """A ``.venv`` that is a link belongs to the checkout that it leads to; `uv venv --clear` would go through it."""
+    ours, theirs, programs = (tmp_path / name for name in ("ours", "theirs", "programs"))
+    for folder in (ours, theirs, programs):
+        folder.mkdir()
+    for part in ("launch", "requirements"):
+        shutil.copytree(ROOT / part, ours / part)
+    shutil.copy(ROOT / "pyproject.toml", ours)
+    (theirs / ".set-up-for").write_text(f"{theirs}\n")
+    (theirs / "bin").mkdir()
+    (theirs / "bin" / "python").symlink_to(sys.executable)
+    (ours / ".venv").symlink_to(theirs)
+    (programs / "uv").write_text('#!/bin/sh\necho "$@" >>uv-was-asked-for\n')
+    (programs / "uv").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    script = ["bash", "launch/setup.sh", command]
+    done = subprocess.run(script, cwd=ours, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f".venv is a link to {theirs}" in done.stderr
+    assert (ours / "uv-was-asked-for").read_text() == "--version\n"
+    assert {path.name for path in theirs.iterdir()} == {".set-up-for", "bin"}

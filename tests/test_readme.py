@@ -11,7 +11,7 @@ from tiny_model import TinyData, TinyModel, experience
 from vla_cl.config.compose import compose
 from vla_cl.interfaces import Method
 from vla_cl.run import checkpoint
-from vla_cl.training.learning import TrainingSettings, learn
+from vla_cl.training.learning import Learning, TrainingSettings
 from vla_cl.types import Draw
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -28,7 +28,7 @@ def attached(model):
 
 
 def learn_task(model, method, task):
-    for _ in learn(model, method, experience(task), TinyData(seed=task), TrainingSettings(8, 4), 0, 8 * task):
+    for _ in Learning(model, method, experience(task), TinyData(seed=task), TrainingSettings(8, 4), 0, 8 * task):
         pass
 
 

@@ -28,8 +28,16 @@ def test_seeds_that_agree_have_the_interval_of_one_since_all_have_the_same_state
 
 
 def test_the_range_is_kept():
-    found = over_seeds([Estimate(0.0, 0.0, 0.3), Estimate(1.0, 0.7, 1.0)], 0.0)
+    found = over_seeds([Estimate(0.0, 0.0, 0.3), Estimate(1.0, 0.7, 1.0), Estimate(1.0, 0.7, 1.0)], 0.0)
     assert (found.low, found.high) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("values", [(0.1, 0.11), (0.0, 1.0)])
+def test_two_seeds_have_no_interval_whether_they_agree_or_not(values):
+    found = over_seeds([Estimate(value, max(0.0, value - 0.1), min(1.0, value + 0.1)) for value in values], 0.0)
+    assert found.value == pytest.approx(sum(values) / 2)
+    assert math.isnan(found.low) and math.isnan(found.high)
+    assert found.why.startswith("two seeds: too few")
 
 
 @pytest.mark.parametrize("position", [0, 1])

@@ -7,7 +7,7 @@ from tiny_model import TinyData, TinyModel, experience
 
 from vla_cl.interfaces import Method
 from vla_cl.random_numbers import Purpose, number
-from vla_cl.training.learning import TrainingSettings, learn, sample_rows
+from vla_cl.training.learning import Learning, TrainingSettings, sample_rows
 from vla_cl.types import ConfigurationError
 
 SETTINGS = TrainingSettings(steps=7, batch_size=6, learning_rate=0.1, warmup_share=0.3)
@@ -16,7 +16,7 @@ SETTINGS = TrainingSettings(steps=7, batch_size=6, learning_rate=0.1, warmup_sha
 def run(method, model=None, **options):
     model = model or TinyModel()
     method.attach(model, 5)
-    reports = list(learn(model, method, experience(), TinyData(), SETTINGS, train_seed=5, **options))
+    reports = list(Learning(model, method, experience(), TinyData(), SETTINGS, train_seed=5, **options))
     return model, reports
 
 
@@ -55,7 +55,7 @@ def test_a_batch_may_be_larger_than_the_data():
 def test_several_tasks_get_as_many_steps_each():
     method, model = Method(), TinyModel()
     method.attach(model, 0)
-    assert len(list(learn(model, method, experience(tasks=2), TinyData(), SETTINGS, train_seed=0))) == 14
+    assert len(list(Learning(model, method, experience(tasks=2), TinyData(), SETTINGS, train_seed=0))) == 14
 
 
 class Recorder(Method):
@@ -94,6 +94,63 @@ def test_a_loss_that_is_not_finite_stops_before_the_update():
     with pytest.raises(FloatingPointError, match="step 1 of experience 'e0'"):
         run(Exploding(), model)
     assert torch.equal(model.module.weight, before)
+
+
+class ExplodingAt(Method):
+    """The loss of one step is no number."""
+
+    def __init__(self, step):
+        self.step, self.calls, self.ended = step, 0, False
+
+    def loss(self, batch, draw):
+        self.calls += 1
+        return self.model.loss(batch, draw) * (float("nan") if self.calls == self.step else 1.0)
+
+    def end_task(self, experience, data):
+        self.ended = True
+
+
+@pytest.fixture
+def a_device_that_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr("vla_cl.training.learning.answers_at_once", lambda device: False)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.usefixtures("a_device_that_is_not_waited_for")
+def test_where_nobody_waits_for_the_device_the_step_is_named_all_the_same(last):
+    bad = SETTINGS.steps if last else 3
+    method = ExplodingAt(bad)
+    method.attach(TinyModel(), 0)
+    with pytest.raises(FloatingPointError, match=rf"step {bad} of experience 'e0'.*have been changed by it"):
+        list(Learning(method.model, method, experience(), TinyData(), SETTINGS, 0))
+    assert method.calls == min(bad + 1, SETTINGS.steps)  # one step later at most, and before the task is ended
+    assert not method.ended
+
+
+@pytest.mark.usefixtures("a_device_that_is_not_waited_for")
+def test_weights_of_a_step_that_nobody_has_looked_at_are_not_saved():
+    method = ExplodingAt(2)
+    method.attach(TinyModel(), 0)
+    learning = Learning(method.model, method, experience(), TinyData(), SETTINGS, 0)
+    steps = iter(learning)
+    next(steps)
+    next(steps)
+    with pytest.raises(FloatingPointError, match="step 2 of experience 'e0'"):
+        learning.state_dict()
+
+
+@pytest.mark.usefixtures("a_device_that_is_not_waited_for")
+def test_no_number_of_a_step_is_read_before_the_next_one_is_under_way(monkeypatch):
+    """Reading it waits for the device."""
+    read, method = [], Method()
+    monkeypatch.setattr("vla_cl.training.step_report.Figures.read", lambda figures: read.append(figures) or (1.0, 1.0))
+    method.attach(TinyModel(), 0)
+    steps = iter(Learning(method.model, method, experience(), TinyData(), SETTINGS, 0))
+    first = next(steps)
+    assert read == []
+    second = next(steps)
+    assert read == [first.figures]
+    assert (second.loss, read) == (1.0, [first.figures, second.figures])
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"learning_rate": 3.0}, {"warmup_share": -0.1}, {"clip_norm": -1.0}])

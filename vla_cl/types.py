@@ -10,9 +10,9 @@ Conventions, fixed once:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -293,27 +293,48 @@ class Roles:
     idle: frozenset[str] = frozenset()
 
 
+Paradigm = Literal["reference", "regularisation", "replay", "architecture"]
+PARADIGMS: tuple[Paradigm, ...] = get_args(Paradigm)
+"""How methods are grouped; a reference is what the others are compared with."""
+
+
 @dataclass(frozen=True)
 class MethodCard:
     """What docs/methods.md says of a method.
 
     Attributes:
         title: Its name in full.
-        family: Of the three of the survey arXiv 2506.13045, or a reference.
+        paradigm: One of `PARADIGMS`; regularisation, replay and architecture are those of the survey arXiv 2506.13045.
         equation: In LaTeX, without delimiters.
         source: Authors, year, arXiv number or venue.
         step: What a training step costs beyond a plain one, in theory.
         memory: What is kept of the past, in theory.
         follows: In one line, what of the source is followed and what is not.
+
+    Raises:
+        ConfigurationError: The paradigm is missing or unknown.
     """
 
     title: str
-    family: Literal["reference", "regularisation", "replay", "architecture"]
     equation: str
     source: str
     step: str
     memory: str
     follows: str
+    paradigm: Paradigm | None = None
+    family: InitVar[str | None] = None  # what cards of older plug-ins call the paradigm
+
+    def __post_init__(self, family: str | None) -> None:
+        allowed = ", ".join(map(repr, PARADIGMS))
+        if family is not None:
+            raise ConfigurationError(
+                f"the MethodCard of {self.title!r} gives family={family!r}, which is called paradigm now; write "
+                f"paradigm= with one of {allowed}"
+            )
+        if self.paradigm not in PARADIGMS:
+            raise ConfigurationError(
+                f"the MethodCard of {self.title!r} needs paradigm= with one of {allowed}; got {self.paradigm!r}"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """For the contract tests: the settings of every method, and those under which it has nothing to edit."""
 
-from vla_cl.config.compose import choices, compose
+from method_presets import method_presets
 
 VARIANTS = {
     "agem_of_steps": ("agem", {"project": "step"}),
@@ -12,8 +12,8 @@ VARIANTS = {
 
 def method_settings():
     """Method name to its settings, as the command line would give them."""
-    presets = {name: compose([f"method={name}"])["method"] for name in choices("method")}
-    return presets | {name: {**presets[of], **changes} for name, (of, changes) in VARIANTS.items()}
+    found = method_presets()
+    return found | {name: {**found[of], **changes} for name, (of, changes) in VARIANTS.items()}
 
 
 NEUTRAL = {

@@ -13,7 +13,7 @@ from vla_cl.files import write_json
 from vla_cl.interfaces import Method
 from vla_cl.run.checkpoint import load_method
 from vla_cl.testbeds import BEDS
-from vla_cl.training.learning import learn
+from vla_cl.training.learning import Learning
 from vla_cl.types import ConfigurationError
 
 SETTINGS = method_settings()
@@ -28,7 +28,7 @@ def bed():
 def learnt(bed, model, method, experiences):
     for index in experiences:
         data, first = bed.data[index], index * bed.tiny.steps
-        list(learn(model, method, bed.stream.experiences[index], data, bed.tiny, 0, first))
+        list(Learning(model, method, bed.stream.experiences[index], data, bed.tiny, 0, first))
 
 
 def resumed(bed, new, tensors, extra, folder):

@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from vla_cl.config.compose import build
 from vla_cl.interfaces import Method
 from vla_cl.testbeds import BEDS
-from vla_cl.training.learning import learn
+from vla_cl.training.learning import Learning
 from vla_cl.types import ConfigurationError
 
 SETTINGS = method_settings()
@@ -38,7 +38,7 @@ def attached(name, bed, **changes):
 def learnt(bed, model, method, experiences, first_step=0):
     for index in experiences:
         experience = bed.stream.experiences[index]
-        steps = learn(model, method, experience, bed.data[index], bed.tiny, 0, first_step + index * bed.tiny.steps)
+        steps = Learning(model, method, experience, bed.data[index], bed.tiny, 0, first_step + index * bed.tiny.steps)
         assert all(report.loss == report.loss for report in steps)
 
 

@@ -7,7 +7,7 @@ from method_neutral import NEUTRAL, method_settings
 from vla_cl.config.compose import build
 from vla_cl.interfaces import Method, Model
 from vla_cl.testbeds import BEDS
-from vla_cl.training.learning import learn
+from vla_cl.training.learning import Learning
 from vla_cl.types import ConfigurationError
 
 SETTINGS = method_settings()
@@ -47,7 +47,7 @@ def made(name, **changes):
 
 def learnt(bed, model, method):
     for experience in bed.stream.experiences[:2]:
-        for _ in learn(model, method, experience, bed.data[experience.index], bed.tiny, 0, experience.index * 6):
+        for _ in Learning(model, method, experience, bed.data[experience.index], bed.tiny, 0, experience.index * 6):
             pass
     return torch.cat([parameter.detach().flatten() for parameter in model.module.parameters()])
 

@@ -9,7 +9,7 @@ from vla_cl import random_numbers
 from vla_cl.config.compose import build
 from vla_cl.interfaces import Method
 from vla_cl.testbeds import BEDS
-from vla_cl.training.learning import learn
+from vla_cl.training.learning import Learning
 from vla_cl.types import Ability
 
 
@@ -30,7 +30,7 @@ def test_a_stream_is_used_in_one_place(name, monkeypatch):
     monkeypatch.setattr(random_numbers, "_digest", noted)
     method.attach(model, 0)
     for experience, data in zip(bed.stream.experiences, bed.data, strict=True):
-        for _ in learn(model, method, experience, data, bed.tiny, 0, experience.index * bed.tiny.steps):
+        for _ in Learning(model, method, experience, data, bed.tiny, 0, experience.index * bed.tiny.steps):
             pass
     assert used
     assert {key: places for key, places in used.items() if len(places) > 1} == {}

@@ -11,7 +11,7 @@ from method_neutral import method_settings
 from vla_cl.config.compose import build
 from vla_cl.interfaces import Method
 from vla_cl.testbeds import BEDS
-from vla_cl.training.learning import learn
+from vla_cl.training.learning import Learning
 from vla_cl.types import ConfigurationError
 
 
@@ -22,7 +22,7 @@ def learnt(settings, bed):
         method.attach(model, 0)
         for index in range(2):
             experience = bed.stream.experiences[index]
-            for _ in learn(model, method, experience, bed.data[index], bed.tiny, 0, index * bed.tiny.steps):
+            for _ in Learning(model, method, experience, bed.data[index], bed.tiny, 0, index * bed.tiny.steps):
                 pass
     except ConfigurationError as error:
         return None, str(error)

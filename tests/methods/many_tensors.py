@@ -3,13 +3,14 @@
 from itertools import pairwise
 
 import torch
+from method_presets import method_preset
 from regression_model import RegressionModel
 from tiny_model import TinyData, experience
 from torch import nn
 
-from vla_cl.config.compose import build, compose
+from vla_cl.config.compose import build
 from vla_cl.interfaces import Method
-from vla_cl.training.learning import TrainingSettings, learn
+from vla_cl.training.learning import Learning, TrainingSettings
 from vla_cl.types import Ability, ForwardPass
 
 WIDTHS = [3, 2, 7, 40, 100, 13, 1, 9, 4, 17, 30, 5, 8, 3, 6, 11, 16]
@@ -60,14 +61,16 @@ assert Ability.OUTPUTS in ManyTensors().abilities
 
 def preset(name, model, **changes):
     """The method of a yaml, attached; only ``changes`` differ."""
-    method = build({**compose([f"method={name}"])["method"], **changes}, Method)
+    method = build({**method_preset(name), **changes}, Method)
     method.attach(model, train_seed=3)
     return method
 
 
 def learnt(model, method, indices, settings=SETTINGS, rows=10):
     for index in indices:
-        list(learn(model, method, experience(index), TinyData(rows, seed=index), settings, 3, settings.steps * index))
+        list(
+            Learning(model, method, experience(index), TinyData(rows, seed=index), settings, 3, settings.steps * index)
+        )
 
 
 def weights(model):

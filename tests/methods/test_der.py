@@ -10,7 +10,7 @@ from tiny_model import TinyData, TinyModel, experience
 from vla_cl.methods import der
 from vla_cl.methods.der import DarkExperienceReplay
 from vla_cl.methods.stored_outputs import StoredOutputs
-from vla_cl.training.learning import TrainingSettings, learn
+from vla_cl.training.learning import Learning, TrainingSettings
 from vla_cl.types import ConfigurationError, Draw
 
 DRAW = Draw(11)
@@ -181,14 +181,14 @@ def test_a_resumed_run_continues_bit_for_bit():
     model, method = KeyedModel(), attached(None)
     method.attach(model, 3)
     for index in range(2):
-        list(learn(model, method, experience(index), data[index], settings, 3, index * 5))
+        list(Learning(model, method, experience(index), data[index], settings, 3, index * 5))
     state, extra = load(save(method.state_dict())), copy.deepcopy(method.extra_state())
     again = copy.deepcopy(model)
     other = attached(again)
     other.load_state_dict(state, extra, iter([(experience(i), data[i]) for i in range(2)]))
     assert other.memory_bytes() == method.memory_bytes()
     for one, edits in ((model, method), (again, other)):
-        list(learn(one, edits, experience(2), data[2], settings, 3, 10))
+        list(Learning(one, edits, experience(2), data[2], settings, 3, 10))
     for ours, theirs in zip(model.module.parameters(), again.module.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 

@@ -7,7 +7,7 @@ from tiny_model import TinyData, TinyModel, experience
 
 from vla_cl.interfaces import Method
 from vla_cl.methods.ewc import CERTAIN, ElasticWeightConsolidation, drawn_targets
-from vla_cl.training.learning import TrainingSettings, learn
+from vla_cl.training.learning import Learning, TrainingSettings
 from vla_cl.types import ConfigurationError, Draw
 
 SETTINGS = TrainingSettings(steps=5, batch_size=4, learning_rate=0.05)
@@ -16,7 +16,7 @@ DRAW = Draw(0)
 
 def learnt(model, method, indices):
     for index in indices:
-        list(learn(model, method, experience(index), TinyData(seed=index), SETTINGS, 3, 5 * index))
+        list(Learning(model, method, experience(index), TinyData(seed=index), SETTINGS, 3, 5 * index))
 
 
 def attached(model, **settings):

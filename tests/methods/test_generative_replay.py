@@ -7,7 +7,7 @@ from keyed_model import KeyedModel
 from tiny_model import TinyData, TinyModel, experience
 
 from vla_cl.methods.generative_replay import GENERATED, SEED, GenerativeDistillation, GenerativeReplay
-from vla_cl.training.learning import TrainingSettings, learn
+from vla_cl.training.learning import Learning, TrainingSettings
 from vla_cl.types import ConfigurationError, Draw
 
 SETTINGS = TrainingSettings(steps=5, batch_size=6)
@@ -106,7 +106,7 @@ def test_a_resumed_run_continues_bit_for_bit(kind):
     model = KeyedModel()
     method = attached(kind, model)
     for index in range(2):
-        list(learn(model, method, experience(index), data[index], SETTINGS, 3, index * 5))
+        list(Learning(model, method, experience(index), data[index], SETTINGS, 3, index * 5))
     extra, again, between = copy.deepcopy(method.extra_state()), copy.deepcopy(model), method.memory_bytes()
     assert method.state_dict() == {}
     assert between > 0
@@ -114,7 +114,7 @@ def test_a_resumed_run_continues_bit_for_bit(kind):
     other.load_state_dict({}, extra, iter([]))
     assert other.memory_bytes() == between
     for one, edits in ((model, method), (again, other)):
-        list(learn(one, edits, experience(2), data[2], SETTINGS, 3, 10))
+        list(Learning(one, edits, experience(2), data[2], SETTINGS, 3, 10))
     for ours, theirs in zip(bits(model), bits(again), strict=True):
         assert torch.equal(ours, theirs)
     assert other.extra_state() == method.extra_state()

@@ -5,12 +5,13 @@ import types
 import typing
 
 import pytest
+from method_presets import method_presets
 
-from vla_cl.config.compose import build, choices, compose, part_class
+from vla_cl.config.compose import build, part_class
 from vla_cl.interfaces import Method
 from vla_cl.types import ConfigurationError
 
-SETTINGS = {name: compose([f"method={name}"])["method"] for name in choices("method")}
+SETTINGS = method_presets()
 NUMBERS = [
     (name, key) for name, settings in SETTINGS.items() for key, value in settings.items() if type(value) in (int, float)
 ]

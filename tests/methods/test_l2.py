@@ -6,7 +6,7 @@ from tiny_model import TinyData, experience
 
 from vla_cl.interfaces import Method
 from vla_cl.methods.l2 import L2
-from vla_cl.training.learning import TrainingSettings, learn
+from vla_cl.training.learning import Learning, TrainingSettings
 from vla_cl.types import ConfigurationError
 
 SETTINGS = TrainingSettings(steps=5, batch_size=4, learning_rate=0.05)
@@ -14,7 +14,7 @@ SETTINGS = TrainingSettings(steps=5, batch_size=4, learning_rate=0.05)
 
 def learnt(model, method, indices):
     for index in indices:
-        list(learn(model, method, experience(index), TinyData(seed=index), SETTINGS, 3, 5 * index))
+        list(Learning(model, method, experience(index), TinyData(seed=index), SETTINGS, 3, 5 * index))
 
 
 def attached(model, **settings):

@@ -13,7 +13,7 @@ from tiny_model import TinyData, TinyModel, experience
 from vla_cl.interfaces import Method
 from vla_cl.methods.lwf import LearningWithoutForgetting, OutputCache
 from vla_cl.methods.teacher import Teacher, teacher_bytes
-from vla_cl.training.learning import TrainingSettings, learn
+from vla_cl.training.learning import Learning, TrainingSettings
 from vla_cl.types import ConfigurationError, Draw
 
 TRAINABLE = (4 * 2 + 4 + 3 + 3 + 2 * 7 + 2) * 4  # bytes; the frozen matrix is not copied
@@ -135,7 +135,7 @@ def test_after_an_epoch_the_teacher_is_gone_and_the_cache_is_there():
         asked.extend(batch["index"].tolist())
         return original(self, batch, draw)
 
-    steps = learn(model, method, experience(1), TinyData(10, seed=1), settings, 5)
+    steps = Learning(model, method, experience(1), TinyData(10, seed=1), settings, 5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Teacher, "outputs", counted)
         for report in steps:
@@ -177,7 +177,7 @@ def test_a_cache_that_is_full_leaves_the_rest_to_the_teacher():
     for options in ({"cache_megabytes": 50 / 2**20}, {"cache": "never"}):  # six rows of eight bytes
         model, method = TinyDistillable(fixed=True), LearningWithoutForgetting(**options)
         run(model, method, [0], settings)
-        for report in learn(model, method, experience(1), TinyData(10, seed=1), settings, 5):
+        for report in Learning(model, method, experience(1), TinyData(10, seed=1), settings, 5):
             losses.append(report.loss)
             if report.step == 15 and "cache" not in options:
                 assert method.memory_bytes() == TRAINABLE + BUFFER + 48

@@ -18,7 +18,7 @@ from torch import nn
 from vla_cl.config.compose import build, compose
 from vla_cl.interfaces import Method
 from vla_cl.methods.osft import OrthogonalSubspaceFineTuning
-from vla_cl.training.learning import TrainingSettings, learn
+from vla_cl.training.learning import Learning, TrainingSettings
 from vla_cl.types import ConfigurationError, Draw, Roles
 
 WIDE = TrainingSettings(steps=12, batch_size=6, learning_rate=3e-2, weight_decay=0.1)
@@ -258,7 +258,7 @@ def test_a_deep_copy_between_tasks_is_plain():
     learn_two(method, model)
     copied = copy.deepcopy(model)
     method.attach(copied, 5)
-    for _ in learn(copied, method, experience(2), TinyData(10, seed=2), WIDE, 5):
+    for _ in Learning(copied, method, experience(2), TinyData(10, seed=2), WIDE, 5):
         pass
     assert list(copied.module.state_dict()) == list(model.module.state_dict())
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from vla_cl.methods.packnet import FREE, PackNet
-from vla_cl.training.learning import TrainingSettings, learn
+from vla_cl.training.learning import Learning, TrainingSettings
 from vla_cl.types import ConfigurationError, Draw, Task
 
 LONG = TrainingSettings(steps=40, batch_size=6, learning_rate=2e-2, weight_decay=0.5, clip_norm=0.1)
@@ -126,7 +126,7 @@ def test_what_was_pruned_stays_zero_while_the_rest_learns_once_more():
     model, method = Varied(), PackNet(retrain_share=0.5)
     method.attach(model, 5)
     pruned = None
-    for report in learn(model, method, experience(0), TinyData(10), LONG, 5):
+    for report in Learning(model, method, experience(0), TinyData(10), LONG, 5):
         if report.phase == "retrain":
             assert all(not model.module.get_parameter(name)[o == FREE].any() for name, o in method.owners.items())
             pruned = pruned or weights(model)
@@ -164,7 +164,7 @@ def test_the_optimizer_is_adamw_for_what_learns_and_does_not_touch_the_rest():
 def test_learning_rates_are_scheduled_anew_for_what_is_kept():
     method = PackNet(retrain_share=0.25)
     method.attach(Varied(), 5)
-    rates = [r.learning_rate for r in learn(method.model, method, experience(0), TinyData(10), LONG, 5)]
+    rates = [r.learning_rate for r in Learning(method.model, method, experience(0), TinyData(10), LONG, 5)]
     assert rates[29] < 0.05 * max(rates)
     assert max(rates[30:]) == pytest.approx(max(rates), rel=0.05)
 
@@ -200,7 +200,7 @@ def test_while_a_task_is_learnt_it_is_served_with_all_weights_and_earlier_ones_w
     model, method = Varied(), PackNet(prune_share=0.5)
     run(model, method, [0], LONG)
     wanted = predictions(model, 0)
-    steps = learn(model, method, experience(1), TinyData(10, seed=1), LONG, 5, 40)
+    steps = iter(Learning(model, method, experience(1), TinyData(10, seed=1), LONG, 5, 40))
     for _ in range(10):
         next(steps)
     whole = weights(model)

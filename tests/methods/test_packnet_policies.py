@@ -12,7 +12,7 @@ from tiny_policies import ACTION, CAMERAS, FIELDS, SIDE, STATE
 from vla_cl.methods.packnet import PackNet
 from vla_cl.models.vla import VlaModel, horizon, policy_config
 from vla_cl.testbeds.bed import Tensors
-from vla_cl.training.learning import Learning, TrainingSettings, learn
+from vla_cl.training.learning import Learning, TrainingSettings
 from vla_cl.types import InterfaceSpec, Observation
 
 SPEC = InterfaceSpec({CAMERAS[0]: (SIDE, SIDE)}, STATE, ACTION)
@@ -49,7 +49,7 @@ def data_of(model, task):
 
 
 def learnt(model, method, task):
-    for _ in learn(model, method, experience(task), data_of(model, task), SETTINGS, 5, task * SETTINGS.steps):
+    for _ in Learning(model, method, experience(task), data_of(model, task), SETTINGS, 5, task * SETTINGS.steps):
         pass
 
 

@@ -7,11 +7,12 @@ import itertools
 
 import numpy as np
 import torch
+from method_presets import method_preset
 from regression_model import RegressionModel
 from tiny_model import TinyData, experience
 from torch import nn
 
-from vla_cl.config.compose import build, compose
+from vla_cl.config.compose import build
 from vla_cl.interfaces import Method
 from vla_cl.types import Draw, ForwardPass
 
@@ -58,7 +59,7 @@ def gradient(model, batch):
 
 def learnt(name, tasks, rows):
     """The preset, after some tasks, and its model."""
-    model, method = DeepModel(), build(compose([f"method={name}"])["method"], Method)
+    model, method = DeepModel(), build(method_preset(name), Method)
     assert len({parameter.shape for parameter in model.module.parameters()}) > 6
     method.attach(model, SEED)
     for task in range(tasks):
@@ -142,7 +143,7 @@ def test_gem_is_the_authors_code():
 
 def test_ogd_is_the_papers_ogd_ave():
     """Gram-Schmidt of the gradients of each sample's mean output, of all past tasks; g without their span."""
-    model, method = DeepModel(), build(compose(["method=ogd"])["method"], Method)
+    model, method = DeepModel(), build(method_preset("ogd"), Method)
     method.attach(model, SEED)
     basis = []
     for task in range(2):

@@ -11,11 +11,12 @@ import pytest
 import torch
 from keyed_model import KeyedTokens, tokens
 from linear_model import Linear
+from method_presets import method_preset
 from tiny_model import TinyData, experience
 from torch import nn
 from torch.nn import functional
 
-from vla_cl.config.compose import build, compose
+from vla_cl.config.compose import build
 from vla_cl.interfaces import Method
 from vla_cl.methods import der
 from vla_cl.testbeds import BEDS
@@ -40,7 +41,7 @@ class Net(Linear):
 
 def preset(name, model=None, tasks=1, **changes):
     """A method with the settings of a yaml, after some tasks; then the weights move on."""
-    method = build({**compose([f"method={name}"])["method"], **changes}, Method)
+    method = build({**method_preset(name), **changes}, Method)
     method.attach(model or Net(), SEED)
     for index in range(tasks):
         method.begin_task(experience(index))
@@ -181,7 +182,7 @@ def test_camas_stored_logits_move_by_the_mean_of_five_confidences_less_chance():
         def batch(self, rows):
             return {key: [v[r] for r in rows] if key == "task" else v[rows] for key, v in tokens(20, 4, 2, 1).items()}
 
-    method = build({**compose(["method=cama"])["method"]}, Method)
+    method = build(method_preset("cama"), Method)
     method.attach(KeyedTokens(), SEED)
     method.end_task(experience(0), Sequences())
     history = []
@@ -233,7 +234,7 @@ def test_lamols_loss_and_shares():
     """Sun et al.: L_QA + 0.25 L_LM, the second on all tokens; 0.2 generated samples to each new one."""
     bed = BEDS["language"]()
     model = bed.make_model(0)
-    method = build(compose(["method=lamol"])["method"], Method)
+    method = build(method_preset("lamol"), Method)
     method.attach(model, SEED)
     method.end_task(bed.stream.experiences[0], bed.data[0])
     generate, asked, sizes = model.generate, [], []

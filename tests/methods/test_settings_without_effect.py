@@ -3,12 +3,13 @@
 import inspect
 
 import pytest
+from method_presets import method_presets
 
-from vla_cl.config.compose import build, choices, compose, part_class
+from vla_cl.config.compose import build, part_class
 from vla_cl.interfaces import Method
 from vla_cl.types import ConfigurationError
 
-PRESETS = {name: compose([f"method={name}"])["method"] for name in choices("method")}
+PRESETS = method_presets()
 LATER = [name for name, settings in PRESETS.items() if "from_task" in settings]
 
 

@@ -7,7 +7,7 @@ from tiny_model import TinyData, TinyModel, experience
 from vla_cl.interfaces import Method
 from vla_cl.methods import quadratic_penalty, si
 from vla_cl.methods.si import SynapticIntelligence
-from vla_cl.training.learning import TrainingSettings, learn
+from vla_cl.training.learning import Learning, TrainingSettings
 from vla_cl.types import ConfigurationError
 
 SETTINGS = TrainingSettings(steps=6, batch_size=4, learning_rate=0.05, clip_norm=0.1)
@@ -15,7 +15,7 @@ SETTINGS = TrainingSettings(steps=6, batch_size=4, learning_rate=0.05, clip_norm
 
 def learnt(model, method, indices):
     for index in indices:
-        list(learn(model, method, experience(index), TinyData(seed=index), SETTINGS, 3, 6 * index))
+        list(Learning(model, method, experience(index), TinyData(seed=index), SETTINGS, 3, 6 * index))
 
 
 def attached(model, **settings):
@@ -89,7 +89,7 @@ def test_the_path_adds_up_to_what_the_loss_fell():
     method = attached(model)
     settings = TrainingSettings(steps=400, batch_size=20, learning_rate=2e-4, warmup_share=0, clip_norm=0.01)
     paths = []
-    steps = learn(model, method, experience(0), data, settings, 3)
+    steps = Learning(model, method, experience(0), data, settings, 3)
     losses = []
     for report in steps:
         losses.append(report.loss)

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from vla_cl.methods.parameter_patterns import matching
 from vla_cl.methods.slca import SlowLearner
-from vla_cl.training.learning import TrainingSettings, learn, sample_rows
+from vla_cl.training.learning import Learning, TrainingSettings, sample_rows
 from vla_cl.types import ConfigurationError, Draw, Roles
 
 
@@ -63,7 +63,7 @@ def test_weights_are_those_of_adamw_with_a_rate_of_its_own_for_each_tensor():
     model, method = TinyDistillable(fixed=True), SlowLearner(slow=["vision.*"], slow_share=0.2)
     run(model, method, [0], settings)
     start = weights(model)
-    for _ in learn(model, method, experience(1), TinyData(10, seed=1), settings, 5):
+    for _ in Learning(model, method, experience(1), TinyData(10, seed=1), settings, 5):
         pass
     other = TinyDistillable(fixed=True)
     other.module.load_state_dict(start)

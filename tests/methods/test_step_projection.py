@@ -6,18 +6,19 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from method_presets import method_preset
 from regression_model import RegressionModel
 from tiny_model import TinyData, experience
 from torch.optim import SGD, AdamW
 
-from vla_cl.config.compose import build, compose
+from vla_cl.config.compose import build
 from vla_cl.interfaces import Method
 from vla_cl.methods.agem import AveragedGradientEpisodicMemory
 from vla_cl.methods.gem import GradientEpisodicMemory
 from vla_cl.methods.ogd import OrthogonalGradientDescent
 from vla_cl.methods.stored_outputs import outputs_that_count
 from vla_cl.testbeds import BEDS
-from vla_cl.training.learning import TrainingSettings, learn
+from vla_cl.training.learning import Learning, TrainingSettings
 from vla_cl.types import ConfigurationError, Draw
 
 STEPS, TASKS = 12, 3
@@ -33,7 +34,7 @@ bed_of = cache(lambda name: BEDS[name]())
 
 
 def settings_of(name):
-    return {**compose([f"method={name.partition(' ')[0]}"])["method"], **OPTIONS[name]}
+    return {**method_preset(name.partition(" ")[0]), **OPTIONS[name]}
 
 
 def flat(tensors):
@@ -65,7 +66,7 @@ class Watch:
 
     def learn(self, task, data, settings, index):
         before = self.weights()
-        for report in learn(self.model, self.method, task, data, settings, 0, index * STEPS):
+        for report in Learning(self.model, self.method, task, data, settings, 0, index * STEPS):
             after = self.weights()
             if index:
                 self.compare(before, after)
@@ -150,7 +151,7 @@ def one_step(name, project, optimizer, rate=1e-2, **options):
     for index in range(2):
         method.end_task(experience(index), TinyData(seed=index))
     before = flat(model.module.parameters())
-    for _ in learn(model, method, experience(2), opposed(1), TrainingSettings(1, 8, rate, clip_norm=0), 0, 2):
+    for _ in Learning(model, method, experience(2), opposed(1), TrainingSettings(1, 8, rate, clip_norm=0), 0, 2):
         pass
     return flat(model.module.parameters()) - before, made[0]
 
@@ -212,9 +213,7 @@ def test_what_cannot_be_projected_is_refused(method):
 
 @pytest.mark.parametrize("method", ["agem", "gem", "ogd_loss"])
 def test_weights_that_round_a_step_away_are_refused(method):
-    settings = {**compose([f"method={method}"])["method"], "project": "step"} | (
-        {"eps": 0.0} if method == "gem" else {}
-    )
+    settings = {**method_preset(method), "project": "step"} | ({"eps": 0.0} if method == "gem" else {})
     model = RegressionModel()
     model.module.to(torch.bfloat16)
     with pytest.raises(ConfigurationError, match="needs weights of float32, since bfloat16 rounds"):

@@ -9,7 +9,7 @@ from torch import nn
 
 from vla_cl.interfaces import Distillable, Method
 from vla_cl.models.randomness import seeded
-from vla_cl.training.learning import TrainingSettings, learn
+from vla_cl.training.learning import Learning, TrainingSettings
 from vla_cl.types import Ability, ForwardPass, Roles
 
 SETTINGS = TrainingSettings(steps=8, batch_size=6, learning_rate=1e-2, weight_decay=0.1)
@@ -96,7 +96,9 @@ def run(model, method, tasks, settings=SETTINGS, rows=10, attach=True, data=Tiny
         method.attach(model, train_seed=5)
     reports = []
     for index in tasks:
-        reports += learn(model, method, experience(index), data(rows, seed=index), settings, 5, index * settings.steps)
+        reports += Learning(
+            model, method, experience(index), data(rows, seed=index), settings, 5, index * settings.steps
+        )
     return reports
 
 

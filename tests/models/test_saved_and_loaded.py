@@ -9,7 +9,7 @@ from vla_cl.models.diffusion import DiffusionModel
 from vla_cl.models.llm import LanguageModel
 from vla_cl.models.vla import VlaModel
 from vla_cl.testbeds import BEDS
-from vla_cl.training.learning import learn
+from vla_cl.training.learning import Learning
 from vla_cl.types import Draw, Observation
 
 LOAD = {
@@ -52,7 +52,7 @@ def answers(model, bed):
 def test_a_model_that_was_saved_and_loaded_gives_the_same_bits(name, tmp_path):
     bed = BEDS[name]()
     model = bed.make_model(1)
-    for _ in learn(model, plain(model), bed.stream.experiences[0], bed.data[0], bed.tiny, 1):
+    for _ in Learning(model, plain(model), bed.stream.experiences[0], bed.data[0], bed.tiny, 1):
         pass
     model.save(tmp_path / "model")
     again = LOAD[name](tmp_path / "model", model)

@@ -10,7 +10,7 @@ from vla_cl.data.normalisation import frozen_statistics
 from vla_cl.data.source import Source
 from vla_cl.interfaces import Method
 from vla_cl.models.vla import VlaModel, horizon, policy_config
-from vla_cl.training.learning import TrainingSettings, learn
+from vla_cl.training.learning import Learning, TrainingSettings
 from vla_cl.types import Ability, ConfigurationError, Draw, Experience, InterfaceSpec, Observation
 
 SPEC = InterfaceSpec({"observation.image": (16, 16)}, state_size=2, action_size=2)
@@ -40,7 +40,7 @@ def learnt(request, point_datasets, tmp_path_factory):
     method.attach(model, 0)
     experience = Experience(0, "red", (PointSuite().tasks()[0],))
     settings = TrainingSettings(steps=3, batch_size=4, learning_rate=1e-3)
-    reports = list(learn(model, method, experience, data, settings, train_seed=0))
+    reports = list(Learning(model, method, experience, data, settings, train_seed=0))
     assert len(reports) == 3
     return model, data
 

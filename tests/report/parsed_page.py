@@ -26,6 +26,8 @@ class ParsedPage(HTMLParser):
         self.elements.append((tag, dict(attributes)))
         if tag not in VOID:
             self._open.append((tag, dict(attributes).get("id") or "" if tag == "section" else self._section()))
+        if label := dict(attributes).get("data-label"):  # a narrow window shows it in front of the cell
+            self.sections.setdefault(self._section(), []).append(f"{label}:")
 
     def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attributes)))

@@ -9,8 +9,8 @@ from parsed_markdown import Cells
 
 from vla_cl.cli import main as cli
 from vla_cl.report import write_report
-from vla_cl.report.compare import is_compared
 from vla_cl.report.load import load_runs
+from vla_cl.report.run_settings import is_compared
 from vla_cl.report.seed_groups import compare
 from vla_cl.run.folder import MAY_DIFFER
 from vla_cl.settings.speed import WHERE_AND_HOW_FAST, is_among
@@ -120,7 +120,7 @@ def test_a_name_stays_in_its_cell(tmp_path, name, shown):
 
 def test_what_differs_between_runs_is_said_in_one_line(tmp_path):
     suites = [write(tmp_path / name, name, 0, KEPT, extra={"suite": f"{name}\n| x |"}) for name in ("a", "b")]
-    (note,) = [line for line in compare(suites).splitlines() if line.startswith("note: ")]
+    note, *_ = [line for line in compare(suites).splitlines() if line.startswith("note: ")]
     assert note == "note: The runs have different suites: a | x |, b | x |."
 
 
@@ -174,7 +174,7 @@ def test_the_command_writes_markdown(four_runs, capsys):
     head, rule, first, second = capsys.readouterr().out.splitlines()[:4]
     assert head == "| method | seeds | gem_bwt ↑ | kept |"
     assert rule == "| --- | --- | --- | --- |"
-    assert first.startswith("| `er` | 2 | −0.100 [")
+    assert first.startswith("| `er` | 2 | −0.100 no interval: two seeds |")
     assert first.endswith("| 2 KiB |")
     assert second.startswith("| `sequential` | 2 |")
 
@@ -184,3 +184,39 @@ def test_the_command_writes_aligned_text(four_runs, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:2] == ["method", "seeds"]
     assert {line.index("2 ") for line in lines[1:3]} == {lines[0].index("seeds")}
+
+
+def test_many_differing_settings_become_a_number_that_a_note_explains(tmp_path):
+    folders = [write(tmp_path / name, "er", 0, KEPT) for name in ("a", "b")]
+    for number, folder in enumerate(folders):
+        more = {f"group{place}": {"a_long_name_of_a_setting": f"value-{number}"} for place in range(5)}
+        (folder / "config.yaml").write_text((folder / "config.yaml").read_text() + f"\n{yaml.safe_dump(more)}")
+    lines = compare(folders).splitlines()
+    assert [line.split("  ")[0] for line in lines[1:3]] == ["er #1", "er #2"]
+    assert max(map(len, lines[:3])) < 120
+    assert lines[3].startswith("note: er #1: group0.a_long_name_of_a_setting=value-0 group1.a_long")
+    first = json.loads(compare(folders, style="json"))[0]
+    assert first["settings"].count("=value-0") == 5
+
+
+def test_another_budget_is_said(tmp_path):
+    short, long = write(tmp_path / "e", "er", 0, KEPT), write(tmp_path / "w", "ewc", 0, steps_per_experience=500)
+    sentence = "The runs differ in more than the method. train.steps: 600 (er), 500 (ewc)."
+    assert f"note: {sentence}" in compare([short, long]).splitlines()
+    page = write_report([short, long], tmp_path / "report.html").read_text()
+    assert page.index(sentence) < page.index('class="headline"')  # before anything else is said
+
+
+def test_other_versions_of_a_library_are_said(tmp_path):
+    runs = [write(tmp_path / v, v, 0, extra={"versions": {"torch": f"2.{v}", "av": "15"}}) for v in ("8", "9")]
+    assert "note: The runs were made with different versions: torch 2.8 and 2.9." in compare(runs).splitlines()
+
+
+def test_one_and_two_seeds_are_said_to_be_few(four_runs, tmp_path):
+    notes = [line for line in compare(four_runs).splitlines() if "Fewer than 3 training seeds" in line]
+    assert notes and "of er, sequential: how another seed would end is not known" in notes[0]
+    more = [
+        write(tmp_path / "er2", "er", 2, KEPT, memory_bytes=2048),
+        write(tmp_path / "sequential2", "sequential", 2),
+    ]
+    assert "Fewer than" not in compare([*four_runs, *more])

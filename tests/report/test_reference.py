@@ -8,6 +8,7 @@ import pytest
 from generated_run import TASKS, GeneratedRun, independent, joint
 from parsed_page import ParsedPage
 
+from vla_cl.metrics.reasons import NO_REFERENCE
 from vla_cl.report import write_report
 from vla_cl.report.seed_groups import compare
 from vla_cl.types import ConfigurationError
@@ -134,9 +135,9 @@ def test_a_run_that_is_no_reference_is_not_used_and_it_is_said_why(tmp_path, run
 
 def test_without_any_independent_run_the_reason_is_that(tmp_path, run):
     together = write(tmp_path / "joint", joint, curve_points=0)
-    assert found([run, together])["metrics"][NAME]["why_undefined"] == "there is no independent run as a reference"
+    assert found([run, together])["metrics"][NAME]["why_undefined"] == NO_REFERENCE
     page = ParsedPage(write_report([run, together])).text("metrics")
-    assert "sequential: cw_forward_transfer : there is no independent run as a reference." in page
+    assert f"sequential: cw_forward_transfer : {NO_REFERENCE}." in page
 
 
 def test_an_independent_run_transfers_nothing(tmp_path, plain):
@@ -193,9 +194,9 @@ def test_several_tasks_per_experience_are_not_one_after_another(tmp_path):
     success = ((0.8, 0.8, None), (0.2, 0.6, 0.6), (0.9, 0.2, 0.4))
     folder = write(tmp_path / "run", success=success, curve_points=0, extra={"experiences": stream})
     text = ParsedPage(write_report([folder])).text("")
-    assert "(3 tasks learnt in 3 experiences one after another, some tasks more than once)" in text
+    assert "3 tasks learnt one after another in 3 experiences, some more than once." in text
     single = write(tmp_path / "two", success=success[:2], curve_points=0, extra={"experiences": stream[:1]})
-    assert "(3 tasks learnt in 1 experience)" in ParsedPage(write_report([single])).text("")
+    assert "3 tasks learnt in 1 experience." in ParsedPage(write_report([single])).text("")
 
 
 def test_an_independent_run_of_several_tasks_at_once_says_what_it_reached(tmp_path):
@@ -206,4 +207,4 @@ def test_an_independent_run_of_several_tasks_at_once_says_what_it_reached(tmp_pa
     matrix = json.loads((folder / "matrix.json").read_text()) | {"stream": [[a, b], [c]]}
     (folder / "matrix.json").write_text(json.dumps(matrix))
     text = ParsedPage(write_report([folder])).text("")
-    assert "independent (one model per experience) reaches 70 %" in text
+    assert "independent , a reference (one model per experience), reaches 70 %" in text

@@ -30,15 +30,18 @@ def test_each_pass_is_shaded_outlined_and_counted(tmp_path: Path) -> None:
     page = ParsedPage(write_report([twice().write(tmp_path / "run")]))
     text = page.text("")
     assert "3 tasks learnt one after another in 6 experiences, some more than once" in text
-    assert "forgot drawer-open (100 % → 10 %)" in text  # since it was learnt the last time
+    assert (
+        "forgotten beyond chance (Fisher's exact test, Holm's correction for 2 tests): drawer-open (100 % → 10 %)"
+        in text
+    )  # since it was learnt the last time
     bands = [attributes for attributes in page.all("rect") if attributes.get("class") == "learning"]
     assert len(bands) == 2 * len(TASKS)
     taught = [attributes for attributes in page.all("td") if "taught" in (attributes.get("class") or "")]
     assert len(taught) == 6
     metrics = page.text("metrics")
     # By position: (.9 + .8 + .6 + 1 + .9) learnt, (.1 + .8 + .7 + .1 + .8) left, the last one has just been learnt.
-    assert f"cw_forgetting {(4.2 - 2.5) / 6:.3f} [" in metrics
-    assert f"{HEADLINE_FORGETTING} {(4.2 - 2.5) / 5:.3f} [" in metrics
+    assert f"cw_forgetting ↓: {(4.2 - 2.5) / 6:.3f} [" in metrics
+    assert f"{HEADLINE_FORGETTING} ↓: {(4.2 - 2.5) / 5:.3f} [" in metrics
 
 
 def test_an_unfinished_run_shades_what_it_has_learnt(tmp_path: Path) -> None:
@@ -68,7 +71,7 @@ def test_the_forgetting_that_is_shown_first_is_the_one_without_bias(tmp_path: Pa
 def test_a_metric_without_interval_says_so_in_reports_and_comparisons(tmp_path: Path) -> None:
     run = GeneratedRun(videos=0).write(tmp_path / "s")
     metrics = ParsedPage(write_report([run])).text("metrics")
-    assert "chaudhry_forgetting 0.825 no interval: too high" in metrics
+    assert "chaudhry_forgetting ↓: 0.825 no interval: too high" in metrics
     assert "Bias: too high: a maximum of noisy values; without any forgetting it is above 0." in metrics
     assert "0.825 no interval: too high" in compare([run], ["chaudhry_forgetting"])
     (group,) = json.loads(compare([run], ["chaudhry_forgetting"], "json"))
@@ -80,4 +83,4 @@ def test_the_best_of_many_noisy_values_is_no_forgetting(tmp_path: Path) -> None:
     """Learnt to 60 %, once 95 % by chance, 55 % at the end: lost are the 5 points since it was learnt."""
     success = ((0.6, None, None), (0.95, 0.9, None), (0.55, 0.9, 0.9))
     page = ParsedPage(write_report([GeneratedRun(success=success, videos=0).write(tmp_path / "s")]))
-    assert "sequential forgot nothing beyond what chance explains" in page.text("")
+    assert "no drop of a single task is beyond chance" in page.text("")

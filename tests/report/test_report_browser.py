@@ -57,9 +57,9 @@ def cells_of(run: int) -> str:
 
 
 def test_matrix_is_shown_with_numbers_and_colours(page: Browser) -> None:
-    cells = page.evaluate(f"[...{cells_of(1)}].map(cell => cell.innerText.split('\\n')[0])")
+    cells = page.evaluate(f"[...{cells_of(0)}].map(cell => cell.innerText.split('\\n')[0])")
     assert [cell.replace("\u00a0", " ") for cell in cells] == ["100 %", "95 %", "85 %", "90 %", "90 %", "95 %"]
-    colours = page.evaluate(f"[...{cells_of(0)}].map(cell => getComputedStyle(cell).backgroundColor)")
+    colours = page.evaluate(f"[...{cells_of(1)}].map(cell => getComputedStyle(cell).backgroundColor)")
     assert len(set(colours)) == 7  # 0, 0, 5 | 95 | 20, 90 | 5, 15, 100
 
 

@@ -12,7 +12,8 @@ from vla_cl.bench.method_steps import Pictures, nano_vla
 from vla_cl.bench.rows import Figure, Gate, Result, RowSettings
 from vla_cl.interfaces import Method, Model
 from vla_cl.methods.lwf import LearningWithoutForgetting
-from vla_cl.training.learning import StepReport, TrainingSettings, learn
+from vla_cl.training.learning import Learning, TrainingSettings
+from vla_cl.training.step_report import StepReport
 from vla_cl.types import Experience, Task
 
 GOAL, TOLERANCE = 1.03, 1e-5
@@ -57,10 +58,10 @@ class _Side:
         self.losses: list[float] = []
         method.attach(self.model, 0)
         data = [Pictures(BATCHES * batch, seed, pixels) for seed in (0, 1)]
-        for _ in learn(self.model, method, _experience(0), data[0], TrainingSettings(steps=2, batch_size=batch), 0):
+        for _ in Learning(self.model, method, _experience(0), data[0], TrainingSettings(steps=2, batch_size=batch), 0):
             pass
         settings = TrainingSettings(steps=epochs * BATCHES, batch_size=batch)
-        self._steps: Iterator[StepReport] = learn(self.model, method, _experience(1), data[1], settings, 0, 2)
+        self._steps: Iterator[StepReport] = iter(Learning(self.model, method, _experience(1), data[1], settings, 0, 2))
 
     def epoch(self) -> float:
         began = time.perf_counter()

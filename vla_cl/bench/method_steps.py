@@ -23,7 +23,8 @@ from vla_cl.bench.method_theory import SLACK, SMALLER_SLACK, Circumstances, theo
 from vla_cl.bench.rows import CannotRunError, Figure, Gate, Result, RowSettings
 from vla_cl.config.compose import build, compose
 from vla_cl.interfaces import Data, Method, Model
-from vla_cl.training.learning import StepReport, TrainingSettings, learn
+from vla_cl.training.learning import Learning, TrainingSettings
+from vla_cl.training.step_report import StepReport
 from vla_cl.types import Batch, Draw, Experience, InterfaceSpec, Task
 
 PAST = 3
@@ -148,7 +149,7 @@ class _Side:
         self.method.attach(self.model, 0)
         short = TrainingSettings(steps=4, batch_size=8)
         for index, experience in enumerate(self._ground.experiences[:-1]):
-            for _ in learn(self.model, self.method, experience, self._ground.data[index], short, 0, 4 * index):
+            for _ in Learning(self.model, self.method, experience, self._ground.data[index], short, 0, 4 * index):
                 pass
 
     def prepare(self) -> None:
@@ -173,7 +174,7 @@ class _Side:
     def begin(self, steps: int) -> None:
         settings = TrainingSettings(steps=steps, batch_size=self.batch)
         timed, data = self._ground.experiences[-1], self._ground.data[-1]
-        self._steps = learn(self.model, self.method, timed, data, settings, 0, 4 * self._ground.past)
+        self._steps = iter(Learning(self.model, self.method, timed, data, settings, 0, 4 * self._ground.past))
         for _ in range(WARM):
             next(self._steps)
 

@@ -98,14 +98,14 @@ class _TrainingBench:
         return abs(ours - peer) / abs(peer)
 
     def our_speed(self) -> float:
-        """Samples per second of `vla_cl.training.learning.learn`."""
+        """Samples per second of `vla_cl.training.learning.Learning`."""
         from vla_cl.interfaces import Method
-        from vla_cl.training.learning import learn
+        from vla_cl.training.learning import Learning
 
         method = Method()
         method.attach(self.ours, 0)
         began = 0.0
-        for report in learn(self.ours, method, self.experience, self.data, self.settings, train_seed=0):
+        for report in Learning(self.ours, method, self.experience, self.data, self.settings, train_seed=0):
             if report.step == WARM_UP:
                 began = time.perf_counter()
         return STEPS * self.settings.batch_size / (time.perf_counter() - began)

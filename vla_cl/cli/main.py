@@ -13,6 +13,7 @@ from typing import Any
 from vla_cl.cli.answers import Answer, messages_only, write_json
 from vla_cl.cli.command_line import Parser, add_overrides, new_parser, parse, user_location, user_path, user_paths
 from vla_cl.cli.last_line import guarded
+from vla_cl.types import ConfigurationError
 
 _HINTS = {
     "train": "the same command continues",
@@ -47,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> tuple[Parser, dict[str, Parser]]:
     parser, add, commands = new_parser()
-    add_overrides(
-        add("train", _train, "learn a stream of tasks", "vla-cl train stream=cw10 method=er training.steps=2000")
-    )
+    train = add("train", _train, "learn a stream of tasks", "vla-cl train stream=cw10 method=er training.steps=2000")
+    train.add_argument("--dry-run", action="store_true", help="check everything, estimate the costs, start nothing")
+    add_overrides(train)
     resume = add("resume", _resume, "continue a run with its own settings", "vla-cl resume outputs/cw10-er-seed0")
     resume.add_argument("run", type=user_path, metavar="RUN", help="its folder")
     add_overrides(resume)
@@ -70,6 +71,10 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     )
     report.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="folders of runs")
     report.add_argument("--output", type=user_path, help="the file to write (default: beside the runs)")
+    report.add_argument(
+        "--figures", type=user_path, metavar="FOLDER", help="also write each figure as SVG, the tables as CSV and LaTeX"
+    )
+    _add_measure(report)
     compare = add(
         "compare",
         _compare,
@@ -80,11 +85,13 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
         "runs", nargs="+", type=user_path, metavar="RUN", help="folders of finished runs, any number of seeds"
     )
     compare.add_argument("--metrics", metavar="A,B", help="names of metrics, the first one sorts (see vla-cl metrics)")
+    _add_measure(compare)
     compare.add_argument("--style", choices=("text", "markdown", "json"), default="text", help="how to write the table")
     metrics = add(
         "metrics", _metrics, "print every metric of a success matrix", "vla-cl metrics outputs/run/matrix.json"
     )
     metrics.add_argument("file", type=user_path, help="a matrix.json, or the folder of a run")
+    _add_measure(metrics)
     metrics.add_argument("--reference", type=user_path, help="single-task runs' matrix.json, for forward transfer")
     memory = add("memory", _memory, "list what a run remembers", "vla-cl memory outputs/run --export outputs/memory")
     memory.add_argument("run", type=user_path, help="the folder of a run")
@@ -93,6 +100,10 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     memory.add_argument("--datasets", type=user_paths, metavar="A,B", help="where the run's datasets lie now, in order")
     _add_tools(add)
     return parser, commands
+
+
+def _add_measure(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--measure", metavar="NAME", help="of runs with several measures: which (default: the first)")
 
 
 def _add_tools(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -148,6 +159,8 @@ def _train(options: argparse.Namespace) -> Answer:
     from vla_cl.settings.overrides import split
 
     resumed = [value for _, key, value in map(split, options.overrides) if key == "resume"]
+    if resumed and options.dry_run:
+        raise ConfigurationError("--dry-run tells what a new run would cost; leave it out to continue one")
     if resumed:
         options.run = user_path(resumed[-1].strip("\"'"))
         options.overrides = [item for item in options.overrides if split(item)[1] != "resume"]
@@ -159,6 +172,11 @@ def _train(options: argparse.Namespace) -> Answer:
     settings = [compose(overrides, folders=options.conf) for overrides in each]
     if len(each) > 1:
         settings = [in_own_folder(one) for one in settings]
+    if options.dry_run:
+        from vla_cl.run.dry_run import dry_run
+
+        costs = [dry_run(one) for one in settings]
+        return Answer({"runs": [cost.content for cost in costs]}, "\n\n".join(cost.text for cost in costs))
     return _trained(settings)
 
 
@@ -189,7 +207,7 @@ def _check(options: argparse.Namespace) -> Answer:
     from vla_cl.config.compose import compose
 
     settings = compose(options.overrides, folders=options.conf)
-    from vla_cl.run.check import check_command
+    from vla_cl.run.check_table import check_command
     from vla_cl.run.family_check import check_family_command, is_robot
 
     return Answer((check_command if is_robot(settings) else check_family_command)(settings))
@@ -216,32 +234,44 @@ def _evaluate(options: argparse.Namespace) -> Answer:
     return Answer({"folder": str(folder), "summary": read_summary(folder / "summary.json")}, str(folder))
 
 
+def _say(sentences: Sequence[str]) -> None:
+    """Beside the output, which may be read by a program."""
+    for sentence in sentences:
+        print(sentence, file=sys.stderr)
+
+
 def _report(options: argparse.Namespace) -> Answer:
     from vla_cl.report import write_report
+    from vla_cl.report.choice import runs_among
 
-    written = write_report(options.runs, options.output)
-    return Answer({"report": str(written)}, str(written))
+    runs, skipped = runs_among(options.runs)
+    _say(skipped)
+    written = write_report(runs, options.output, measure=options.measure, figures=options.figures)
+    figures = None if options.figures is None else str(options.figures)
+    return Answer({"report": str(written), "figures": figures}, "\n".join(filter(None, (str(written), figures))))
 
 
 def _compare(options: argparse.Namespace) -> Answer:
+    from vla_cl.report.choice import runs_among
     from vla_cl.report.seed_groups import SHOWN, compare
 
+    runs, skipped = runs_among(options.runs, finished=True)
+    _say(skipped)
     metrics = options.metrics.split(",") if options.metrics else SHOWN
     if options.json:
-        return Answer(json.loads(compare(options.runs, metrics, "json")))
-    return Answer(None, compare(options.runs, metrics, options.style))
+        return Answer(json.loads(compare(runs, metrics, "json", options.measure)))
+    return Answer(None, compare(runs, metrics, options.style, options.measure))
 
 
 def _metrics(options: argparse.Namespace) -> Answer:
     from vla_cl.metrics.text import describe
 
-    found = describe(options.file, options.json, options.reference)
+    found = describe(options.file, options.json, options.reference, options.measure)
     return Answer(json.loads(found)) if options.json else Answer(None, found)
 
 
 def _memory(options: argparse.Namespace) -> Answer:
     from vla_cl.cli import memory as memory_command
-    from vla_cl.types import ConfigurationError
 
     if options.datasets and options.export is None:
         raise ConfigurationError("--datasets is for --export, which reads the data; a list needs none: leave it out")

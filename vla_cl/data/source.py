@@ -29,6 +29,20 @@ class HoldOut:
     amount: float
     seed: int = 0
 
+    def count_of(self, episodes: int, what: str) -> int:
+        """How many of a task's episodes are held out.
+
+        Raises:
+            ConfigurationError: None would be left to learn from.
+        """
+        count = int(self.amount) if self.amount >= 1 else max(FEWEST_HELD_OUT, round(self.amount * episodes))
+        if count >= episodes:
+            raise ConfigurationError(
+                f"data.held_out={self.amount:g} holds out {count} episodes of each task, but {what} has "
+                f"{episodes}, so none would be left to learn from; give fewer, or data.held_out=0"
+            )
+        return count
+
     def chosen(self, episodes: NDArray[np.int64], total: int, what: str) -> NDArray[np.int64]:
         """The episodes that are held out, in a random order: the first of them report, the others select.
 
@@ -43,12 +57,7 @@ class HoldOut:
         Raises:
             ConfigurationError: Nothing, or too little, would be left on either side.
         """
-        count = int(self.amount) if self.amount >= 1 else max(FEWEST_HELD_OUT, round(self.amount * len(episodes)))
-        if count >= len(episodes):
-            raise ConfigurationError(
-                f"data.held_out={self.amount:g} holds out {count} episodes of each task, but {what} has "
-                f"{len(episodes)}, so none would be left to learn from; give fewer, or data.held_out=0"
-            )
+        count = self.count_of(len(episodes), what)
         ranked = generator(self.seed, Purpose.HELD_OUT).permutation(total)
         order = np.argsort(ranked[episodes], kind="stable")
         chosen: NDArray[np.int64] = episodes[order[:count]]

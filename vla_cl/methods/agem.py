@@ -56,7 +56,7 @@ class AveragedGradientEpisodicMemory(RememberingMethod):
     name = "agem"
     card = MethodCard(
         title="Averaged gradient episodic memory (A-GEM)",
-        family="replay",
+        paradigm="replay",
         equation=r"g \leftarrow g - \frac{g^\top g_\mathrm{ref}}{g_\mathrm{ref}^\top g_\mathrm{ref}}\, g_\mathrm{ref}"
         r"\quad\text{if}\ g^\top g_\mathrm{ref} < 0",
         source="Chaudhry et al., ICLR 2019, arXiv 1812.00420",

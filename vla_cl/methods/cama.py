@@ -63,7 +63,7 @@ class ConfidenceAwareMovingAverage(DarkExperienceReplay):
     name = "cama"
     card = MethodCard(
         title="Confidence-aware moving average (CAMA)",
-        family="replay",
+        paradigm="replay",
         equation=(
             r"\ell_t(\theta) + \alpha\, \mathbb{E}_M\left[D\left(f_\theta(x), z\right)\right] "
             r"+ \beta\, \mathbb{E}_M\left[\ell(\theta; x)\right], \quad z \leftarrow (1 - c)\, z + c\, f_\theta(x)"

@@ -101,7 +101,7 @@ class DarkExperienceReplay(ReplayMethod):
     name = "der"
     card = MethodCard(
         title="Dark experience replay (DER, DER++)",
-        family="replay",
+        paradigm="replay",
         equation=(
             r"\ell_t(\theta) + \alpha\, \mathbb{E}_{(x, z) \sim M}\left[D\left(f_\theta(x), z\right)\right] "
             r"+ \beta\, \mathbb{E}_{x \sim M}\left[\ell(\theta; x)\right]"

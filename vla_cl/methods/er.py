@@ -92,7 +92,7 @@ class ExperienceReplay(ReplayMethod):
     name = "er"
     card = MethodCard(
         title="Experience replay (ER)",
-        family="replay",
+        paradigm="replay",
         equation=r"\mathbb{E}_{x \sim D_t \cup M}\left[\ell(\theta; x)\right]",
         source="Chaudhry et al. 2019, arXiv 1902.10486; Liu et al., NeurIPS 2023, arXiv 2306.03310",
         step="1 + share if added, else 1",

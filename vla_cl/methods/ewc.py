@@ -73,7 +73,7 @@ class ElasticWeightConsolidation(ImportancePenalty):
     name = "ewc"
     card = MethodCard(
         title="Elastic weight consolidation (EWC)",
-        family="regularisation",
+        paradigm="regularisation",
         equation=(
             r"\ell_t(\theta) + \tfrac{\lambda}{2} \sum_i F_i (\theta_i - \theta^*_i)^2, \quad "
             r"F \leftarrow \gamma F + \tfrac{1}{N} \sum_n \left(\nabla_\theta \log p(y_n | x_n)\right)^2"

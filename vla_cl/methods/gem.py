@@ -66,7 +66,7 @@ class GradientEpisodicMemory(RememberingMethod):
     name = "gem"
     card = MethodCard(
         title="Gradient episodic memory (GEM)",
-        family="replay",
+        paradigm="replay",
         equation=r"g \leftarrow G^\top v + g,\quad v = \arg\min_{v \ge m} \tfrac{1}{2} v^\top (G G^\top + \epsilon I) v"
         r" + (G g)^\top v",
         source="Lopez-Paz and Ranzato, NeurIPS 2017, arXiv 1706.08840",

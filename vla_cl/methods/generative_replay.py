@@ -72,7 +72,7 @@ class GenerativeReplay(Method):
     name = "generative_replay"
     card = MethodCard(
         title="Generative replay, LAMOL",
-        family="replay",
+        paradigm="replay",
         equation=r"r\, \mathbb{E}_{D_t}\left[\ell(\theta; x)\right] + (1 - r)\, "
         r"\mathbb{E}_{\hat x \sim p_{\theta_{t-1}}}\left[\ell(\theta; \hat x)\right]",
         source="Shin et al., NeurIPS 2017, arXiv 1705.08690; Sun et al., ICLR 2020, arXiv 1909.03329",
@@ -218,7 +218,7 @@ class GenerativeDistillation(GenerativeReplay):
     name = "generative_distillation"
     card = MethodCard(
         title="Generative distillation",
-        family="replay",
+        paradigm="replay",
         equation=(
             r"\frac{1}{t}\, \mathbb{E}_{D_t}\left[\ell(\theta; x)\right] + \frac{t - 1}{t}\, \lambda\, "
             r"\mathbb{E}_{\hat x \sim p_{\theta_{t-1}}}"

@@ -45,7 +45,7 @@ class HalfFineTuning(TaskCountingMethod):
     name = "hft"
     card = MethodCard(
         title="Half fine-tuning (HFT)",
-        family="regularisation",
+        paradigm="regularisation",
         equation=(
             r"\theta_i \text{ trained only if } m_i = 1, \quad m \sim \text{half of the tensors, anew for eac"
             r"h task}"

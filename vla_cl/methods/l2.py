@@ -48,7 +48,7 @@ class L2(Method):
     name = "l2"
     card = MethodCard(
         title="L2 and L2-SP",
-        family="regularisation",
+        paradigm="regularisation",
         equation=r"\ell_t(\theta) + \lambda \sum_p \frac{1}{n_p} \sum_{i \in p} (\theta_i - \theta^*_i)^2,\quad "
         r"n_p \text{ weights in tensor } p \text{ (or all weights, or 1)}",
         source="Kirkpatrick et al. 2017, arXiv 1612.00796 (L2); Li et al. 2018, arXiv 1802.01483 (L2-SP)",

@@ -41,7 +41,7 @@ class LayerFreezing(TaskCountingMethod):
     name = "layer_freezing"
     card = MethodCard(
         title="Layer freezing",
-        family="regularisation",
+        paradigm="regularisation",
         equation=r"\theta_i \text{ trained only in the first tasks, for } i \text{ near the input}",
         source="Zheng et al., ICLR 2025, arXiv 2501.13453",
         step="less than 1: no backward pass through what is frozen in front",

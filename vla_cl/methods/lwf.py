@@ -51,7 +51,7 @@ class LearningWithoutForgetting(TaskCountingMethod):
     name = "lwf"
     card = MethodCard(
         title="Learning without forgetting",
-        family="regularisation",
+        paradigm="regularisation",
         equation=(
             r"\ell_t(\theta) + \lambda\, D\left(f_\theta(x), f_{\theta_{t-1}}(x)\right), \quad "
             r"D = T^2\, \mathrm{KL}\left(p_{\theta_{t-1}}^{1/T} \,\|\, p_\theta^{1/T}\right) "

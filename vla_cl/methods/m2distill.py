@@ -47,7 +47,7 @@ class M2Distill(TaskCountingMethod):
     name = "m2distill"
     card = MethodCard(
         title="M2Distill, distillation by modality",
-        family="regularisation",
+        paradigm="regularisation",
         equation=(
             r"\ell_t(\theta) + \sum_m \lambda_m \frac{1}{d_m} \| h_m(\theta) - h_m(\theta_{t-1}) \|^2 "
             r"+ \lambda_o\, D\left(f_\theta(x), f_{\theta_{t-1}}(x)\right)"

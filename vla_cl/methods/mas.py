@@ -46,7 +46,7 @@ class MemoryAwareSynapses(ImportancePenalty):
     name = "mas"
     card = MethodCard(
         title="Memory-aware synapses (MAS)",
-        family="regularisation",
+        paradigm="regularisation",
         equation=(
             r"\ell_t(\theta) + \tfrac{\lambda}{2} \sum_i \Omega_i (\theta_i - \theta^*_i)^2, \quad "
             r"\Omega \leftarrow \Omega + \tfrac{1}{N} \sum_n \left|\nabla_\theta \sum_r \|f_\theta(x_n)_r\|_2\right|"

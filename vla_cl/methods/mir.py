@@ -48,7 +48,7 @@ class MaximallyInterferedRetrieval(ReplayMethod):
     name = "mir"
     card = MethodCard(
         title="Maximally interfered retrieval (MIR)",
-        family="replay",
+        paradigm="replay",
         equation=(
             r"M_t = \operatorname{top-}k_{x \in C}\; \ell(\theta - \eta \nabla \ell_t(\theta); x) - \ell(\theta; x), "
             r"\quad \mathbb{E}_{x \sim D_t \cup M_t}\left[\ell(\theta; x)\right]"

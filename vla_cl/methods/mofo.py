@@ -47,7 +47,7 @@ class MomentumFilteredOptimizer(TaskCountingMethod):
     name = "mofo"
     card = MethodCard(
         title="Momentum-filtered optimizer (MoFO)",
-        family="regularisation",
+        paradigm="regularisation",
         equation=(
             r"\theta \leftarrow \theta - \eta\, \frac{\hat m \odot \mathbb{1}\left[|\hat m| "
             r"\text{ among the largest } \alpha \text{ of its tensor}\right]}{\sqrt{\hat v} + \epsilon}"

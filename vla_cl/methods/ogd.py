@@ -63,7 +63,7 @@ class OrthogonalGradientDescent(Method):
     name = "ogd"
     card = MethodCard(
         title="Orthogonal gradient descent (OGD)",
-        family="regularisation",
+        paradigm="regularisation",
         equation=r"g \leftarrow g - V^\top V g",
         source="Farajtabar et al., AISTATS 2020, arXiv 1910.07104",
         step="1, and 8 n bytes per parameter moved for n vectors",

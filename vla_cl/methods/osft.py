@@ -63,7 +63,7 @@ class OrthogonalSubspaceFineTuning(TaskCountingMethod):
     name = "osft"
     card = MethodCard(
         title="Orthogonal subspace fine-tuning (OSFT)",
-        family="regularisation",
+        paradigm="regularisation",
         equation=r"W = U_h S_h V_h + U_l S_l V_l,\quad dU_l \leftarrow (I - U_h U_h^\top)\, dU_l,"
         r"\quad dV_l \leftarrow dV_l\, (I - V_h^\top V_h)",
         source="ICLR 2026, arXiv 2504.07097; layers of PEFT",

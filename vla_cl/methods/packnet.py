@@ -57,7 +57,7 @@ class PackNet(Method):
     task_id_at_test = True
     card = MethodCard(
         title="PackNet",
-        family="architecture",
+        paradigm="architecture",
         equation=r"g \leftarrow g \odot [\mathrm{owner} = \mathrm{free}],\quad"
         r"\theta_k = \theta \odot [1 \le \mathrm{owner} \le k]",
         source="Mallya and Lazebnik, CVPR 2018, arXiv 1711.05769",

@@ -12,7 +12,7 @@ class Sequential(Method):
     name = "sequential"
     card = MethodCard(
         title="Sequential fine-tuning",
-        family="reference",
+        paradigm="reference",
         equation=r"\ell_t(\theta)",
         source="the lower reference of every study",
         step="1",

@@ -35,7 +35,7 @@ class SynapticIntelligence(ImportancePenalty):
     name = "si"
     card = MethodCard(
         title="Synaptic intelligence (SI)",
-        family="regularisation",
+        paradigm="regularisation",
         equation=(
             r"\ell_t(\theta) + \lambda \sum_i \Omega_i (\theta_i - \theta^*_i)^2, \quad "
             r"\Omega_i \leftarrow \max\left(0, \Omega_i + \frac{W_i}{(\Delta\theta_i)^2 + \xi}\right), \quad "

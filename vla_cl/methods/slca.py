@@ -39,7 +39,7 @@ class SlowLearner(TaskCountingMethod):
     name = "slca"
     card = MethodCard(
         title="Slow learner (SLCA)",
-        family="regularisation",
+        paradigm="regularisation",
         equation=r"\eta_{\text{slow}} = s\, \eta, \quad \eta_{\text{output}} = \eta",
         source="Zhang et al., ICCV 2023, arXiv 2303.05118; without its alignment of classifiers",
         step="1",

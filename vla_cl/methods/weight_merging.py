@@ -48,7 +48,7 @@ class WeightMerging(TaskCountingMethod):
     name = "weight_merging"
     card = MethodCard(
         title="Weight merging",
-        family="regularisation",
+        paradigm="regularisation",
         equation=r"\theta_t \leftarrow (1 - c)\, \theta_{t-1} + c\, \theta_t",
         source="sequential interpolation; RETAIN: Yadav et al. 2025, arXiv 2512.08333",
         step="1",

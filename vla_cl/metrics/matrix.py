@@ -36,6 +36,7 @@ _OPTIONAL = (
 MATRIX = "matrix.json"
 """The file of the measure that is shown, in a run's folder."""
 
+_FURTHER = "matrix-"
 _BYTES = 64 * 2**20
 
 
@@ -289,7 +290,7 @@ class ScoreMatrix:
 
 def matrix_file(measure: Measure, shown: bool) -> str:
     """The file of a measure in a run's folder: ``matrix.json`` of the shown one, else ``matrix-<name>.json``."""
-    return MATRIX if shown else f"matrix-{measure.name}.json"
+    return MATRIX if shown else f"{_FURTHER}{measure.name}.json"
 
 
 def score_key(measure: Measure) -> str:
@@ -315,8 +316,12 @@ def _require_keys(raw: Mapping[str, object], required: Sequence[str], trials: st
             raise ConfigurationError(f"unknown key {harmless(key, 40)!r}; did you mean {close[0]!r}?")
 
 
-def load_matrix(path: Path | str) -> ScoreMatrix:
+def load_matrix(path: Path | str, measure: str | None = None) -> ScoreMatrix:
     """Read a ``matrix.json``, or the one inside a run folder.
+
+    Args:
+        path: The file, or the folder.
+        measure: Name of the measure whose matrix is read; by default the one that the run shows.
 
     Raises:
         ConfigurationError: There is none, it is broken, or the run is of a format that this version does not know.
@@ -325,7 +330,7 @@ def load_matrix(path: Path | str) -> ScoreMatrix:
     if not path.is_dir():
         if path.name == MATRIX:
             require_readable_run(path.parent)
-        return ScoreMatrix.from_json(path)
+        return of_measure([ScoreMatrix.from_json(path)], measure, short(path))
     require_readable_run(path)
     inside = path / MATRIX
     if not inside.exists() and (why := rollouts_skipped(path)) is not None:
@@ -334,7 +339,35 @@ def load_matrix(path: Path | str) -> ScoreMatrix:
         raise ConfigurationError(
             f"the folder {short(path)} holds no matrix.json; give a run folder or a matrix.json file"
         )
-    return ScoreMatrix.from_json(inside)
+    if measure is None:
+        return ScoreMatrix.from_json(inside)
+    return of_measure(load_matrices(path), measure, short(path))
+
+
+def load_matrices(run: Path) -> list[ScoreMatrix]:
+    """The matrix of every measure of a run; first the one that it shows, then the others by name.
+
+    Raises:
+        ConfigurationError: A file is broken.
+    """
+    further = [(file, ScoreMatrix.from_json(file)) for file in sorted(run.glob(f"{_FURTHER}*.json"))]
+    own = [matrix for file, matrix in further if file.name == matrix_file(matrix.measure, shown=False)]
+    return [ScoreMatrix.from_json(run / MATRIX), *own]
+
+
+def of_measure(matrices: Sequence[ScoreMatrix], measure: str | None, where: str) -> ScoreMatrix:
+    """The matrix of a measure; without one, the first.
+
+    Raises:
+        ConfigurationError: There is none of that measure.
+    """
+    known = {matrix.measure.name: matrix for matrix in matrices}
+    if measure is None:
+        return matrices[0]
+    if measure not in known:
+        names = ", ".join(harmless(name, 40) for name in known)
+        raise ConfigurationError(f"{where} has no measure {harmless(repr(measure), 60)}; it has {names}")
+    return known[measure]
 
 
 def rollouts_skipped(run: Path) -> str | None:

@@ -18,7 +18,8 @@ from vla_cl.trust.text import harmless
 Need = Callable[[Measurements], str]
 
 UNKNOWN_REASON = "something that the formula needs was not measured"
-NO_REFERENCE = "there is no independent run as a reference"
+NO_CURVES = "there are no learning curves (evaluation.curve_points=5 measures them)"
+NO_REFERENCE = "there is no independent run as a reference (give one with --reference, or among the runs of a report)"
 _SEVERAL = "an experience brings several tasks, and the formula needs one task per experience"
 _MOST = 60  # characters of a task's id
 
@@ -77,7 +78,7 @@ def curves(measured: Measurements) -> str:
     """A learning curve for each position."""
     found = measured.curves
     if not any(len(curve) for curve in found):
-        return "there are no learning curves"
+        return NO_CURVES
     if not all(len(curve) for curve in found):
         return "not every experience has a learning curve of its task"
     return "a learning curve has points without a value" if any(np.isnan(curve).any() for curve in found) else ""

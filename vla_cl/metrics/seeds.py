@@ -9,6 +9,9 @@ import numpy as np
 
 from vla_cl.metrics.estimate import Estimate
 
+TWO_SEEDS = "two seeds: too few to say how far seeds lie apart; use three or more"
+"""Why a metric over two seeds has no interval; tables show the words before the colon."""
+
 
 def over_seeds(estimates: Sequence[Estimate], lowest: float, highest: float = 1.0) -> Estimate:
     """Mean over seeds with Student's 95 % interval, never narrower than the intervals of single seeds are on average.
@@ -17,7 +20,8 @@ def over_seeds(estimates: Sequence[Estimate], lowest: float, highest: float = 1.
     in which seeds differ: all of them are rolled out on the same initial states, and a hard one is hard for all (on six
     tasks of Meta-World two seeds' outcomes on a state correlate with .4). More seeds make that part no smaller. Also,
     few seeds may agree by chance, or all be at the end of the range. So each end is the farther one of two: Student's,
-    from the spread of the seeds, and the mean distance of the seeds' own ends. One seed has the second alone.
+    from the spread of the seeds, and the mean distance of the seeds' own ends. One seed has the second alone. Two seeds
+    have no interval: two values do not tell how far seeds lie apart as a rule, so it would be narrow or wide by luck.
 
     Args:
         estimates: The metric of each seed's run, each with its interval from the episodes.
@@ -39,6 +43,8 @@ def over_seeds(estimates: Sequence[Estimate], lowest: float, highest: float = 1.
     if math.isnan(mean) or np.isnan(ends).any():
         open_ones = [estimate for estimate in estimates if math.isnan(estimate.value) == math.isnan(mean)]
         return Estimate(mean, math.nan, math.nan, next((found.why for found in open_ones if found.why), ""))
+    if count == 2:
+        return Estimate(mean, math.nan, math.nan, TWO_SEEDS)
     below, above = np.abs(values[:, None] - ends).mean(axis=0).tolist()
     student = _student_95(count - 1) * float(values.std(ddof=1)) / math.sqrt(count) if count > 1 else 0.0
     return Estimate(mean, max(lowest, mean - max(below, student)), min(highest, mean + max(above, student)))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vla_cl.metrics.estimate import Estimate, compute_all
-from vla_cl.metrics.matrix import ScoreMatrix, load_matrix
+from vla_cl.metrics.matrix import ScoreMatrix, load_matrices, load_matrix
 from vla_cl.metrics.plain import FloatArray
 from vla_cl.metrics.table import METRICS
 from vla_cl.scores import SUCCESS, Measure
@@ -22,25 +22,35 @@ _LABEL = 28  # at most, of a row of the matrix
 _ARROWS = {"higher": "↑", "lower": "↓"}
 
 
-def describe(path: Path | str, as_json: bool = False, reference: Path | str | None = None) -> str:
+def describe(
+    path: Path | str, as_json: bool = False, reference: Path | str | None = None, measure: str | None = None
+) -> str:
     """The score matrix and all metrics of a run.
 
     Args:
         path: A ``matrix.json`` or a run folder.
         as_json: For machines: the metrics and the matrix as one JSON object; undefined is null.
         reference: The same for an ``independent`` run of the same tasks, for `cw_forward_transfer`.
+        measure: Name of the measure; by default the one that the run shows.
 
     Raises:
         ConfigurationError: A file is missing or broken, or the reference does not fit.
     """
-    matrix = load_matrix(path)
-    results = compute_all(matrix, None if reference is None else load_matrix(reference))
+    matrix = load_matrix(path, measure)
+    results = compute_all(matrix, None if reference is None else load_matrix(reference, measure))
     if as_json:
         named = {} if reference is None else {"reference": short(reference, 4096)}
         content = {"metrics": results_to_json(results, matrix.measure), "matrix": matrix.to_json(), **named}
         return json.dumps(content, indent=1, allow_nan=False)
     told = "" if reference is None else f"\n{_of_reference(Path(reference))}"
+    others = [name for name in _measures(Path(path)) if name != matrix.measure.name]
+    told += f"\n\nfurther measures of this run: {', '.join(others)} (--measure {others[0]})" if others else ""
     return f"{format_matrix(matrix)}\n\n{format_table(results, matrix.measure)}{told}"
+
+
+def _measures(path: Path) -> list[str]:
+    """The measures of a run's folder; none of a file."""
+    return [harmless(matrix.measure.name, 40) for matrix in load_matrices(path)] if path.is_dir() else []
 
 
 def _of_reference(reference: Path) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from vla_cl.report.facts import FactTable
+from vla_cl.report.labels import method_label
 from vla_cl.report.load import RunRecord
 from vla_cl.report.numbers import UNDEFINED, task_name
-from vla_cl.report.tables import FactTable
-from vla_cl.settings.speed import WHERE_AND_HOW_FAST, is_among
+from vla_cl.report.run_settings import flat_settings, is_compared
 from vla_cl.trust.text import harmless, short
-from vla_cl.trust.yaml_files import parse_yaml
 from vla_cl.types import ConfigurationError
 
 SAME = {
@@ -20,18 +20,14 @@ SAME = {
 }
 """Keys of ``run.json`` that should agree for a fair comparison, with their plural."""
 
-_NOT_COMPARED = ("train_seed", "evaluation.videos", *WHERE_AND_HOW_FAST)
-"""Settings that may differ between the seeds of one method: the seed, where things lie, and what computes."""
+_IN_QUESTION = ("method", "arrangement")
+"""Settings that a report compares on purpose."""
 
+_SAID_ELSEWHERE = (*SAME, "suite.name", "policy.type", "stream.name", "evaluation.seed", "eval_seed")
+"""Settings of which another sentence speaks."""
 
-def is_compared(setting: str, besides: Sequence[str] = ()) -> bool:
-    """Whether runs with another value of a setting, by its dotted name, are runs of something else.
-
-    Args:
-        setting: Its name.
-        besides: Further settings, or groups of them, that may differ.
-    """
-    return not is_among(setting, (*_NOT_COMPARED, *besides))
+MOST_SETTINGS = 5
+"""So many differing settings are said at the top; the others stand in the table of settings."""
 
 
 def all_tasks(runs: Sequence[RunRecord]) -> list[str]:
@@ -82,41 +78,56 @@ def warnings(runs: Sequence[RunRecord]) -> list[str]:
     }
     if len(seeds) > 1:
         found.append("The runs were evaluated with different evaluation seeds, so not on the same initial states.")
-    return found
+    return [*found, *_besides_the_method(runs), *_different_versions(runs)]
+
+
+def _besides_the_method(runs: Sequence[RunRecord]) -> list[str]:
+    """A sentence if settings differ that are no part of the method: another budget, another batch, other images."""
+    told = [(run, settings) for run in runs if (settings := flat_settings(run))]
+    keys = dict.fromkeys(key for _, settings in told for key in settings if is_compared(key, _IN_QUESTION))
+    keys = {key: None for key in keys if key not in _SAID_ELSEWHERE}
+    parts = []
+    for key in keys:
+        having: dict[str, list[str]] = {}
+        for run, settings in told:
+            having.setdefault(settings.get(key, UNDEFINED), []).append(method_label(run.info))
+        if len(having) > 1:
+            values = (f"{harmless(value, 40)} ({_few(labels)})" for value, labels in having.items())
+            parts.append(f"{harmless(key, 60)}: {', '.join(values)}")
+    if not parts:
+        return []
+    more = f"; and {len(parts) - MOST_SETTINGS} more, listed under the settings" if len(parts) > MOST_SETTINGS else ""
+    return [f"The runs differ in more than the method. {'; '.join(parts[:MOST_SETTINGS])}{more}."]
+
+
+def _few(labels: Sequence[str]) -> str:
+    """``er, ewc``; of many the first three."""
+    names = list(dict.fromkeys(labels))
+    return ", ".join(names[:3] + ["…"] * (len(names) > 3))
+
+
+def _different_versions(runs: Sequence[RunRecord]) -> list[str]:
+    """A sentence if the runs were made with different versions of a library."""
+    told = [versions for run in runs if isinstance(versions := run.info.get("versions"), Mapping)]
+    parts = []
+    for name in dict.fromkeys(name for versions in told for name in versions):
+        values = sorted({harmless(str(versions[name]), 40) for versions in told if name in versions})
+        if len(values) > 1:
+            parts.append(f"{harmless(str(name), 40)} {' and '.join(values)}")
+    more = f", and {len(parts) - MOST_SETTINGS} more" if len(parts) > MOST_SETTINGS else ""
+    return [f"The runs were made with different versions: {', '.join(parts[:MOST_SETTINGS])}{more}."] if parts else []
 
 
 def settings_differences(runs: Sequence[RunRecord]) -> FactTable:
-    """Every setting of ``config.yaml`` that is not the same in all runs; empty for one run.
+    """Every setting of ``config.yaml`` that is not the same in all groups; empty for one group.
+
+    Args:
+        runs: One of each group; they say nothing of settings that may differ between the seeds of one method.
 
     Raises:
         ConfigurationError: A ``config.yaml`` is not valid YAML.
     """
     flat = [flat_settings(run) for run in runs]
-    keys = dict.fromkeys(key for settings in flat for key in settings)
+    keys = dict.fromkeys(key for settings in flat for key in settings if is_compared(key))
     rows = ((key, tuple(settings.get(key, UNDEFINED) for settings in flat)) for key in keys)
     return FactTable(tuple((key, values) for key, values in rows if len(set(values)) > 1))
-
-
-def flat_settings(run: RunRecord) -> dict[str, str]:
-    """The settings of a run by dotted name; none without a ``config.yaml``.
-
-    Raises:
-        ConfigurationError: Its ``config.yaml`` is not valid YAML.
-    """
-    return dict(_flatten(_parse(run), ""))
-
-
-def _parse(run: RunRecord) -> object:
-    if not run.config:
-        return None
-    return parse_yaml(run.config, short(run.folder / "config.yaml"), "restore it or move it away")
-
-
-def _flatten(value: object, prefix: str) -> Iterator[tuple[str, str]]:
-    """``{"train": {"steps": 5}}`` gives ``("train.steps", "5")``."""
-    if not isinstance(value, Mapping):
-        if prefix:
-            yield harmless(prefix), harmless(str(value), 10_000)
-        return
-    for key, inner in value.items():
-        yield from _flatten(inner, f"{prefix}.{key}" if prefix else str(key))

@@ -11,7 +11,8 @@ from typing import Any
 from vla_cl.evaluation.table import require_rows_seal
 from vla_cl.interfaces.layout import TrialLayout
 from vla_cl.metrics import ScoreMatrix
-from vla_cl.metrics.matrix import rollouts_skipped
+from vla_cl.metrics.matrix import MATRIX, load_matrices, of_measure, rollouts_skipped
+from vla_cl.report.labels import run_labels
 from vla_cl.report.numbers import last_row
 from vla_cl.rollout.table import EPISODES
 from vla_cl.storage.manifest import require_of_run, require_readable, require_seal, require_text_seal
@@ -69,6 +70,7 @@ class RunRecord:
         info: The whole of ``run.json``.
         experiences: Name and task ids of every experience, in order.
         matrix: None while nothing has been evaluated.
+        others: The matrices of further measures.
         boundaries: Optimizer steps since the start of the stream at which each row of the matrix was measured; None if
             neither episodes nor training metrics tell.
         episodes: Every evaluated episode of a robot; None without ``episodes.parquet``.
@@ -91,11 +93,18 @@ class RunRecord:
     training: TrainingCurve | None
     config: str | None
     missing: tuple[str, ...]
+    others: tuple[ScoreMatrix, ...] = ()
 
     @property
     def arrangement(self) -> str:
         """``sequential``, ``joint`` or ``independent``."""
         return str(self.info["arrangement"])
+
+    @property
+    def train_seed(self) -> int | None:
+        """The training seed, where the run tells it."""
+        seed = (self.info.get("seeds") or {}).get("train_seed")
+        return seed if type(seed) is int else None
 
     @property
     def finished(self) -> bool:
@@ -110,11 +119,16 @@ class RunRecord:
         return tuple(dict.fromkeys(task for _, tasks in self.experiences for task in tasks))
 
 
-def load_runs(folders: Sequence[Path]) -> list[RunRecord]:
+def load_runs(folders: Sequence[Path], measure: str | None = None) -> list[RunRecord]:
     """Read several run folders and give each a label of its own.
 
+    Args:
+        folders: Where they lie.
+        measure: Name of the measure whose matrix is read; by default the one that each run shows.
+
     Raises:
-        ConfigurationError: No folder, one folder twice, or a folder that cannot be read as a run.
+        ConfigurationError: No folder, one folder twice, a folder that cannot be read as a run, or one without the
+            measure.
     """
     if not folders:
         raise ConfigurationError("expected at least one run folder to report on, got none; give the folder of a run")
@@ -123,13 +137,14 @@ def load_runs(folders: Sequence[Path]) -> list[RunRecord]:
         if resolved.count(folder) > 1:
             raise ConfigurationError(f"run folder {short(folder)} was given more than once; name each run once")
     infos = [_read_info(folder) for folder in resolved]
-    labels = _labels(infos, resolved)
-    return [_load(folder, info, label) for folder, info, label in zip(resolved, infos, labels, strict=True)]
+    labels = run_labels(infos, resolved)
+    return [_load(folder, info, label, measure) for folder, info, label in zip(resolved, infos, labels, strict=True)]
 
 
-def _load(folder: Path, info: Mapping[str, Any], label: str) -> RunRecord:
+def _load(folder: Path, info: Mapping[str, Any], label: str, measure: str | None) -> RunRecord:
     """Read everything but ``run.json``."""
-    matrix = _read_matrix(folder, finished=info["status"] == "finished")
+    matrices = _read_matrices(folder, finished=info["status"] == "finished")
+    matrix = of_measure(matrices, measure, short(folder)) if matrices else None
     episodes = _read_episodes(folder)
     lines, damaged = _read_metrics(folder)
     config = folder / "config.yaml"
@@ -161,6 +176,7 @@ def _load(folder: Path, info: Mapping[str, Any], label: str) -> RunRecord:
         info=info,
         experiences=experiences,
         matrix=matrix,
+        others=tuple(other for other in matrices if other is not matrix),
         boundaries=_boundaries(matrix, trials, lines),
         borders=_borders(lines),
         episodes=episodes,
@@ -217,16 +233,15 @@ def _folder_of(file: Path) -> str:
     return f"give the run that it lies in, {short(runs[0])}" if runs else "give the folder that a run wrote"
 
 
-def _read_matrix(folder: Path, finished: bool) -> ScoreMatrix | None:
-    """The success matrix; only a run that is still going may lack it."""
-    path = folder / "matrix.json"
-    if path.is_file():
-        return ScoreMatrix.from_json(path)
+def _read_matrices(folder: Path, finished: bool) -> list[ScoreMatrix]:
+    """The matrix of each measure; only a run that is still going may lack them."""
+    if (folder / MATRIX).is_file():
+        return load_matrices(folder)
     if finished and rollouts_skipped(folder) is None:
         raise ConfigurationError(
             f"{short(folder)} is a finished run without matrix.json; restore the file or evaluate the run again"
         )
-    return None
+    return []
 
 
 def _of_episodes(episodes: Sequence[EpisodeRow] | None) -> tuple[tuple[int, int], ...] | None:
@@ -348,38 +363,3 @@ def _borders(lines: Sequence[Mapping[str, Any]] | None) -> tuple[float, ...]:
         if _is_number(line.get("step")) and _is_number(line.get("loss")) and type(line.get("experience")) is int:
             last[line["experience"]] = max(last.get(line["experience"], 0), line["step"])
     return tuple(float(last[experience]) for experience in sorted(last)[:-1])
-
-
-def _labels(infos: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> list[str]:
-    """The shortest names that tell the runs apart: method or reference, then the run's name, its folder, its path.
-
-    One line each; a number stands behind what would still be the same.
-    """
-    methods = [method_label(info) for info in infos]
-    besides: tuple[Sequence[object], ...] = (
-        [info["name"] for info in infos],
-        [f"{folder.parent.name}/{folder.name}" for folder in folders],
-        [short(folder) for folder in folders],
-    )
-    labels = methods
-    for words in besides:
-        labels = [
-            label if labels.count(label) == 1 else harmless(f"{method} ({word})")
-            for label, method, word in zip(labels, methods, words, strict=True)
-        ]
-    return [
-        label if labels.count(label) == 1 else f"{label} [{number}]" for number, label in enumerate(labels, start=1)
-    ]
-
-
-def method_label(info: Mapping[str, Any]) -> str:
-    """``er``; ``independent er`` where tasks are not learnt in sequence; ``independent`` for plain fine-tuning.
-
-    ``packnet (told the task)`` where the model is told which task it is evaluated on: others have to find out.
-    """
-    method, arrangement = str(info["method"]), str(info["arrangement"])
-    if info.get("told_the_task"):
-        method += " (told the task)"
-    if method == "sequential":
-        return arrangement
-    return harmless(method if arrangement == "sequential" else f"{arrangement} {method}")

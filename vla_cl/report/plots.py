@@ -1,4 +1,4 @@
-"""The line plots: score on each task over the course of learning, and training loss."""
+"""The line plots of scores: each task over the course of learning, one line per method."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from vla_cl.report.load import RunRecord, TrainingCurve
+from vla_cl.report.groups import RunGroup
+from vla_cl.report.load import RunRecord
 from vla_cl.report.numbers import cell_count, cell_score, task_name
 from vla_cl.report.scale import Scale
-from vla_cl.report.svg import RUN_STYLES, Panel, legend_swatch, marker, short_number
-
-MAX_LOSS_POINTS = 160
-"""Training curves are averaged down to this many points, so that long runs stay small files."""
+from vla_cl.report.svg import RUN_STYLES, Panel, legend_swatch, marker, moved, short_number
+from vla_cl.trust.text import counted
 
 
 @dataclass(frozen=True)
@@ -26,28 +25,33 @@ class Figure:
     note: str = ""
 
 
-def legend(runs: Sequence[RunRecord]) -> list[tuple[Markup, str]]:
-    """Line style and label of every run."""
-    flat = reference_runs(runs)
+def legend(groups: Sequence[RunGroup]) -> list[tuple[Markup, str]]:
+    """Line style and label of every group."""
+    flat = reference_groups(groups)
     return [
-        (legend_swatch(index, run.arrangement if index in flat else None), run.label) for index, run in enumerate(runs)
+        (
+            legend_swatch(group.index, group.arrangement if group.index in flat else None),
+            group.label if len(group.runs) == 1 else f"{group.label}, mean and range of {len(group.runs)} seeds",
+        )
+        for group in groups
     ]
 
 
-def reference_runs(runs: Sequence[RunRecord]) -> set[int]:
-    """Index of every run that is drawn as a level line.
+def reference_groups(groups: Sequence[RunGroup]) -> set[int]:
+    """Index of every group that is drawn as a level line.
 
     A joint or independent run is a reference for sequential ones; over their course it has nothing to show.
     """
-    if not any(run.arrangement == "sequential" for run in runs):
+    if not any(group.arrangement == "sequential" for group in groups):
         return set()
-    return {index for index, run in enumerate(runs) if run.arrangement != "sequential"}
+    return {group.index for group in groups if group.arrangement != "sequential"}
 
 
-def scores_over_learning(runs: Sequence[RunRecord], tasks: Sequence[str], scale: Scale) -> list[Figure]:
-    """One panel per task, one line per run; x is optimizer steps, or experiences where the steps are not known."""
+def scores_over_learning(groups: Sequence[RunGroup], tasks: Sequence[str], scale: Scale) -> list[Figure]:
+    """One panel per task, one line per group; x is optimizer steps, or experiences where the steps are not known."""
+    runs = [run for group in groups for run in group.runs]
     shown = [task for task in tasks if any(_is_measured(run, task) for run in runs)]
-    return [_score_panel(runs, task, steps_are_known(runs), scale) for task in shown]
+    return [_score_panel(groups, task, steps_are_known(runs), scale) for task in shown]
 
 
 def _is_measured(run: RunRecord, task: str) -> bool:
@@ -72,25 +76,26 @@ def _positions(run: RunRecord, in_steps: bool) -> tuple[float, ...]:
     return tuple(range(1, len(run.matrix.experiences) + 1)) if run.matrix is not None else ()
 
 
-def _score_panel(runs: Sequence[RunRecord], task: str, in_steps: bool, scale: Scale) -> Figure:
+def _score_panel(groups: Sequence[RunGroup], task: str, in_steps: bool, scale: Scale) -> Figure:
     """Scores on one task."""
-    flat = reference_runs(runs)
-    drawn = [run for index, run in enumerate(runs) if index not in flat and run.matrix is not None]
-    end = max((position for run in drawn for position in _positions(run, in_steps)), default=1.0)
-    panel = Panel(340, 190, (0, end), (scale.low, scale.high))
-    ticks = sorted({position for run in drawn for position in _positions(run, in_steps)})
-    parts = [panel.band(*span, "learning") for span in _learning_spans(drawn, task, in_steps)]
+    flat = reference_groups(groups)
+    drawn = [group for group in groups if group.index not in flat and group.evaluated]
+    runs = [run for group in drawn for run in group.evaluated]
+    end = max((position for run in runs for position in _positions(run, in_steps)), default=1.0)
+    room = 10 + 6.4 * max(len(text) for _, text in scale.ticks)  # for the labels of the axis
+    panel = Panel(340, 190, (0, end), (scale.low, scale.high), left=max(40, room), inset=9)
+    ticks = sorted({position for run in runs for position in _positions(run, in_steps)})
+    parts = [panel.band(*span, "learning") for span in _learning_spans(runs, task, in_steps)]
     parts.append(panel.horizontal_grid(scale.ticks))
     parts.append(panel.x_labels([(0, "0"), *((tick, short_number(tick)) for tick in ticks)]))
-    for index, run in enumerate(runs):
-        if index in flat:
-            parts.append(_reference_line(panel, run, index, task))
-        elif run in drawn:
-            aside = (drawn.index(run) - (len(drawn) - 1) / 2) * min(3, 12 / len(drawn))
-            parts.append(_run_line(panel, run, index, task, in_steps, aside, scale))
-    return Figure(
-        task_name(task), panel.picture(f"{scale.title} on {task_name(task)} over the course of learning", parts)
-    )
+    parts += [_reference_line(panel, group, task) for group in groups if group.index in flat]
+    for place, group in enumerate(drawn):
+        # A few pixels aside, so that equal lines do not hide each other.
+        aside = place - (len(drawn) - 1) / 2
+        shapes = _group_shapes(panel, group, task, in_steps, scale)
+        parts.append(moved(shapes, aside * min(3, 12 / len(drawn)), aside * min(1.6, 7 / len(drawn))))
+    title = f"{scale.title} on {task_name(task)} over the course of learning"
+    return Figure(task_name(task), panel.picture(title, parts))
 
 
 def _learning_spans(runs: Sequence[RunRecord], task: str, in_steps: bool) -> tuple[tuple[float, float], ...]:
@@ -105,46 +110,90 @@ def _learning_spans(runs: Sequence[RunRecord], task: str, in_steps: bool) -> tup
         spans.append(tuple((positions[index - 1] if index else 0.0, positions[index]) for index in taught))
     longest = max(spans, key=len, default=())
     agree = all(longest[: len(span)] == span for span in spans)
-    return longest if agree and len(runs[0].experiences) > 1 else ()
+    return longest if runs and agree and len(runs[0].experiences) > 1 else ()
 
 
-def _run_line(
-    panel: Panel, run: RunRecord, index: int, task: str, in_steps: bool, aside: float, scale: Scale
-) -> Markup:
-    """The course of one run: measured cells with their intervals, joined through the finer curve where there is one.
+def _group_shapes(panel: Panel, group: RunGroup, task: str, in_steps: bool, scale: Scale) -> list[Markup]:
+    """One run with the intervals of its cells; several as their mean, with their range as a band."""
+    runs = [run for run in group.evaluated if run.matrix is not None and task in run.matrix.tasks]
+    if not runs:
+        return []
+    courses = [_course(run, task, in_steps) for run in runs]
+    common = sorted(set(courses[0]).intersection(*courses[1:]))
+    if len(runs) == 1 or not common:
+        return [shape for run in runs for shape in _run_shapes(panel, group, run, task, in_steps, scale)]
+    style = f"run-{group.index % RUN_STYLES}"
+    scores = {position: [course[position] for course in courses] for position in common}
+    lower, upper = ([(position, end(found)) for position, found in scores.items()] for end in (min, max))
+    shapes = [
+        panel.area(lower, upper, f"spread {style}"),
+        panel.line([(position, sum(found) / len(found)) for position, found in scores.items()], f"line {style}"),
+    ]
+    shapes += _untrained(panel, group, runs, task, scale)
+    measured = set(_positions(runs[0], in_steps)) & set(common)
+    for position in sorted(measured):
+        found = scores[position]
+        mean = sum(found) / len(found)
+        ends = f"{scale.text(min(found))} to {scale.text(max(found))}"
+        title = f"{group.label}: {scale.text(mean)} after {short_number(position)}"
+        title += f" (mean of {counted(len(found), 'seed')}, {ends})"
+        shapes.append(_point(panel, group.index, position, mean, (min(found), max(found)), title))
+    return shapes
 
-    Markers are moved ``aside`` by a few pixels, so that the whiskers of several runs do not hide each other.
-    """
+
+def _course(run: RunRecord, task: str, in_steps: bool) -> dict[float, float]:
+    """Position to score: the cells of the matrix, and the finer curve where there is one."""
     matrix = run.matrix
-    if matrix is None or task not in matrix.tasks:
-        return Markup("")
+    assert matrix is not None  # the caller looked
     column = matrix.tasks.index(task)
-    cells = [(row, position, cell_score(matrix, row, column)) for row, position in enumerate(_positions(run, in_steps))]
-    measured = [(row, position, score) for row, position, score in cells if score is not None]
-    points = [(position, score) for _, position, score in measured]
-    if in_steps:
-        rows = {position for position, _ in points}
-        points += [(step, score) for step, score in matrix.curves.get(task, []) if step not in rows]
-    parts = [panel.line(sorted(points), f"line run-{index % RUN_STYLES}")]
-    if matrix.baseline is not None and math.isfinite(matrix.baseline[column]):
-        untrained = float(matrix.baseline[column])
-        title = f"{run.label}: {scale.text(untrained)} before learning"
-        parts.append(marker(index, panel.x(0), panel.y(untrained), title, "untrained"))
-    for row, position, score in measured:
+    finer = {float(step): float(score) for step, score in matrix.curves.get(task, [])} if in_steps else {}
+    cells = {
+        position: score
+        for row, position in enumerate(_positions(run, in_steps))
+        if (score := cell_score(matrix, row, column)) is not None
+    }
+    return {position: score for position, score in (finer | cells).items() if math.isfinite(score)}
+
+
+def _run_shapes(panel: Panel, group: RunGroup, run: RunRecord, task: str, in_steps: bool, scale: Scale) -> list[Markup]:
+    """The course of one run: measured cells with their intervals, joined through the finer curve where there is one."""
+    matrix = run.matrix
+    assert matrix is not None  # the caller looked
+    column = matrix.tasks.index(task)
+    shapes = [panel.line(sorted(_course(run, task, in_steps).items()), f"line run-{group.index % RUN_STYLES}")]
+    shapes += _untrained(panel, group, [run], task, scale)
+    for row, position in enumerate(_positions(run, in_steps)):
+        score = cell_score(matrix, row, column)
+        if score is None:
+            continue
         interval, count = scale.cell_interval(matrix, row, column), cell_count(matrix, row, column)
         title = f"{run.label}: {scale.text(score)} after {short_number(position)}"
         if interval is not None:
             low, high = map(scale.text, interval)
             title += f" ({count} {scale.trials}, 95 % interval {low} to {high})"
-        parts.append(_measured_point(panel, index, panel.x(position) + aside, score, interval, title))
-    return Markup("").join(parts)
+        shapes.append(_point(panel, group.index, position, score, interval, title))
+    return shapes
 
 
-def _measured_point(
-    panel: Panel, index: int, x: float, score: float, interval: tuple[float, float] | None, title: str
+def _untrained(panel: Panel, group: RunGroup, runs: Sequence[RunRecord], task: str, scale: Scale) -> list[Markup]:
+    """An open marker where the model began, if that was measured in all runs."""
+    values = [
+        float(run.matrix.baseline[run.matrix.tasks.index(task)])
+        for run in runs
+        if run.matrix is not None and run.matrix.baseline is not None
+    ]
+    if len(values) < len(runs) or not all(map(math.isfinite, values)):
+        return []
+    mean = sum(values) / len(values)
+    title = f"{group.label}: {scale.text(mean)} before learning"
+    return [marker(group.index, panel.x(0), panel.y(mean), title, "untrained")]
+
+
+def _point(
+    panel: Panel, index: int, position: float, score: float, interval: tuple[float, float] | None, title: str
 ) -> Markup:
-    """A marker with its 95 % interval as a whisker."""
-    whisker = Markup("")
+    """A marker with its interval, or the range of the seeds, as a whisker."""
+    whisker, x = Markup(""), panel.x(position)
     if interval is not None:
         low, high = (min(max(end, panel.y_range[0]), panel.y_range[1]) for end in interval)
         whisker = Markup('<line class="whisker run-{}" x1="{x}" x2="{x}" y1="{}" y2="{}"/>').format(
@@ -153,100 +202,17 @@ def _measured_point(
     return whisker + marker(index, x, panel.y(score), title)
 
 
-def _reference_line(panel: Panel, run: RunRecord, index: int, task: str) -> Markup:
-    """A level line at the score that a reference reached on the task."""
-    matrix = run.matrix
-    if matrix is None or task not in matrix.tasks:
-        return Markup("")
-    column = matrix.tasks.index(task)
-    values = [cell_score(matrix, row, column) for row in range(len(matrix.experiences))]
-    reached = [value for value in values if value is not None]
+def _reference_line(panel: Panel, group: RunGroup, task: str) -> Markup:
+    """A level line at the mean score that a reference reached on the task."""
+    reached = []
+    for run in group.evaluated:
+        matrix = run.matrix
+        if matrix is not None and task in matrix.tasks:
+            column = matrix.tasks.index(task)
+            values = [cell_score(matrix, row, column) for row in range(len(matrix.experiences))]
+            reached += [value for value in values if value is not None][-1:]
     if not reached:
         return Markup("")
-    ends = [(panel.x_range[0], reached[-1]), (panel.x_range[1], reached[-1])]
-    return panel.line(ends, f"line {run.arrangement} run-{index % RUN_STYLES}")
-
-
-def borders_are_drawn(runs: Sequence[RunRecord]) -> bool:
-    """Whether a training curve has more than one experience."""
-    return any(run.training is not None and ((run.boundaries or ())[:-1] or run.borders) for run in runs)
-
-
-def training_curves(runs: Sequence[RunRecord]) -> list[Figure]:
-    """Loss over optimizer steps, one panel per run on a common logarithmic scale where all losses are positive."""
-    averaged = {index: _averaged(run.training) for index, run in enumerate(runs) if run.training is not None}
-    curves = {index: curve for index, curve in averaged.items() if curve}
-    if not curves:
-        return []
-    values = [loss for curve in curves.values() for _, low, _, high in curve for loss in (low, high)]
-    logarithmic = min(values) > 0 and max(values) > 5 * min(values)
-    wide = len(curves) == 1
-    return [
-        _training_panel(runs[index], index, curve, (min(values), max(values)), logarithmic, wide)
-        for index, curve in curves.items()
-    ]
-
-
-def _averaged(curve: TrainingCurve) -> list[tuple[float, float, float, float]]:
-    """Step, lowest, mean and highest loss of each of at most `MAX_LOSS_POINTS` stretches.
-
-    Losses that are not finite are left out.
-    """
-    points = [(step, loss) for step, loss in zip(curve.steps, curve.losses, strict=True) if math.isfinite(loss)]
-    size = max(1, math.ceil(len(points) / MAX_LOSS_POINTS))
-    stretches = [points[start : start + size] for start in range(0, len(points), size)]
-    return [
-        (
-            stretch[0][0],
-            min(loss for _, loss in stretch),
-            sum(loss for _, loss in stretch) / len(stretch),
-            max(loss for _, loss in stretch),
-        )
-        for stretch in stretches
-    ]
-
-
-def _training_panel(
-    run: RunRecord,
-    index: int,
-    curve: Sequence[tuple[float, float, float, float]],
-    value_range: tuple[float, float],
-    logarithmic: bool,
-    wide: bool,
-) -> Figure:
-    """One run's loss: the mean as a line, lowest to highest as a band, borders between experiences as thin lines."""
-    scale = math.log10 if logarithmic else float
-    boundaries = run.boundaries or ()
-    end = max([step for step, *_ in curve] + list(boundaries))
-    borders = boundaries[:-1] or run.borders
-    panel = Panel(700 if wide else 340, 210 if wide else 190, (0, end), (scale(value_range[0]), scale(value_range[1])))
-    style = f"run-{index % RUN_STYLES}"
-    parts = [panel.horizontal_grid([(scale(tick), f"{tick:g}") for tick in _loss_ticks(value_range, logarithmic)])]
-    parts += [panel.vertical_line(boundary, "border") for boundary in borders]
-    parts.append(
-        panel.x_labels([(0, "0"), *((tick, short_number(tick)) for tick in _step_ticks([*borders, end], end))])
-    )
-    lower, upper = (
-        [(step, scale(low)) for step, low, _, _ in curve],
-        [(step, scale(high)) for step, _, _, high in curve],
-    )
-    parts.append(panel.area(lower, upper, f"spread {style}"))
-    parts.append(panel.line([(step, scale(mean)) for step, _, mean, _ in curve], f"line solid {style}"))
-    return Figure(run.label, panel.picture(f"Training loss of {run.label}", parts, "plot wide" if wide else "plot"))
-
-
-def _step_ticks(boundaries: Sequence[float], end: float) -> list[float]:
-    """The borders between experiences, or quarters of the run if there are none."""
-    return list(boundaries) if len(boundaries) > 1 else [end * quarter / 4 for quarter in range(1, 5)]
-
-
-def _loss_ticks(value_range: tuple[float, float], logarithmic: bool) -> list[float]:
-    """Round numbers inside the range: 1, 2 and 5 times powers of ten, or about four even steps."""
-    low, high = value_range
-    if logarithmic:
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        factors = (1.0, 2.0, 5.0) if high < 100 * low else (1.0,)
-        return [tick for power in powers for factor in factors if low <= (tick := float(f"{factor}e{power}")) <= high]
-    step = float(f"1e{math.floor(math.log10((high - low) or 1))}")
-    step *= 0.5 if (high - low) / step < 3 else 2 if (high - low) / step > 6 else 1
-    return [tick * step for tick in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    mean = sum(reached) / len(reached)
+    ends = [(panel.x_range[0], mean), (panel.x_range[1], mean)]
+    return panel.line(ends, f"line {group.arrangement} run-{group.index % RUN_STYLES}")

@@ -15,8 +15,8 @@ import numpy as np
 
 from vla_cl.metrics import Estimate, ScoreMatrix, compute_all
 from vla_cl.metrics.reasons import NO_REFERENCE, why_unfit
-from vla_cl.report.compare import flat_settings, is_compared
 from vla_cl.report.load import RunRecord
+from vla_cl.report.run_settings import flat_settings, is_compared
 
 AGAINST_REFERENCE = "cw_forward_transfer"
 """The metric that needs a reference."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from vla_cl.metrics import Estimate, ScoreMatrix, wilson_interval
 from vla_cl.metrics.interval import means_interval
+from vla_cl.report.claims import Shown
 from vla_cl.report.load import RunRecord
 from vla_cl.report.numbers import percent, percent_range
 from vla_cl.scores import SUCCESS, Measure
@@ -81,11 +82,46 @@ class Scale:
         """``higher`` or ``lower``."""
         return self.measure.direction
 
+    @property
+    def fall(self) -> str:
+        """What forgetting does to a score."""
+        return "drop" if self.better == "higher" else "rise"
+
+    def verb(self, gained: bool) -> str:
+        """What an old task did, in front of a difference."""
+        if self.better == "higher":
+            return "gained" if gained else "lost"
+        return "got better by" if gained else "got worse by"
+
     def text(self, value: float) -> str:
         """``37 %``; of other measures three digits."""
         if self.in_percent or math.isnan(value):
             return percent(value)
         return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+
+    def shown(self, value: float) -> Shown:
+        """A score in a sentence."""
+        return Shown(value, self.text(value))
+
+    def drop(self, value: float, up: bool = False) -> Shown:
+        """A difference of scores in a sentence: ``17 points``; of other measures three digits.
+
+        Args:
+            value: Not negative.
+            up: Rounded up and not to the nearest, where a sentence speaks of all that are larger.
+        """
+        if not self.in_percent:
+            text = f"{value:.3g}"
+            if up and float(text) < value:
+                text = f"{value + 10 ** (math.floor(math.log10(value)) - 2) / 2:.3g}"
+            return Shown(value, text)
+        points = math.ceil(round(100 * value, 6)) if up else round(100 * value)
+        return Shown(value, f"{points} point{'' if points == 1 else 's'}")
+
+    def change(self, value: float) -> Shown:
+        """A difference that may have either sign, without its unit."""
+        text = "" if math.isnan(value) else f"{round(100 * value)}" if self.in_percent else f"{value:.3g}"
+        return Shown(value, text.replace("-", "\N{MINUS SIGN}"))
 
     def range_text(self, estimate: Estimate) -> str:
         """``25–50 %``; empty if there is no interval."""

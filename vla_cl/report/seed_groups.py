@@ -13,18 +13,18 @@ from vla_cl.metrics import HEADLINE, METRICS, Estimate
 from vla_cl.metrics.matrix import rollouts_skipped
 from vla_cl.metrics.seeds import over_seeds
 from vla_cl.metrics.text import plain
-from vla_cl.report.compare import flat_settings, is_compared, warnings
-from vla_cl.report.load import RunRecord, load_runs, method_label
+from vla_cl.report.compare import warnings
+from vla_cl.report.groups import ENOUGH, group_labels, identity
+from vla_cl.report.load import RunRecord, load_runs
 from vla_cl.report.numbers import decimal, decimal_range, memory_size
 from vla_cl.report.reference import AGAINST_REFERENCE, Reference, estimates_of, reference_notes
+from vla_cl.report.run_settings import flat_settings
 from vla_cl.report.scale import Scale
 from vla_cl.scores import SUCCESS
 from vla_cl.trust import markdown
 from vla_cl.trust.reading import require_entries
 from vla_cl.trust.text import harmless, short
 from vla_cl.types import ConfigurationError
-
-_LONGEST_LABEL = 2_000
 
 SHOWN = HEADLINE
 """Metrics that are shown unless others are asked for."""
@@ -35,7 +35,8 @@ class SeedGroup:
     """Runs of one method with different training seeds.
 
     Attributes:
-        label: Method or reference, with the settings that tell it from others of that name.
+        label: Method or reference; where others have that name, with the settings in which they differ, or a number.
+        settings: Those settings; empty where the name alone tells it apart.
         seeds: Training seeds, ascending.
         metrics: Metric name to estimate over the seeds.
         kept: Bytes kept of the past, at most.
@@ -44,6 +45,7 @@ class SeedGroup:
     """
 
     label: str
+    settings: str
     seeds: tuple[int, ...]
     metrics: Mapping[str, Estimate]
     kept: int
@@ -55,13 +57,16 @@ Measured = Mapping[str, tuple[Mapping[str, Estimate], Reference]]
 """Run label to its metrics, and the reference that they are measured against."""
 
 
-def compare(folders: Sequence[Path], metrics: Sequence[str] = SHOWN, style: str = "text") -> str:
+def compare(
+    folders: Sequence[Path], metrics: Sequence[str] = SHOWN, style: str = "text", measure: str | None = None
+) -> str:
     """A table of methods over seeds, the best first.
 
     Args:
         folders: Finished runs.
         metrics: Names of metrics; the first one sorts.
         style: ``text``, ``markdown`` or ``json``.
+        measure: Name of the measure; by default the one that the runs show.
 
     Raises:
         ConfigurationError: A run is not finished or has lost its settings, a seed comes twice, the runs learnt
@@ -70,7 +75,7 @@ def compare(folders: Sequence[Path], metrics: Sequence[str] = SHOWN, style: str 
     known = {metric.name: metric for metric in METRICS}
     if unknown := [name for name in metrics if name not in known]:
         raise ConfigurationError(f"there is no metric {unknown[0]!r}; there are {', '.join(known)}")
-    runs = load_runs(folders)
+    runs = load_runs(folders, measure)
     _require_comparable(runs)
     measured = {run.label: estimates_of(run, runs) for run in runs}
     groups = _groups(runs, measured, metrics)
@@ -87,13 +92,30 @@ def compare(folders: Sequence[Path], metrics: Sequence[str] = SHOWN, style: str 
         "kept",
     )
     table = _markdown(head, rows) if style == "markdown" else _text(head, rows)
-    notes = [*warnings(runs), *_undefined(groups, metrics)]
+    notes = [*_settings(groups), *warnings(runs), *_few_seeds(groups), *_undefined(groups, metrics)]
     if AGAINST_REFERENCE in metrics:
         notes += reference_notes(
             {label: reference for label, (_, reference) in measured.items()},
             {label: found for label, (found, _) in measured.items()},
         )
     return "\n".join([table, *(f"note: {note}" for note in notes)])
+
+
+def _settings(groups: Sequence[SeedGroup]) -> list[str]:
+    """What a number behind a method stands for."""
+    return [f"{group.label}: {group.settings}." for group in groups if group.settings not in group.label]
+
+
+def _few_seeds(groups: Sequence[SeedGroup]) -> list[str]:
+    """What one or two seeds leave open."""
+    few = [group for group in groups if len(group.seeds) < ENOUGH]
+    if not few:
+        return []
+    labels = ", ".join(group.label for group in few[:4]) + f" and {len(few) - 4} more" * (len(few) > 4)
+    return [
+        f"Fewer than {ENOUGH} training seeds of {labels}: how another seed would end is not known, and the interval of "
+        f"one seed covers only its evaluation; use {ENOUGH} or more."
+    ]
 
 
 def _undefined(groups: Sequence[SeedGroup], metrics: Sequence[str]) -> list[str]:
@@ -133,35 +155,17 @@ def _few(tasks: Sequence[str]) -> str:
 def _groups(runs: Sequence[RunRecord], measured: Measured, metrics: Sequence[str]) -> list[SeedGroup]:
     together: dict[str, list[RunRecord]] = {}
     for run in runs:
-        together.setdefault(json.dumps(_identity(run), sort_keys=True), []).append(run)
-    labels = _labels([members[0] for members in together.values()])
-    return [_group(label, members, measured, metrics) for label, members in zip(labels, together.values(), strict=True)]
+        together.setdefault(json.dumps(identity(run), sort_keys=True), []).append(run)
+    labels = group_labels([members[0] for members in together.values()])
+    return [
+        _group(label, told, members, measured, metrics)
+        for (label, told), members in zip(labels, together.values(), strict=True)
+    ]
 
 
-def _identity(run: RunRecord) -> dict[str, str]:
-    """The settings that tell runs of one method apart."""
-    settings = {key: value for key, value in flat_settings(run).items() if is_compared(key)}
-    return settings | {
-        "method": str(run.info["method"]),
-        "arrangement": run.arrangement,
-        "format": str(run.info["format"]),  # another version of vla-cl may train otherwise
-    }
-
-
-def _labels(first: Sequence[RunRecord]) -> list[str]:
-    """Method or reference; where two groups have the same, with the settings in which they differ."""
-    names = [method_label(run.info) for run in first]
-    settings = [_identity(run) for run in first]
-    labels = []
-    for name, own in zip(names, settings, strict=True):
-        alike = [other for other_name, other in zip(names, settings, strict=True) if other_name == name]
-        keys = sorted({key for other in alike for key in other})
-        told = [f"{key}={own.get(key, '-')}" for key in keys if len({other.get(key, "-") for other in alike}) > 1]
-        labels.append(harmless(" ".join([name, *told]), _LONGEST_LABEL))
-    return labels
-
-
-def _group(label: str, members: Sequence[RunRecord], measured: Measured, metrics: Sequence[str]) -> SeedGroup:
+def _group(
+    label: str, told: str, members: Sequence[RunRecord], measured: Measured, metrics: Sequence[str]
+) -> SeedGroup:
     """One line."""
     by_seed: dict[int, RunRecord] = {}
     for run in members:
@@ -179,6 +183,7 @@ def _group(label: str, members: Sequence[RunRecord], measured: Measured, metrics
     bounds = {metric.name: metric.bounds(measure) for metric in METRICS}
     return SeedGroup(
         label,
+        told,
         tuple(sorted(by_seed)),
         {name: over_seeds([result[name] for result in results], *bounds[name]) for name in metrics},
         max(int(run.info.get("memory_bytes", 0)) for run in members),
@@ -212,6 +217,7 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _plain(group: SeedGroup) -> dict[str, Any]:
     return {
         "label": group.label,
+        "settings": group.settings,
         "seeds": list(group.seeds),
         "memory_bytes": group.kept,
         "format": group.run_format,

@@ -21,6 +21,7 @@ class Panel:
         height: Of the whole picture, labels included.
         x_range: Data at the left and right edge.
         y_range: Data at the lower and upper edge.
+        inset: Pixels between the frame and the data's ends, so that markers at the ends are inside.
     """
 
     width: float
@@ -31,18 +32,19 @@ class Panel:
     right: float = 12
     top: float = 8
     bottom: float = 24
+    inset: float = 0
 
     def x(self, value: float) -> float:
         """Pixels from the left."""
         low, high = self.x_range
-        return round(self.left + (value - low) / ((high - low) or 1) * (self.width - self.left - self.right), 1)
+        width = self.width - self.left - self.right - 2 * self.inset
+        return round(self.left + self.inset + (value - low) / ((high - low) or 1) * width, 1)
 
     def y(self, value: float) -> float:
         """Pixels from the top."""
         low, high = self.y_range
-        return round(
-            self.height - self.bottom - (value - low) / ((high - low) or 1) * (self.height - self.top - self.bottom), 1
-        )
+        height = self.height - self.top - self.bottom - 2 * self.inset
+        return round(self.height - self.bottom - self.inset - (value - low) / ((high - low) or 1) * height, 1)
 
     def picture(self, title: str, parts: Sequence[Markup], css_class: str = "plot") -> Markup:
         """The whole SVG element, with a title that screen readers read."""
@@ -99,6 +101,11 @@ class Panel:
         """The area between two lines."""
         path = " ".join(f"{self.x(x):g},{self.y(y):g}" for x, y in [*lower, *reversed(upper)])
         return Markup('<polygon class="{}" points="{}"/>').format(css_class, path)
+
+
+def moved(parts: Sequence[Markup], right: float, down: float) -> Markup:
+    """Shapes moved by some pixels."""
+    return Markup('<g transform="translate({:g},{:g})">{}</g>').format(right, down, Markup("").join(parts))
 
 
 def _circle(x: float, y: float) -> str:

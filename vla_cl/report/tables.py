@@ -1,4 +1,4 @@
-"""The tables of the report as plain data: comparison, heat maps, metrics, crashed episodes, settings."""
+"""The tables of the report as plain data: comparison, crashed episodes, settings, versions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from vla_cl.metrics import HEADLINE_FORGETTING, METRICS, Estimate
+from vla_cl.metrics import HEADLINE_FORGETTING, Estimate
+from vla_cl.report.between import Pair
+from vla_cl.report.groups import RunGroup
 from vla_cl.report.load import RunRecord
 from vla_cl.report.numbers import (
     UNDEFINED,
-    cell_count,
-    cell_score,
     decimal,
     decimal_range,
     duration,
@@ -23,26 +23,30 @@ from vla_cl.report.numbers import (
     task_name,
 )
 from vla_cl.report.scale import Scale
-from vla_cl.report.svg import interval_bar, legend_swatch, short_number
+from vla_cl.report.svg import interval_bar, legend_swatch
+from vla_cl.trust.text import counted
 from vla_cl.types import Outcome
 
-Estimates = Mapping[str, Mapping[str, Estimate]]
-"""Run label to metric name to estimate."""
-
 UNKNOWN = Estimate(math.nan, math.nan, math.nan)
-
-STRONG = 0.55
-"""From this shade on a heat map's cell is dark enough (light, in dark mode) for text of the opposite tone."""
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One run in the table under the headline."""
+    """A group, or one run of a group, in the table under the first lines.
+
+    Attributes:
+        swatch: Its line; empty for a run of a group.
+        label: Of the group, or ``seed 3``.
+        single: Whether it is one run of a group of several.
+        unfinished: Whether it, or a run of it, goes on.
+        score: Value, interval or range, picture.
+    """
 
     swatch: Markup
     label: str
+    single: bool
     unfinished: bool
-    score: tuple[str, str, Markup]  # value, interval, picture
+    score: tuple[str, str, Markup]
     forgetting: tuple[str, str]
     learning_accuracy: tuple[str, str]
     memory: str
@@ -50,166 +54,112 @@ class ComparisonRow:
     trials: str
 
 
-def comparison(runs: Sequence[RunRecord], estimates: Estimates, scale: Scale) -> list[ComparisonRow]:
-    """The figures one looks at first."""
-    return [_comparison_row(index, run, estimates[run.label], scale) for index, run in enumerate(runs)]
+def comparison(groups: Sequence[RunGroup], scale: Scale) -> list[ComparisonRow]:
+    """The figures one looks at first: each group with the mean of its seeds, then its seeds."""
+    rows = []
+    for group in groups:
+        rows.append(_group_row(group, scale))
+        if len(group.runs) > 1:
+            rows += [
+                _run_row(group.index, f"seed {_seed(run)}", run, found, scale, single=True)
+                for run, found in zip(group.runs, group.of_runs, strict=True)
+            ]
+    return rows
 
 
-def _comparison_row(index: int, run: RunRecord, metrics: Mapping[str, Estimate], scale: Scale) -> ComparisonRow:
-    final = metrics.get("final_average", UNKNOWN)
-    accuracy = metrics.get("learning_accuracy", UNKNOWN)
-    forgetting = metrics.get(HEADLINE_FORGETTING, UNKNOWN)
-    title = f"{run.label}: {scale.text(final.value)} {scale.range_text(final)}"
-    bar = (
-        Markup("")
-        if math.isnan(final.value)
-        else interval_bar(final.value, final.low, final.high, index, title, (scale.low, scale.high))
+def _seed(run: RunRecord) -> str:
+    seed = run.train_seed
+    return "unknown" if seed is None else str(seed)
+
+
+def _group_row(group: RunGroup, scale: Scale) -> ComparisonRow:
+    if len(group.runs) == 1:
+        return _run_row(group.index, group.label, group.first, group.of_runs[0], scale, single=False)
+    final, forgetting, accuracy = (
+        group.estimates.get(name, UNKNOWN) for name in ("final_average", HEADLINE_FORGETTING, "learning_accuracy")
     )
-    seconds = run.info.get("seconds")
-    trials = len(run.trials) if run.trials is not None else None
+    values = group.values("final_average")
+    around = (min(values), max(values)) if values and not math.isnan(final.value) else (math.nan, math.nan)
+    seconds = [_seconds(run) for run in group.runs]
+    known = [value for value in seconds if value is not None]
     return ComparisonRow(
-        swatch=legend_swatch(index),
-        label=run.label,
+        swatch=legend_swatch(group.index),
+        label=f"{group.label}, {counted(len(group.runs), 'seed')}",
+        single=False,
+        unfinished=not group.finished,
+        score=(scale.text(final.value), _range(values, scale), _bar(group.index, group.label, final, around, scale)),
+        forgetting=(decimal(forgetting.value), _spread(group.values(HEADLINE_FORGETTING))),
+        learning_accuracy=(scale.text(accuracy.value), _range(group.values("learning_accuracy"), scale)),
+        memory=memory_size(max((run.info.get("memory_bytes") or 0 for run in group.runs), default=None)),
+        train_time=duration(sum(known) / len(known) if len(known) == len(seconds) else None),
+        trials="",
+    )
+
+
+def _range(values: Sequence[float], scale: Scale) -> str:
+    """``85 % to 95 %`` of single seeds."""
+    if not values or any(map(math.isnan, values)):
+        return ""
+    return _ends(scale.text(min(values)), scale.text(max(values)))
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values or any(map(math.isnan, values)):
+        return ""
+    return _ends(decimal(min(values)), decimal(max(values)))
+
+
+def _ends(least: str, most: str) -> str:
+    return "every seed" if least == most else f"seeds {least} to {most}"
+
+
+def _run_row(
+    index: int, label: str, run: RunRecord, metrics: Mapping[str, Estimate], scale: Scale, single: bool
+) -> ComparisonRow:
+    final, accuracy, forgetting = (
+        metrics.get(name, UNKNOWN) for name in ("final_average", "learning_accuracy", HEADLINE_FORGETTING)
+    )
+    return ComparisonRow(
+        swatch=Markup("") if single else legend_swatch(index),
+        label=label,
+        single=single,
         unfinished=not run.finished,
-        score=(scale.text(final.value), scale.range_text(final) or no_interval(final), bar),
+        score=(
+            scale.text(final.value),
+            scale.range_text(final) or no_interval(final),
+            _bar(index, run.label, final, (final.low, final.high), scale),
+        ),
         forgetting=(decimal(forgetting.value), decimal_range(forgetting)),
         learning_accuracy=(scale.text(accuracy.value), scale.range_text(accuracy) or no_interval(accuracy)),
         memory=memory_size(run.info.get("memory_bytes")),
-        train_time=duration(seconds.get("train") if isinstance(seconds, Mapping) else None),
-        trials=UNDEFINED if trials is None else f"{trials}",
+        train_time=duration(_seconds(run)),
+        trials=UNDEFINED if run.trials is None else f"{len(run.trials)}",
     )
 
 
-@dataclass(frozen=True)
-class HeatCell:
-    """One cell of a heat map.
-
-    Attributes:
-        shade: From 0, the worst, to 1, the best; None if not evaluated.
-        text: The score.
-        count: Trials behind it.
-        taught: The row's experience teaches the column's task.
-        strong: The text needs the opposite tone.
-    """
-
-    shade: float | None
-    text: str
-    count: int
-    taught: bool
-    strong: bool
+def _bar(index: int, label: str, final: Estimate, around: tuple[float, float], scale: Scale) -> Markup:
+    if math.isnan(final.value):
+        return Markup("")
+    title = f"{label}: {scale.text(final.value)} {scale.range_text(final)}".strip()
+    return interval_bar(final.value, *around, index, title, (scale.low, scale.high))
 
 
-@dataclass(frozen=True)
-class HeatMap:
-    """The score matrix of one run: rows are experiences, columns tasks."""
-
-    label: str
-    tasks: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[HeatCell, ...]], ...]
+def _seconds(run: RunRecord) -> float | None:
+    seconds = run.info.get("seconds")
+    value = seconds.get("train") if isinstance(seconds, Mapping) else None
+    return float(value) if isinstance(value, int | float) else None
 
 
-def heat_maps(runs: Sequence[RunRecord], scale: Scale) -> list[HeatMap]:
-    """One heat map for every run that has been evaluated."""
-    return [_heat_map(run, scale) for run in runs if run.matrix is not None]
+def pair_rows(pairs: Sequence[Pair], scale: Scale) -> list[tuple[str, str, str, str]]:
+    """Better method, other method, difference at the end, what the test says; the surest first."""
+    ordered = sorted(pairs, key=lambda pair: math.inf if math.isnan(pair.p) else pair.p)
+    return [(pair.better, pair.worse, scale.drop(pair.difference).text, _verdict(pair)) for pair in ordered]
 
 
-def _heat_map(run: RunRecord, scale: Scale) -> HeatMap:
-    matrix = run.matrix
-    assert matrix is not None  # the caller looked
-    rows = []
-    if matrix.baseline is not None:
-        count = matrix.baseline_count or 0
-        cells = [
-            _heat_cell(None if math.isnan(value) else float(value), count, False, scale) for value in matrix.baseline
-        ]
-        rows.append(("before learning", tuple(cells)))
-    for row, name in enumerate(matrix.experiences):
-        taught = run.experiences[row][1] if row < len(run.experiences) else ()
-        cells = [
-            _heat_cell(cell_score(matrix, row, column), cell_count(matrix, row, column), task in taught, scale)
-            for column, task in enumerate(matrix.tasks)
-        ]
-        rows.append((f"after {name}", tuple(cells)))
-    return HeatMap(run.label, tuple(task_name(task) for task in matrix.tasks), tuple(rows))
-
-
-def _heat_cell(value: float | None, count: int, taught: bool, scale: Scale) -> HeatCell:
-    shade = None if value is None else scale.shade(value)
-    return HeatCell(shade, scale.cell_text(value), count, taught, strong=shade is not None and shade >= STRONG)
-
-
-@dataclass(frozen=True)
-class MetricRow:
-    """One metric with its value for every run.
-
-    Attributes:
-        name: Includes the convention.
-        better: ``higher`` or ``lower``.
-        meaning: One line.
-        bias: Which way the value is off on average, and why; empty for none.
-        source: Paper or code.
-        values: Value and interval of every run.
-    """
-
-    name: str
-    better: str
-    meaning: str
-    bias: str
-    source: str
-    values: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Undefined:
-    """Metrics that are not defined for some runs, for one reason.
-
-    Attributes:
-        names: The metrics.
-        labels: The runs; empty for all of them.
-        why: The reason, in words.
-    """
-
-    names: tuple[str, ...]
-    labels: tuple[str, ...]
-    why: str
-
-
-def metric_rows(
-    runs: Sequence[RunRecord], estimates: Estimates, scale: Scale
-) -> tuple[list[MetricRow], list[Undefined]]:
-    """All metrics that are defined for at least one run, and why which metrics are not defined for which runs."""
-    rows: list[MetricRow] = []
-    for metric in METRICS if any(estimates.values()) else ():
-        values = [estimates[run.label].get(metric.name, UNKNOWN) for run in runs]
-        if all(math.isnan(estimate.value) for estimate in values):
-            continue
-        shown = tuple((decimal(estimate.value), decimal_range(estimate)) for estimate in values)
-        rows.append(
-            MetricRow(
-                metric.name,
-                str(metric.better(scale.measure)),
-                metric.meaning,
-                metric.bias_of(scale.measure),
-                metric.source,
-                shown,
-            )
-        )
-    return rows, _undefined(runs, estimates)
-
-
-def _undefined(runs: Sequence[RunRecord], estimates: Estimates) -> list[Undefined]:
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for run in runs:
-        for name, estimate in estimates[run.label].items():
-            if math.isnan(estimate.value):
-                reasons.setdefault((run.label, estimate.why), []).append(name)
-    together: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for (label, why), names in reasons.items():
-        together.setdefault((why, tuple(names)), []).append(label)
-    return [
-        Undefined(names, () if len(labels) == len(runs) else tuple(labels), why)
-        for (why, names), labels in together.items()
-    ]
+def _verdict(pair: Pair) -> str:
+    if math.isnan(pair.p):
+        return "no test: all seeds of each end alike"
+    return f"{'p < 0.001' if pair.p < 0.001 else f'p = {pair.p:.3f}'}{', beyond chance' if pair.told_apart else ''}"
 
 
 @dataclass(frozen=True)
@@ -241,50 +191,3 @@ def crash_notes(runs: Sequence[RunRecord]) -> list[str]:
         if crashed:
             notes.append(f"{run.label}: {crashed} of {len(run.episodes or ())} episodes crashed.")
     return notes
-
-
-@dataclass(frozen=True)
-class FactTable:
-    """A table with one column per run."""
-
-    rows: tuple[tuple[str, tuple[str, ...]], ...]
-
-
-def facts(runs: Sequence[RunRecord]) -> FactTable:
-    """Where each run comes from: stream, policy, seeds, machine, durations."""
-    rows: dict[str, list[str]] = {}
-    for index, run in enumerate(runs):
-        for name, text in _facts_of(run).items():
-            rows.setdefault(name, [UNDEFINED] * len(runs))[index] = text
-    return FactTable(tuple((name, tuple(texts)) for name, texts in rows.items()))
-
-
-def _facts_of(run: RunRecord) -> dict[str, str]:
-    """Name and text of every fact that ``run.json`` gives."""
-    texts = {"folder": str(run.folder)}
-    for key in ("name", "method", "stream", "arrangement", "family", "suite", "policy", "render_profile", "status"):
-        if key in run.info:
-            texts[key.replace("_", " ")] = str(run.info[key])
-    if isinstance(run.info.get("parameters"), int):
-        texts["parameters"] = short_number(run.info["parameters"])
-    for group in ("seeds", "machine"):
-        for key, value in _mapping(run.info.get(group)).items():
-            texts[str(key).replace("_", " ")] = str(value)
-    for key, value in _mapping(run.info.get("seconds")).items():
-        texts[f"time, {key}"] = duration(value)
-    return texts
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def versions(runs: Sequence[RunRecord]) -> FactTable:
-    """Version of every package in every run."""
-    names = dict.fromkeys(name for run in runs for name in _mapping(run.info.get("versions")))
-    return FactTable(
-        tuple(
-            (name, tuple(str(_mapping(run.info.get("versions")).get(name, UNDEFINED)) for run in runs))
-            for name in names
-        )
-    )

@@ -1,4 +1,4 @@
-"""Chooses a few videos of a run and puts them into the page, each with its first frame as a poster."""
+"""Chooses a few videos of a run and puts them into the page, each with its last frame as a poster."""
 
 from __future__ import annotations
 
@@ -103,12 +103,17 @@ def _embed(run: RunRecord, row: EpisodeRow, path: Path) -> Video | None:
 
 
 def _poster(path: Path) -> str | None:
-    """The first frame as a JPEG data URI; None if there is none to be decoded."""
+    """The last frame as a JPEG data URI; None if there is none to be decoded.
+
+    Not the first: all episodes of an initial state begin alike, and the last one shows how it ended.
+    """
     from PIL import Image
 
     try:
         with open_video(path, "the video", "") as container:
-            frame = next(container.decode(video=0), None)
+            frame = None
+            for frame in container.decode(video=0):  # noqa: B007 - the last one is wanted
+                pass
             image = None if frame is None else Image.fromarray(RgbFrames().picture(frame))
     except ConfigurationError:  # the note in the page says so
         return None

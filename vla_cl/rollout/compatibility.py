@@ -140,10 +140,22 @@ def require_single_frames(policy: str, observations: Sequence[int] | None) -> No
         )
 
 
-def skipped_rollouts(suite: Suite) -> str:
-    """The sentence for a run in which nothing is rolled out."""
+def skipped_rollouts(suite: Suite, held_out: bool = False) -> str:
+    """The sentence for a run in which nothing is rolled out.
+
+    Args:
+        suite: That has none of the tasks.
+        held_out: Whether episodes are kept from training, which the policy is scored on instead.
+    """
     why = f"no task of the stream is one of suite {suite.name!r}" if suite.tasks() else "there is no suite (suite=none)"
-    return f"{why}, so rollouts are skipped: the run gets checkpoints and loss curves, but no success matrix"
+    if held_out:
+        return (
+            f"{why}, so rollouts are skipped: the policy is scored on held-out episodes, by the errors of its actions"
+        )
+    return (
+        f"{why}, so rollouts are skipped: the run gets checkpoints and loss curves, but no success matrix; "
+        "data.held_out=0.1 scores it on episodes kept from training"
+    )
 
 
 def _require_sizes(policy: InterfaceSpec, other: InterfaceSpec, who: str, have: str, remedy: str) -> None:

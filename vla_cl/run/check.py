@@ -9,14 +9,13 @@ from __future__ import annotations
 import copy
 import sys
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-
 from vla_cl.config.compose import Settings, build, checked_arguments, nearest
+from vla_cl.data.action_groups import chosen_groups
 from vla_cl.data.hub import bytes_to_fetch, hub_folder
 from vla_cl.interfaces import Method
 from vla_cl.rollout.compatibility import check_interface, other_picture_sizes, require_fit, skipped_rollouts
@@ -24,14 +23,12 @@ from vla_cl.rollout.evaluation import EvaluationSettings
 from vla_cl.run.arrangements import require_no_future_tasks, require_second_task
 from vla_cl.run.data_check import Examined, examine
 from vla_cl.run.location import policy_name
-from vla_cl.run.stream_sources import Sources, sources
+from vla_cl.run.stream_sources import Sources, hold_out_of, sources
 from vla_cl.run.tracking import check_trackers
-from vla_cl.trust.text import counted, harmless, short
-from vla_cl.types import ConfigurationError, Stream
+from vla_cl.trust.text import short
+from vla_cl.types import ConfigurationError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from vla_cl.data.preflight import DatasetReport
     from vla_cl.models.chosen import PolicySettings
     from vla_cl.training.learning import TrainingSettings
@@ -94,8 +91,12 @@ def _passed(settings: Settings, examined: Examined, evaluation: EvaluationSettin
     for setting, folder in (("output_dir", output), ("cache_dir", cache)):
         require_writable(folder, setting)
         require_outside(folder, found.roots, setting)
-    known = other_picture_sizes(examined.spec, found.suite.spec) if found.evaluable else skipped_rollouts(found.suite)
+    kept = hold_out_of(settings) is not None
+    known = (
+        other_picture_sizes(examined.spec, found.suite.spec) if found.evaluable else skipped_rollouts(found.suite, kept)
+    )
     notes = [*examined.notes, *([known] if known else [])]
+    _check_held_out(examined, settings)
     _check_room(examined, cache, settings)
     require_second_task(settings["arrangement"], method)
     require_no_future_tasks(found.stream.independent, evaluation.future_tasks)
@@ -192,6 +193,22 @@ def _check_memory(method: Method, examined: Examined, settings: Settings, policy
     beside = method.bytes_beside_a_sample(policy.chunk * examined.spec.action_size)
     data = found.stream, found.recorded, examined.reports, examined.spec
     check_memory(method.memory, *data, shortest, beside, policy.histories)
+
+
+def _check_held_out(examined: Examined, settings: Settings) -> None:
+    """Of demonstrations that are yet to be recorded enough must be left; groups must be within an action.
+
+    Of recorded datasets `vla_cl.run.data_check` has looked at the episodes themselves.
+    """
+    kept = hold_out_of(settings)
+    if kept is None:
+        return
+    episodes = int(settings["demonstrations"]["episodes"])
+    if examined.found.recorded is None:
+        kept.count_of(episodes, f"demonstrations.episodes={episodes}")
+    groups = (settings.get("data") or {}).get("action_groups")
+    if groups is not None:
+        chosen_groups(examined.spec.action_size, groups)
 
 
 def _check_room(examined: Examined, cache: Path, settings: Settings) -> None:
@@ -299,96 +316,3 @@ def use_threads(count: int) -> None:
         import torch
 
         torch.set_num_threads(count)
-
-
-def check_command(settings: Settings) -> dict[str, object]:
-    """``vla-cl check``: look, show a table of what was found, write nothing.
-
-    Returns:
-        The same as plain data.
-
-    Raises:
-        ConfigurationError: The first thing that is wrong.
-    """
-    from rich.console import Console
-
-    checked = check(settings)
-    console = Console(highlight=False)
-    if checked.reports:
-        console.print(_table_of_data(checked.reports), end="\n\n")
-    console.print(_table_of_tasks(checked), end="\n\n")
-    checked.say()
-    experiences = counted(len(checked.found.stream), "experience")
-    console.print(
-        f"nothing speaks against it: {experiences}, policy {checked.policy.kind!r}, method {checked.method.name!r}, on "
-        f"{checked.policy.device}",
-        soft_wrap=True,
-        markup=False,
-    )
-    known = {task.id for task in checked.found.evaluable}
-    return {
-        "experiences": plain_stream(checked.found.stream, known),
-        "datasets": [
-            {"folder": str(report.root), "frames": report.frames, "episodes": report.episodes, "fps": report.fps}
-            for report in checked.reports
-        ],
-        "policy": checked.policy.kind,
-        "method": checked.method.name,
-        "device": checked.policy.device,
-        "notes": list(checked.notes),
-    }
-
-
-def plain_stream(stream: Stream, evaluated: Collection[str]) -> list[dict[str, object]]:
-    """What is learnt, as plain data.
-
-    Args:
-        stream: In order.
-        evaluated: The ids of the tasks that are scored.
-    """
-    return [
-        {
-            "name": experience.name,
-            "tasks": [
-                {"id": task.id, "instruction": task.instruction, "evaluated": task.id in evaluated}
-                for task in experience.tasks
-            ],
-        }
-        for experience in stream
-    ]
-
-
-def _table_of_data(reports: Sequence[DatasetReport]) -> Table:
-    table = _table("dataset", "frames", "episodes", "tasks", "fps", "state", "action", "cameras (h x w)")
-    for report in reports:
-        cameras = "\n".join(f"{camera_word(key)} {h}x{w}" for key, (h, w) in report.spec.cameras.items())
-        numbers = (report.frames, report.episodes, report.tasks, f"{report.fps:g}")
-        sizes = (report.spec.state_size, report.spec.action_size)
-        table.add_row(escape(short(report.root)), *map(str, (*numbers, *sizes)), escape(cameras or "none"))
-    return table
-
-
-def _table_of_tasks(checked: Checked) -> Table:
-    known = {task.id for task in checked.found.evaluable}
-    table = _table("experience", "instruction", "data", "rolled out")
-    for experience in checked.found.stream:
-        for task in experience.tasks:
-            recorded = (checked.found.recorded or {}).get(task.id, [])
-            data = ", ".join(source.root.name for source in recorded) or "demonstrations of the suite"
-            shown = (experience.name, task.instruction, data)
-            table.add_row(*(escape(harmless(text, 120)) for text in shown), "yes" if task.id in known else "no")
-    return table
-
-
-def _table(*columns: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    return table
-
-
-def camera_word(key: str) -> str:
-    """A camera's name without the beginning that all have."""
-    return harmless(key.removeprefix("observation.images.").removeprefix("observation."), 40)

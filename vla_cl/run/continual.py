@@ -25,7 +25,8 @@ from vla_cl.run.summary import Identity, described, measured
 from vla_cl.run.tracking import Tracker
 from vla_cl.run.underway import MODEL, Underway
 from vla_cl.scores import EvaluationRequest
-from vla_cl.training.learning import Learning, StepReport, TrainingSettings
+from vla_cl.training.learning import Learning, TrainingSettings
+from vla_cl.training.step_report import StepReport
 from vla_cl.training.stopping import StopRequest, between_steps
 from vla_cl.trust.text import short, told_as
 from vla_cl.types import Experience, Stream, Task
@@ -260,7 +261,9 @@ class ContinualRun:
 
     @staticmethod
     def _log(tracker: Tracker, experience: Experience, before: int, report: StepReport, speed: float) -> None:
-        figures = {key: value for key, value in asdict(report).items() if key not in ("step", "total", "seconds")}
+        figures = {
+            name: getattr(report, name) for name in ("phase", "loss", "learning_rate", "gradient_norm", "samples")
+        }
         step = before + report.step
         tracker.log(step, experience=experience.index, samples_per_second=round(speed, 1), **figures)
 
@@ -274,6 +277,7 @@ class ContinualRun:
         step = self._training.steps * self._tasks_before(experience) + learning.done
         if self._scoring.is_known(experience.index, step):
             return progress
+        learning.require_finite()
         request = EvaluationRequest(experience.tasks, experience.index, step, "select", self._plan.curve_count)
         return self._evaluate(model, request, progress)
 

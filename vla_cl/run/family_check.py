@@ -10,7 +10,8 @@ from vla_cl.config.compose import Settings, build, compose
 from vla_cl.interfaces import Family, Method
 from vla_cl.rollout.evaluation import EvaluationSettings
 from vla_cl.run.arrangements import require_no_future_tasks, require_second_task
-from vla_cl.run.check import heavy_settings, light_settings, output_folder, plain_stream, require_writable
+from vla_cl.run.check import heavy_settings, light_settings, output_folder, require_writable
+from vla_cl.run.check_table import plain_stream
 from vla_cl.run.stream_sources import stream_of
 from vla_cl.types import ConfigurationError, Stream
 

@@ -82,7 +82,7 @@ def _train_robot(settings: Settings) -> Path:
         family = _robot(settings, checked, folder)
         _learn(settings, family, checked.found.stream, checked, folder)
     if not checked.found.evaluable:
-        print(skipped_rollouts(checked.found.suite))
+        print(skipped_rollouts(checked.found.suite, hold_out_of(settings) is not None))
     return folder.root
 
 

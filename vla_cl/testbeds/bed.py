@@ -15,7 +15,7 @@ from vla_cl.evaluation.held_out import Score
 from vla_cl.interfaces import Data, Method, Model
 from vla_cl.models.randomness import evaluating
 from vla_cl.scores import Measure
-from vla_cl.training.learning import TrainingSettings, learn
+from vla_cl.training.learning import Learning, TrainingSettings
 from vla_cl.types import Batch, Draw, Experience, Stream, Task
 
 LOSS = Measure("loss", "lower", "mean", low=0.0, title="held-out loss")
@@ -75,7 +75,7 @@ class Bed:
         losses = np.empty((len(order), len(self.stream)))
         for place, task in enumerate(order):
             experience = self.stream.experiences[task]
-            for _ in learn(model, method, experience, self.data[task], settings, seed, place * settings.steps):
+            for _ in Learning(model, method, experience, self.data[task], settings, seed, place * settings.steps):
                 pass
             for column in range(len(self.stream)):
                 losses[place, column] = self._score_with(method, model, column, known=order[: place + 1])

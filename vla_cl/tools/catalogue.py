@@ -15,9 +15,8 @@ from vla_cl.interfaces import Method
 from vla_cl.trust import markdown
 from vla_cl.trust.reading import read_json_object
 from vla_cl.trust.text import short, told_as
-from vla_cl.types import Ability, ConfigurationError
+from vla_cl.types import PARADIGMS, Ability, ConfigurationError
 
-_FAMILIES = ("reference", "regularisation", "replay", "architecture")
 _STEP_ROW = "step-"
 _SHORTEST = 3  # words; a class of fewer only repeats its name
 
@@ -64,7 +63,7 @@ class Entry:
 
 
 def entries(folders: Sequence[Path] = (), plugins: Sequence[str] = (), only: str | None = None) -> list[Entry]:
-    """Every method that ships, by family, then by class, the yaml with the fewest words first.
+    """Every method that ships, by paradigm, then by class, the yaml with the fewest words first.
 
     Args:
         folders: Further folders laid out like ``conf/``.
@@ -80,7 +79,7 @@ def entries(folders: Sequence[Path] = (), plugins: Sequence[str] = (), only: str
         made = build(settings, Method, plugins)
         found.append(Entry(name, settings, made, leading_comment("method", name, folders)))
     return sorted(
-        found, key=lambda entry: (_family(entry.kind), entry.kind.__name__, entry.name.count("_"), entry.name)
+        found, key=lambda entry: (_paradigm(entry.kind), entry.kind.__name__, entry.name.count("_"), entry.name)
     )
 
 
@@ -104,9 +103,9 @@ def text(measured: Path | None = None) -> str:
 
 def table(listed: Sequence[Entry]) -> str:
     """The methods in lines, for a terminal."""
-    rows = [(entry.name, _family_name(entry.kind), _told_apart(entry)) for entry in listed]
+    rows = [(entry.name, _paradigm_name(entry.kind), _told_apart(entry)) for entry in listed]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    return "\n".join(f"{name:{widths[0]}}  {family:{widths[1]}}  {title}" for name, family, title in rows)
+    return "\n".join(f"{name:{widths[0]}}  {paradigm:{widths[1]}}  {title}" for name, paradigm, title in rows)
 
 
 def about(entry: Entry) -> str:
@@ -120,7 +119,7 @@ def plain(entry: Entry) -> dict[str, object]:
     """The same as plain data."""
     return {
         "name": entry.name,
-        "family": _family_name(entry.kind),
+        "paradigm": _paradigm_name(entry.kind),
         "title": _told_apart(entry),
         "about": entry.comment,
         "settings": _given(entry),
@@ -137,8 +136,8 @@ def _words(entry: Entry) -> str:
     return ", ".join(markdown.code(f"{key}={_plain(value)}") for key, value in _given(entry).items())
 
 
-def _family_name(kind: type[Method]) -> str:
-    return kind.card.family if kind.card else ""
+def _paradigm_name(kind: type[Method]) -> str:
+    return str(kind.card.paradigm) if kind.card else ""
 
 
 def _told_apart(entry: Entry) -> str:
@@ -250,8 +249,10 @@ def _plain(value: object) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _family(kind: type[Method]) -> int:
-    return _FAMILIES.index(kind.card.family) if kind.card else len(_FAMILIES)
+def _paradigm(kind: type[Method]) -> int:
+    """Its place among `PARADIGMS`; a class without a card comes last."""
+    paradigm = kind.card.paradigm if kind.card else None
+    return len(PARADIGMS) if paradigm is None else PARADIGMS.index(paradigm)
 
 
 def _bytes(value: float) -> str:

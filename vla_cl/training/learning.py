@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from vla_cl.interfaces import Data, Method, Model
 from vla_cl.random_numbers import Purpose, generator, number
+from vla_cl.training.step_report import Figures, StepReport, answers_at_once, require_numbers
 from vla_cl.types import Batch, ConfigurationError, Draw, Experience
 
 _OPTIMIZER, _NUMBER, _METHOD, _MODEL = "optimizer.", "number.", "method.", "model."
@@ -69,29 +70,6 @@ class TrainingSettings:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigurationError(f"training.{name} must be between {low} and {high}; got {value}")
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What one optimizer step did.
-
-    Attributes:
-        step: Steps since the start of the experience, 1 after the first.
-        total: Steps of the experience.
-        loss: Mean over the batch.
-        gradient_norm: Before clipping.
-        samples: Samples learnt from in this step, replayed ones included.
-        seconds: Since the experience's first step began.
-    """
-
-    step: int
-    total: int
-    phase: str
-    loss: float
-    learning_rate: float
-    gradient_norm: float
-    samples: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -188,12 +166,14 @@ class Learning:
         self._phase = -1  # which of them
         self._left = 0  # steps of it
         self._optimizer: Optimizer | None = None
+        self._unseen: StepReport | None = None  # a step whose figures nobody has looked at
 
     def __iter__(self) -> Iterator[StepReport]:
         """The steps that are left.
 
         Raises:
-            FloatingPointError: The loss or the gradient is not finite; the weights are those of the step before.
+            FloatingPointError: The loss or the gradient of a step is not finite. The weights are those of the step
+                before; on a graphics card, which nobody waits for, that is seen a step later, and they are lost.
         """
         started = time.perf_counter()
         self._begin()
@@ -203,7 +183,20 @@ class Learning:
             yield self._step(started)
         while self._phase + 1 < len(self._phases):  # phases without a step
             self._begin_phase(self._phase + 1)
+        self.require_finite()
         self._method.end_task(self._experience, self._data)
+
+    def require_finite(self) -> None:
+        """Wait for the last step, and see that its figures are numbers; before its weights are saved or evaluated.
+
+        Raises:
+            FloatingPointError: They are not.
+        """
+        report, self._unseen = self._unseen, None
+        if report is not None:
+            require_numbers(
+                report, self._experience, "the weights have been changed by it, continue from the last note"
+            )
 
     def state_dict(self) -> dict[str, Tensor]:
         """The optimizer's tensors and numbers, and what method and model keep within a task, less the weights.
@@ -212,7 +205,9 @@ class Learning:
 
         Raises:
             ConfigurationError: The optimizer keeps something that is neither tensor nor number.
+            FloatingPointError: As `require_finite`.
         """
+        self.require_finite()
         found: dict[str, Tensor] = {}
         kept = {} if self._optimizer is None else self._optimizer.state_dict()["state"]
         for place, values in kept.items():
@@ -265,6 +260,7 @@ class Learning:
             self._phases = list(self._method.phases(self.total))
 
     def _begin_phase(self, number: int) -> None:
+        self.require_finite()
         name, steps = self._phases[number]
         self._method.begin_phase(name)
         settings = self._settings
@@ -304,13 +300,12 @@ class Learning:
             step=done + 1,
             total=self.total,
             phase=self._phases[self._phase][0],
-            loss=loss.item(),
+            figures=Figures(loss, norm),
             learning_rate=float(self._optimizer.param_groups[0]["lr"]),
-            gradient_norm=norm.item(),
             samples=len(composed["task"]),
             seconds=time.perf_counter() - started,
         )
-        _require_finite(report, self._experience)
+        self._look_at(report, loss.device)
         self._optimizer.step()
         self.done, self._left = done + 1, self._left - 1
         if self._left:
@@ -318,6 +313,14 @@ class Learning:
         self._optimizer.zero_grad(set_to_none=True)
         method.after_step()
         return report
+
+    def _look_at(self, report: StepReport, device: torch.device) -> None:
+        """Refuse a step whose figures are no numbers; where looking would wait for the device, the step before."""
+        if answers_at_once(device):
+            require_numbers(report, self._experience, "the weights have not been changed")
+            return
+        self.require_finite()
+        self._unseen = report
 
     def _put_moments(self, kept: Mapping[str, Tensor | float]) -> None:
         """The optimizer's tensors and numbers, ``<place of the parameter>.<name>``."""
@@ -334,19 +337,6 @@ class Learning:
 
 def _named(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-def learn(
-    model: Model,
-    method: Method,
-    experience: Experience,
-    data: Data,
-    settings: TrainingSettings,
-    train_seed: int,
-    first_step: int = 0,
-) -> Iterator[StepReport]:
-    """The steps of a `Learning` with these arguments; must be run to the end."""
-    return iter(Learning(model, method, experience, data, settings, train_seed, first_step))
 
 
 def sample_rows(total: int, count: int, step: int, train_seed: int, experience: int) -> NDArray[np.int64]:
@@ -369,11 +359,3 @@ def _learning_rate_share(step: int, steps: int, settings: TrainingSettings) -> f
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
     return settings.final_share + (1 - settings.final_share) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def _require_finite(report: StepReport, experience: Experience) -> None:
-    if not (math.isfinite(report.loss) and math.isfinite(report.gradient_norm)):
-        raise FloatingPointError(
-            f"step {report.step} of experience {experience.name!r} gave loss {report.loss} and gradient norm "
-            f"{report.gradient_norm}; the weights have not been changed; lower training.learning_rate, look at the data"
-        )
