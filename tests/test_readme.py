@@ -9,7 +9,6 @@ import torch
 from tiny_model import TinyData, TinyModel, experience
 
 from vla_cl.config.compose import compose
-from vla_cl.interfaces import Method
 from vla_cl.run import checkpoint
 from vla_cl.training.learning import Learning, TrainingSettings
 from vla_cl.types import Draw
@@ -20,7 +19,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 def attached(model):
     """The method of the README, that has met a model."""
     code = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "class Anchored" in block)
-    namespace = {"Method": Method}
+    namespace = {}
     exec(code, namespace)
     method = namespace["Anchored"](strength=0.5)
     method.attach(model, 0)

@@ -207,7 +207,7 @@ def _check(options: argparse.Namespace) -> Answer:
     from vla_cl.config.compose import compose
 
     settings = compose(options.overrides, folders=options.conf)
-    from vla_cl.run.check_table import check_command
+    from vla_cl.run.check_answer import check_command
     from vla_cl.run.family_check import check_family_command, is_robot
 
     return Answer((check_command if is_robot(settings) else check_family_command)(settings))

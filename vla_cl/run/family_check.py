@@ -11,7 +11,7 @@ from vla_cl.interfaces import Family, Method
 from vla_cl.rollout.evaluation import EvaluationSettings
 from vla_cl.run.arrangements import require_no_future_tasks, require_second_task
 from vla_cl.run.check import heavy_settings, light_settings, output_folder, require_writable
-from vla_cl.run.check_table import plain_stream
+from vla_cl.run.check_answer import plain_stream
 from vla_cl.run.stream_sources import stream_of
 from vla_cl.types import ConfigurationError, Stream
 

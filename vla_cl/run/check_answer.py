@@ -1,4 +1,4 @@
-"""``vla-cl check`` for robots: what the pre-flight found, as tables and as plain data."""
+"""What ``vla-cl check`` shows of a run's data and tasks, for people and as plain data."""
 
 from __future__ import annotations
 
