@@ -38,7 +38,7 @@ class TrialJournal:
 
     def __init__(self, path: Path, which: Mapping[str, Any]) -> None:
         self._path = path
-        self._head = _line(which, "")
+        self._head, self._salt = _head(which)
         self._found: dict[int, dict[tuple[str, int], Trial]] = {}
         self._file: BinaryIO | None = None
 
@@ -81,10 +81,6 @@ class TrialJournal:
         _write_all(self._file, _line(content, self._salt))
         self._found.setdefault(evaluator, {})[trial.task, trial.unit] = trial
 
-    @property
-    def _salt(self) -> str:
-        return str(json.loads(self._head)[SEAL])
-
     def _read(self) -> int:
         """Take the trials of this evaluation; the bytes up to the end of the last whole line, 0 for another one's."""
         if not self._path.is_file() or self._path.stat().st_size > LINES_BYTES:
@@ -112,14 +108,19 @@ def require_whole(path: Path, which: Mapping[str, Any], remedy: str) -> None:
     if not path.is_file():
         return
     head, *lines = path.read_bytes().splitlines(keepends=True) or [b""]
-    salt = str(json.loads(_line(which, ""))[SEAL])
+    expected, salt = _head(which)
     torn = bool(lines) and not lines[-1].endswith(b"\n")
     whole = lines[:-1] if torn else lines
-    if head != _line(which, "") and (lines or head.endswith(b"\n")):
+    if head != expected and (lines or head.endswith(b"\n")):
         raise ConfigurationError(f"{short(path)} does not belong to its plan; {remedy}")
     for number, line in enumerate(whole, start=2):
         if _trial(line, salt) is None:
             raise ConfigurationError(f"line {number} of {short(path)} is damaged; {remedy}")
+
+
+def _head(which: Mapping[str, Any]) -> tuple[bytes, str]:
+    """The first line, and its seal, which the seals of the other lines rest on."""
+    return _line(which, ""), str(seal(which)[SEAL])
 
 
 def _line(content: Mapping[str, Any], salt: str) -> bytes:
