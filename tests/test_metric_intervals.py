@@ -194,7 +194,7 @@ def test_intervals_over_seeds_hold_the_mean_of_all_seeds(seeds, spread):
 
 
 @pytest.mark.parametrize("decided", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("seeds", [3, 5])
 def test_intervals_over_seeds_hold_the_truth_where_all_have_the_same_states(seeds, decided):
     """Six tasks with 20 states each; a share of the states decides alone, for every seed."""
     generator, count, hits = np.random.default_rng(12), 400, 0

@@ -51,6 +51,7 @@ QUICK = {
     "train stream=metaworld_demo method=sequential train_seed=0,1,2": [*TRAIN, "stream.name=seeds"],
     "train stream=metaworld_demo method=er train_seed=0,1,2": [*TRAIN, "stream.name=seeds"],
     "resume outputs/cw10-er-seed0": ["--conf", CONF, "plugins=[toy_world]"],
+    "report outputs/cw10-* --figures outputs/paper": [],
     "report outputs/metaworld_demo-*": [],
     "compare outputs/metaworld_demo-*": [],
     "compare outputs/cw10-*": [],

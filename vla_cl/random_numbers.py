@@ -40,6 +40,9 @@ class Purpose(Enum):
     HELD_OUT_LOSS = "loss of held-out episodes"
     """Noise and time of the loss on an episode that is held out. Episode, by its place among those of its task."""
 
+    HAND_TRIALS = "order of trials scored by a person"
+    """In which order checkpoints and tasks are tried. No index."""
+
     REPLAY = "replay"
     """Which remembered samples a step learns from. Step."""
 

@@ -25,7 +25,7 @@ ANSWERS = {
     "check": (["check", *BED], {"experiences", "family", "method", "notes"}),
     "collect": (COLLECT, {"datasets"}),
     "evaluate": (["evaluate", "random", *TOY, "output_dir=random"], {"folder", "summary"}),
-    "report": (["report", "outputs/run"], {"report"}),
+    "report": (["report", "outputs/run"], {"report", "figures"}),
     "compare": (["compare", "outputs/run"], None),
     "metrics": (["metrics", "outputs/run"], {"metrics", "matrix"}),
     "memory": (["memory", "outputs/run"], {"tasks", "bytes", "budget_bytes", "settings", "passed_over"}),

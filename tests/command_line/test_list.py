@@ -1,7 +1,7 @@
 import pytest
 
-from vla_cl.cli import main
 from vla_cl.cli.listing import GROUPS, first_sentence, listed, listing
+from vla_cl.cli.main import main
 from vla_cl.config.compose import choices
 
 

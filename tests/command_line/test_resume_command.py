@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vla_cl.cli import main
+from vla_cl.cli.main import main
 from vla_cl.config.compose import compose
 from vla_cl.run import continual
 from vla_cl.run import root as run

@@ -251,7 +251,10 @@ def test_the_last_of_several_choices_counts():
         ("++new.key=3", "there is no setting 'new'"),
         ("hydra.run.dir=x", "Hydra's own command line"),
         ("hydra/launcher=basic", "Hydra's own command line"),
-        ("plugins=[nope_nope]", "no package of this name is installed"),
+        (
+            "plugins=[nope_nope]",
+            "no package of this name is installed; install yours with `pip install -e FOLDER`, or put",
+        ),
         ("plugins=[os.path]", "not of a module in it"),
         ("output_dir=a\udcff", "no UTF-8"),
     ],

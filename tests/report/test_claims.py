@@ -299,6 +299,7 @@ def check_between(claims, chains, scale):
         p[one, other] = math.nan if equal else ttest_ind_from_stats(*cells[0], *cells[1], equal_var=False).pvalue
     tested = [pair for pair in pairs if not math.isnan(p[pair])]
     sure = dict(zip(tested, rejected([p[pair] for pair in tested]), strict=True))
+    assert all(claim.facts["pairs"].value == len(tested) for claim in claims)
     if len(pairs) > 3:
         (claim,) = claims
         assert (claim.facts["all"], claim.facts["apart"]) == (len(pairs), sum(sure.values()))

@@ -20,6 +20,7 @@ ERROR = {
     "low": 0,
     "high": None,
     "title": "held-out action error",
+    "note": "An alarm, not a ranking.",
 }
 
 
@@ -50,6 +51,7 @@ def test_the_first_measure_is_shown_and_the_other_named(runs: list[Path]) -> Non
     assert text.endswith("further measures of this run: action_error (--measure action_error)")
     other = describe(runs[0], measure="action_error")
     assert other.startswith("held-out action error, lower is better, 10 trials per cell")
+    assert "An alarm, not a ranking." in other and "alarm" not in text
     assert other.endswith("further measures of this run: success (--measure success)")
     found = json.loads(describe(runs[0], as_json=True, measure="action_error"))
     assert found["metrics"]["final_average"]["direction"] == "lower"
@@ -59,6 +61,7 @@ def test_the_first_measure_is_shown_and_the_other_named(runs: list[Path]) -> Non
 def test_a_comparison_is_of_one_of_them(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     table = compare(runs, measure="action_error").splitlines()
     assert "final_average ↓" in table[0]
+    assert "note: An alarm, not a ranking." in table
     assert [line.split()[0] for line in table[1:3]] == ["er", "sequential"]
     assert main(["compare", *map(str, runs), "--measure", "action_error"]) == 0
     assert capsys.readouterr().out.splitlines()[:3] == table[:3]
@@ -69,10 +72,11 @@ def test_the_report_shows_one_in_full_and_the_others_as_matrices(runs: list[Path
     assert "92 % average success" in page.text("")
     further = page.text("further-1")
     assert further.startswith("Held-out action error matrix A further measure of the same runs")
-    assert "Give --measure action_error to have it in full." in further
+    assert "lower is better. An alarm, not a ranking. Give --measure action_error to have it in full." in further
     assert "after window-close 0.42 n 10 0.23 n 10 0.04 n 10" in further
     page = ParsedPage(write_report(runs, tmp_path / "report.html", measure="action_error"))
     assert "0.23 average held-out action error on all tasks at the end" in page.text("")
+    assert "Held-out action error: An alarm, not a ranking." in page.text("")
     assert "an old task got worse by 0.3 on average" in page.text("")
     assert "forgotten beyond chance (Welch's t-test, Holm's correction for 2 tests)" in page.text("")
     assert page.text("further-1").startswith("Success matrix")

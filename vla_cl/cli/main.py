@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from typing import Any
 from vla_cl.cli.answers import Answer, messages_only, write_json
 from vla_cl.cli.command_line import Parser, add_overrides, new_parser, parse, user_location, user_path, user_paths
 from vla_cl.cli.last_line import guarded
+from vla_cl.types import ConfigurationError
 
 _HINTS = {
     "train": "the same command continues",
@@ -48,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> tuple[Parser, dict[str, Parser]]:
     parser, add, commands = new_parser()
-    add_overrides(
-        add("train", _train, "learn a stream of tasks", "vla-cl train stream=cw10 method=er training.steps=2000")
-    )
+    train = add("train", _train, "learn a stream of tasks", "vla-cl train stream=cw10 method=er training.steps=2000")
+    train.add_argument("--dry-run", action="store_true", help="check everything, estimate the costs, start nothing")
+    add_overrides(train)
     resume = add("resume", _resume, "continue a run with its own settings", "vla-cl resume outputs/cw10-er-seed0")
     resume.add_argument("run", type=user_path, metavar="RUN", help="its folder")
     add_overrides(resume)
@@ -66,6 +66,19 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
         help="a run's folder, a checkpoint, a LeRobot policy (folder, hub name), or random",
     )
     add_overrides(evaluate, "evaluate")
+    trial = add(
+        "trial", _trial, "score a robot's trials by hand, blind and shuffled", "vla-cl trial outputs/arm --count 5"
+    )
+    trial.add_argument("run", type=user_path, metavar="RUN", help="its folder")
+    trial.add_argument("--count", type=_count, metavar="N", help="trials of each task and checkpoint (default: 10)")
+    trial.add_argument("--tasks", metavar="A,B", help="which tasks (default: all)")
+    trial.add_argument(
+        "--checkpoints",
+        type=_counts,
+        metavar="1,3",
+        help="which checkpoints (default: of each task the one behind it, and the last)",
+    )
+    trial.add_argument("--finish", action="store_true", help="ask nothing more, score what has been answered")
     report = add(
         "report", _report, "write an HTML report of one or more runs", "vla-cl report outputs/run-a outputs/run-b"
     )
@@ -159,6 +172,8 @@ def _train(options: argparse.Namespace) -> Answer:
     from vla_cl.settings.overrides import split
 
     resumed = [value for _, key, value in map(split, options.overrides) if key == "resume"]
+    if resumed and options.dry_run:
+        raise ConfigurationError("--dry-run tells what a new run would cost; leave it out to continue one")
     if resumed:
         options.run = user_path(resumed[-1].strip("\"'"))
         options.overrides = [item for item in options.overrides if split(item)[1] != "resume"]
@@ -170,6 +185,11 @@ def _train(options: argparse.Namespace) -> Answer:
     settings = [compose(overrides, folders=options.conf) for overrides in each]
     if len(each) > 1:
         settings = [in_own_folder(one) for one in settings]
+    if options.dry_run:
+        from vla_cl.run.dry_run import dry_run
+
+        costs = [dry_run(one) for one in settings]
+        return Answer({"runs": [cost.content for cost in costs]}, "\n\n".join(cost.text for cost in costs))
     return _trained(settings)
 
 
@@ -227,6 +247,28 @@ def _evaluate(options: argparse.Namespace) -> Answer:
     return Answer({"folder": str(folder), "summary": read_summary(folder / "summary.json")}, str(folder))
 
 
+def _trial(options: argparse.Namespace) -> Answer:
+    from vla_cl.cli.trial import trial
+
+    chosen = {
+        "count": options.count,
+        "tasks": options.tasks.split(",") if options.tasks else None,
+        "checkpoints": options.checkpoints,
+    }
+    return trial(options.run, chosen, options.finish)
+
+
+def _count(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.strip().isdecimal() or not 1 <= int(text) <= 100_000:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 100000, got {text[:40]!r}")
+    return int(text)
+
+
+def _counts(text: str) -> list[int]:
+    return [_count(part) for part in text.split(",")]
+
+
 def _say(sentences: Sequence[str]) -> None:
     """Beside the output, which may be read by a program."""
     for sentence in sentences:
@@ -239,10 +281,9 @@ def _report(options: argparse.Namespace) -> Answer:
 
     runs, skipped = runs_among(options.runs)
     _say(skipped)
-    written = [str(write_report(runs, options.output, measure=options.measure, figures=options.figures))]
-    if options.figures is not None:
-        written.append(str(options.figures))
-    return Answer(dict(zip(("report", "figures"), written, strict=False)), "\n".join(written))
+    written = write_report(runs, options.output, measure=options.measure, figures=options.figures)
+    figures = None if options.figures is None else str(options.figures)
+    return Answer({"report": str(written), "figures": figures}, "\n".join(filter(None, (str(written), figures))))
 
 
 def _compare(options: argparse.Namespace) -> Answer:
@@ -266,7 +307,6 @@ def _metrics(options: argparse.Namespace) -> Answer:
 
 def _memory(options: argparse.Namespace) -> Answer:
     from vla_cl.cli import memory as memory_command
-    from vla_cl.types import ConfigurationError
 
     if options.datasets and options.export is None:
         raise ConfigurationError("--datasets is for --export, which reads the data; a list needs none: leave it out")
@@ -330,8 +370,3 @@ def _demo(options: argparse.Namespace) -> Answer:
 
     written = demo.main(options.overrides, options.conf)
     return Answer({"report": str(written)}, str(written))
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    sys.exit(main())

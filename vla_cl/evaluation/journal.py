@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Self, cast
 from vla_cl.scores import Trial
 from vla_cl.storage.manifest import SEAL, require_seal, seal
 from vla_cl.trust.reading import LINES_BYTES, parse_json_object, require_entries
+from vla_cl.trust.text import short
 from vla_cl.types import ConfigurationError
 
 JOURNALS = "scoring"
@@ -37,7 +38,7 @@ class TrialJournal:
 
     def __init__(self, path: Path, which: Mapping[str, Any]) -> None:
         self._path = path
-        self._head = _line(which, "")
+        self._head, self._salt = _head(which)
         self._found: dict[int, dict[tuple[str, int], Trial]] = {}
         self._file: BinaryIO | None = None
 
@@ -80,10 +81,6 @@ class TrialJournal:
         _write_all(self._file, _line(content, self._salt))
         self._found.setdefault(evaluator, {})[trial.task, trial.unit] = trial
 
-    @property
-    def _salt(self) -> str:
-        return str(json.loads(self._head)[SEAL])
-
     def _read(self) -> int:
         """Take the trials of this evaluation; the bytes up to the end of the last whole line, 0 for another one's."""
         if not self._path.is_file() or self._path.stat().st_size > LINES_BYTES:
@@ -100,6 +97,30 @@ class TrialJournal:
             self._found.setdefault(evaluator, {})[made.task, made.unit] = made
             end += len(line)
         return end
+
+
+def require_whole(path: Path, which: Mapping[str, Any], remedy: str) -> None:
+    """Refuse a journal of which `TrialJournal` would drop more than a torn last line: no person answers twice.
+
+    Raises:
+        ConfigurationError: It is of something else, or a line is damaged.
+    """
+    if not path.is_file():
+        return
+    head, *lines = path.read_bytes().splitlines(keepends=True) or [b""]
+    expected, salt = _head(which)
+    torn = bool(lines) and not lines[-1].endswith(b"\n")
+    whole = lines[:-1] if torn else lines
+    if head != expected and (lines or head.endswith(b"\n")):
+        raise ConfigurationError(f"{short(path)} does not belong to its plan; {remedy}")
+    for number, line in enumerate(whole, start=2):
+        if _trial(line, salt) is None:
+            raise ConfigurationError(f"line {number} of {short(path)} is damaged; {remedy}")
+
+
+def _head(which: Mapping[str, Any]) -> tuple[bytes, str]:
+    """The first line, and its seal, which the seals of the other lines rest on."""
+    return _line(which, ""), str(seal(which)[SEAL])
 
 
 def _line(content: Mapping[str, Any], salt: str) -> bytes:

@@ -332,7 +332,7 @@ def load_matrix(path: Path | str, measure: str | None = None) -> ScoreMatrix:
             require_readable_run(path.parent)
         return of_measure([ScoreMatrix.from_json(path)], measure, short(path))
     require_readable_run(path)
-    inside = path / MATRIX
+    inside = next(iter([*path.glob(MATRIX), *sorted(path.glob(f"{_FURTHER}*.json"))]), path / MATRIX)
     if not inside.exists() and (why := rollouts_skipped(path)) is not None:
         raise ConfigurationError(f"{path} has no metrics: {why}")
     if not inside.exists():
@@ -352,7 +352,7 @@ def load_matrices(run: Path) -> list[ScoreMatrix]:
     """
     further = [(file, ScoreMatrix.from_json(file)) for file in sorted(run.glob(f"{_FURTHER}*.json"))]
     own = [matrix for file, matrix in further if file.name == matrix_file(matrix.measure, shown=False)]
-    return [ScoreMatrix.from_json(run / MATRIX), *own]
+    return [*([ScoreMatrix.from_json(run / MATRIX)] if (run / MATRIX).exists() else []), *own]
 
 
 def of_measure(matrices: Sequence[ScoreMatrix], measure: str | None, where: str) -> ScoreMatrix:

@@ -44,6 +44,7 @@ def describe(
         return json.dumps(content, indent=1, allow_nan=False)
     told = "" if reference is None else f"\n{_of_reference(Path(reference))}"
     others = [name for name in _measures(Path(path)) if name != matrix.measure.name]
+    told += f"\n\n{textwrap.fill(matrix.measure.note, _WIDTH)}" if matrix.measure.note else ""
     told += f"\n\nfurther measures of this run: {', '.join(others)} (--measure {others[0]})" if others else ""
     return f"{format_matrix(matrix)}\n\n{format_table(results, matrix.measure)}{told}"
 

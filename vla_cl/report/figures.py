@@ -143,8 +143,8 @@ def _heat_map(shown: HeatMap) -> str:
             parts.append(
                 Markup(
                     '<rect x="{x:g}" y="{y:g}" width="{w:g}" height="34" fill="{fill}" stroke="{line}"/>'
-                    '<text class="cell middle" x="{middle:g}" y="{text:g}" fill="{tone}">{score}</text>'
-                    '<text class="note middle" x="{middle:g}" y="{note:g}" fill="{tone}">{under}</text>'
+                    '<text class="cell middle" x="{middle:g}" y="{text:g}" style="fill:{tone}">{score}</text>'
+                    '<text class="note middle" x="{middle:g}" y="{note:g}" style="fill:{tone}">{under}</text>'
                 ).format(
                     x=left + column * width,
                     y=y,
@@ -186,7 +186,7 @@ def _file(width: float, height: float, parts: Sequence[Markup]) -> str:
     )
     style = (
         "text{font:11px Arial,Helvetica,sans-serif;fill:#5f6770}.head{font-size:12px;fill:#1c2024}"
-        ".cell{font-size:13px;fill:inherit}.note{font-size:9px;fill:inherit}"
+        ".cell{font-size:13px}.note{font-size:9px}"
         ".middle{text-anchor:middle}.end{text-anchor:end}"
         f".grid{{stroke:{colours['line']}}}.learning{{fill:{colours['inset']}}}.border{{stroke:#5f6770;opacity:.5}}"
         ".line{fill:none;stroke-width:2;stroke-linejoin:round}.line.joint{stroke-dasharray:2 5}"

@@ -102,11 +102,15 @@ def _few_seeds(chains: Sequence[RunGroup]) -> list[Claim]:
 
 def _methods(pairs: Sequence[Pair], scale: Scale) -> list[Claim]:
     """Which methods differ over their seeds."""
-    test = "(Welch's t-test over seeds, Holm's correction for {pairs})"
-    number = _count(len(pairs), "pair")
+    test = "Welch's t-test over seeds, Holm's correction for {pairs}, "
+    number = _count(sum(not math.isnan(pair.p) for pair in pairs), "pair")
     if len(pairs) > MAX_PAIRS:
         apart = sum(pair.told_apart for pair in pairs)
-        words = "Of {all} pairs of methods, {apart} differ at the end by more than their seeds explain " + test + "."
+        words = (
+            "Of {all} pairs of methods, {apart} differ at the end by more than their seeds explain ("
+            + test.removesuffix(", ")
+            + ")."
+        )
         return [claim("pairs", "", words, all=len(pairs), apart=apart, pairs=number)]
     found = []
     for pair in pairs:
@@ -120,17 +124,18 @@ def _methods(pairs: Sequence[Pair], scale: Scale) -> list[Claim]:
                 ("{better} ends {by} better than {worse}, all seeds of each alike: a test over seeds says nothing."),
             )
         elif pair.told_apart:
-            kind, words = "apart", "{better} ends {by} better than {worse}, beyond chance " + test + ": {p}."
+            kind, words = "apart", f"{{better}} ends {{by}} better than {{worse}}, beyond chance ({test}{{p}})."
         else:
-            kind, words = "alike", "{better} and {worse} cannot be told apart " + test + ": {p}."
+            kind, words = "alike", f"{{better}} and {{worse}} cannot be told apart ({test}{{p}})."
         found.append(claim(kind, f"{pair.better}\n{pair.worse}", words, **facts))
+        test = test if kind == "equal_seeds" else ""  # named once
     return found
 
 
 def _p(value: float) -> str:
     if math.isnan(value):
         return ""
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+    return "p\u00a0<\u00a00.001" if value < 0.001 else f"p\u00a0=\u00a0{value:.3f}"
 
 
 def _entry(group: RunGroup, scale: Scale) -> list[Claim]:

@@ -15,6 +15,7 @@ from vla_cl.metrics.matrix import MATRIX, load_matrices, of_measure, rollouts_sk
 from vla_cl.report.labels import run_labels
 from vla_cl.report.numbers import last_row
 from vla_cl.rollout.table import EPISODES
+from vla_cl.scores import SUCCESS
 from vla_cl.storage.manifest import require_of_run, require_readable, require_seal, require_text_seal
 from vla_cl.trust.reading import parse_json_object, read_json_object, read_lines, read_text, require_entries
 from vla_cl.trust.tables import read_rows
@@ -148,10 +149,12 @@ def _load(folder: Path, info: Mapping[str, Any], label: str, measure: str | None
     episodes = _read_episodes(folder)
     lines, damaged = _read_metrics(folder)
     config = folder / "config.yaml"
-    robot = info.get("family", "robot") == "robot"
-    trials = _of_episodes(episodes) if robot else _read_trials(folder)
-    table = "episodes.parquet" if robot else TrialLayout.file
-    lacking = "crashed episodes cannot be counted and no videos are shown" if robot else "trials cannot be counted"
+    # A robot's rollouts have a table of their own; held-out scores, and other families, have the table of trials.
+    rolled_out = matrix.measure.name == SUCCESS.name if matrix is not None else info.get("family", "robot") == "robot"
+    rolled_out = rolled_out and (episodes is not None or not (folder / TrialLayout.file).is_file())
+    trials = _of_episodes(episodes) if rolled_out else _read_trials(folder)
+    table = EPISODES.file if rolled_out else TrialLayout.file
+    lacking = "crashed episodes cannot be counted and no videos are shown" if rolled_out else "trials cannot be counted"
     optional = {
         table: (trials is not None, lacking),
         "metrics.jsonl": (lines is not None, "no training curve is shown"),

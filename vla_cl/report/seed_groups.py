@@ -92,7 +92,14 @@ def compare(
         "kept",
     )
     table = _markdown(head, rows) if style == "markdown" else _text(head, rows)
-    notes = [*_settings(groups), *warnings(runs), *_few_seeds(groups), *_undefined(groups, metrics)]
+    note = Scale.of(runs).measure.note
+    notes = [
+        *([note] if note else []),
+        *_settings(groups),
+        *warnings(runs),
+        *_few_seeds(groups),
+        *_undefined(groups, metrics),
+    ]
     if AGAINST_REFERENCE in metrics:
         notes += reference_notes(
             {label: reference for label, (_, reference) in measured.items()},

@@ -235,7 +235,8 @@ def module_name(name: str, value: object) -> object:
         )
     if value not in sys.modules and importlib.util.find_spec(value) is None:
         raise ConfigurationError(
-            f"{name} names {shown(value)}, and no package of this name is installed; install it, or correct the name"
+            f"{name} names {shown(value)}, and no package of this name is installed; install yours with "
+            "`pip install -e FOLDER`, or put the folder that holds it into PYTHONPATH"
         )
     return value
 
