@@ -55,7 +55,7 @@ def assert_equal(ours, theirs):
 
 @pytest.fixture(params=BEDS, scope="module")
 def bed(request):
-    return small_bed(request.param)
+    return small_bed(request.param, steps=3)
 
 
 @pytest.fixture(scope="module")

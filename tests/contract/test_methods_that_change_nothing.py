@@ -3,7 +3,7 @@
 import pytest
 import torch
 from method_neutral import NEUTRAL, method_settings
-from small_beds import small_bed
+from small_beds import bed_of_few_samples
 
 from vla_cl.config.compose import build
 from vla_cl.interfaces import Method, Model
@@ -62,7 +62,7 @@ def only_the_output_layer(bed):
 
 @pytest.fixture(scope="module", params=["policy_regression", "language", "diffusion"])
 def bed(request):
-    return small_bed(request.param)
+    return bed_of_few_samples(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from vla_cl import files
+from vla_cl.cli.main import main
 from vla_cl.config.compose import compose
 from vla_cl.run import continual
 from vla_cl.run import root as run
+from vla_cl.training.learning import Learning
 from vla_cl.training.stopping import Stopped, StopRequest, between_steps
 
 TESTS = Path(__file__).parents[1]
@@ -146,22 +147,44 @@ def test_a_kill_while_the_place_is_removed_leaves_no_damaged_one(whole, tmp_path
     assert [path.name for path in again.iterdir() if "underway" in path.name] == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_command_that_is_asked_to_stop_notes_where_it_is(tmp_path, number):
-    command = [sys.executable, "-m", "vla_cl.cli", "train", *BED, "method=er", "training.steps=100000",
-               "evaluation.curve_points=0", "evaluation.untrained=false", "output_dir=run"]  # fmt: skip
+def assert_it_is_noted(folder, number, said):
+    note = json.loads((folder / "underway" / "training_state" / "underway.json").read_text())
+    assert note["experience"] == 0
+    assert 1 <= note["done"] < 100_000
+    assert f"stopped by {number.name}; the same command continues" in said
+
+
+def endless(folder):
+    return ["train", *BED, "method=er", "training.steps=100000", "evaluation.curve_points=0",
+            "evaluation.untrained=false", f"output_dir={folder}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP])
+def test_a_signal_within_a_step_is_noted_behind_it(tmp_path, monkeypatch, capfd, number):
+    step, steps = Learning._step, iter(range(1, 100_000))
+
+    def interrupted(learning, started):
+        if next(steps) == 3:
+            os.kill(os.getpid(), number)
+        return step(learning, started)
+
+    monkeypatch.setattr(Learning, "_step", interrupted)
+    assert main(endless(tmp_path / "run")) == 128 + number
+    assert_it_is_noted(tmp_path / "run", number, capfd.readouterr().err)
+    assert next(steps) == 4  # none was begun behind the one with the signal
+
+
+def test_a_command_that_is_asked_to_stop_notes_where_it_is(tmp_path):
+    """In a process of its own, at any moment."""
+    command = [sys.executable, "-m", "vla_cl.cli", *endless("run")]
     environment = {**os.environ, "PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=log, stdout=log)
         try:
             while not (tmp_path / "run" / "metrics.jsonl").is_file() and process.poll() is None:
                 time.sleep(0.05)
-            process.send_signal(number)
-            assert process.wait(timeout=300) == 128 + number
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=300) == 128 + signal.SIGTERM
         finally:
             process.kill()
-    note = json.loads((tmp_path / "run" / "underway" / "training_state" / "underway.json").read_text())
-    assert note["experience"] == 0
-    assert 1 <= note["done"] < 100_000
-    assert "the same command continues" in (tmp_path / "log").read_text()
-    shutil.rmtree(tmp_path / "run")
+    assert_it_is_noted(tmp_path / "run", signal.SIGTERM, (tmp_path / "log").read_text())

@@ -8,6 +8,7 @@ import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -250,13 +251,17 @@ def score_matrix(table: TrialTable, stream: Stream, experiences_done: int, measu
 
 def versions() -> dict[str, str]:
     """Versions of what decides a run's numbers."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    installed = ((name, _version(name)) for name in PACKAGES)
+    return {"python": platform.python_version()} | {name: found for name, found in installed if found is not None}
+
+
+@cache  # read from many small files, and it does not change while the process runs
+def _version(package: str) -> str | None:
+    """Version of an installed package; None: it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def machine(device: str) -> dict[str, object]:
