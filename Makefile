@@ -1,7 +1,7 @@
 # Every target sets .venv up first; when it is up to date that takes no time.
 SHELL := /bin/bash
 BIN := .venv/bin
-# One test process per core, at most four (each takes 1.5 GiB); one that is done takes over tests of another.
+# One test process per core, at most four (each takes up to 3.5 GiB); one that is done takes over tests of another.
 PARALLEL := -n logical --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help

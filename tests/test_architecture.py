@@ -38,21 +38,18 @@ def modules() -> list[str]:
     return names
 
 
-def imported_by(*names: str) -> tuple[set[str], float]:
-    """Top-level packages in memory after importing these modules in a new process, and the seconds that took."""
+def imported_by(*names: str) -> set[str]:
+    """Top-level packages in memory after importing these modules in a new process."""
     code = f"""
-import importlib, json, sys, time
-started = time.perf_counter()
+import importlib, json, sys
 for name in {list(names)!r}:
     importlib.import_module(name)
-seconds = time.perf_counter() - started
-print(json.dumps([sorted({{name.partition('.')[0] for name in sys.modules}}), seconds]))
+print(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))
 """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    packages, seconds = json.loads(done.stdout.splitlines()[-1])
-    return set(packages), seconds
+    return set(json.loads(done.stdout.splitlines()[-1]))
 
 
 def test_the_sources_are_found_once() -> None:
@@ -60,25 +57,24 @@ def test_the_sources_are_found_once() -> None:
     assert len(modules()) == len(set(modules()))
 
 
-def test_importing_the_package_is_instant() -> None:
-    packages, seconds = imported_by("vla_cl")
-    assert not packages & {"torch", "numpy", "lerobot", "hydra"}
-    assert seconds < 0.5
+def test_importing_the_package_imports_nothing_that_takes_time() -> None:
+    """How long it takes is measured by ``vla-cl bench startup``."""
+    assert not imported_by("vla_cl") & {"torch", "numpy", "lerobot", "hydra"}
 
 
 def test_the_nouns_and_interfaces_need_no_torch() -> None:
-    packages, _ = imported_by("vla_cl.types", "vla_cl.interfaces")
+    packages = imported_by("vla_cl.types", "vla_cl.interfaces")
     assert not packages & {"torch", "lerobot", "transformers", "pandas", "matplotlib", *SIMULATORS}
 
 
 def test_environments_are_imported_without_torch_or_simulator() -> None:
-    packages, _ = imported_by(*(name for name in modules() if name.startswith("vla_cl.envs")))
+    packages = imported_by(*(name for name in modules() if name.startswith("vla_cl.envs")))
     assert not packages & {"torch", "lerobot", "transformers", *SIMULATORS}
 
 
 def test_no_module_imports_a_simulator_when_it_is_imported() -> None:
     """LeRobot itself imports gymnasium, which is no simulator by itself."""
-    packages, _ = imported_by(*modules())
+    packages = imported_by(*modules())
     assert not packages & (SIMULATORS - {"gymnasium"})
 
 

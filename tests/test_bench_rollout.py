@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from vla_cl.types import ConfigurationError
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent / "kit"), str(Path(__file__).parent)]))
 
     def run(*names, **overrides):
         output = tmp_path / "bench.json"

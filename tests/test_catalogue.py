@@ -83,7 +83,7 @@ def section(page, title):
 
 def test_the_page_keeps_code_font_and_lists_and_names_no_class(page):
     assert "`block` is that for any network" in section(page, "Half fine-tuning (HFT)")
-    assert "\n- tokens: the probability" in section(page, "Confidence-aware moving average (CAMA)")
+    assert "\n- a model of probabilities (" in section(page, "Confidence-aware moving average (CAMA)")
     assert " * " not in page
     for name in ("Ability.", "MomentumFilteredAdamW", "``"):
         assert name not in page

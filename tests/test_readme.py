@@ -10,6 +10,7 @@ from tiny_model import TinyData, TinyModel, experience
 
 from vla_cl.config.compose import compose
 from vla_cl.run import checkpoint
+from vla_cl.settings.seeds import of_each_seed
 from vla_cl.training.learning import Learning, TrainingSettings
 from vla_cl.types import Draw
 
@@ -65,4 +66,4 @@ def test_the_settings_shown_compose():
     lines = [line for line in re.findall(r"\$ vla-cl (?:train|collect) ([^#\n]*)", README) if "--conf" not in line]
     assert lines
     for line in lines:
-        assert compose(shlex.split(line))
+        assert all(compose(overrides) for overrides in of_each_seed(shlex.split(line)))

@@ -48,6 +48,9 @@ QUICK = {
     "report outputs/bed_language-sequential-seed0 outputs/bed_language-er-seed0": [],
     "train stream=bed_language tracking.trackers=tensorboard tracking.project=alphabets name=tracked": BED,
     "report outputs/cw10-er-seed0 outputs/...": [],
+    "train stream=metaworld_demo method=sequential train_seed=0,1,2": [*TRAIN, "stream.name=seeds"],
+    "train stream=metaworld_demo method=er train_seed=0,1,2": [*TRAIN, "stream.name=seeds"],
+    "resume outputs/cw10-er-seed0": ["--conf", CONF, "plugins=[toy_world]"],
     "report outputs/cw10-* --figures outputs/paper": [],
     "report outputs/metaworld_demo-*": [],
     "compare outputs/metaworld_demo-*": [],
@@ -82,6 +85,7 @@ QUICK = {
         *LEARN, *ACT,
     ],
     "report outputs/cubes": [],
+    "train stream=datasets stream.datasets=~/data/arm data.held_out=0.1 name=arm": [*LEARN, *NANO],
     f"train {CUBES} warm_start=outputs/act normalisation=checkpoint name=more": LEARN,
     f"train stream=datasets {CUBES_AND_DRAWER} method=er "
     "'method.memory={budget: 200 MB, unit: trajectory}' name=two": [
@@ -104,6 +108,7 @@ SLOW = {
 """Commands that need a simulator or minutes."""
 
 NOT_RUN = {
+    "trial outputs/arm --count 5": "asks a person; in test_trial.py",
     "doctor": "asks the machine; in test_doctor.py",
     "report outputs/lines-sequential outputs/lines-er": "the runs of an example; in test_examples.py",
     "check stream=libero_10 suite.order=3 data.datasets=user/libero": "needs a dataset on the hub; with a local one in "
@@ -166,6 +171,7 @@ def outputs(tmp_path_factory, point_datasets):
     for name, instruction in (("cubes", "lift the cube"), ("drawer", "open the drawer"), ("lid", "lift the lid")):
         episodes, cameras = [(instruction, 6), (instruction, 6)], ("observation.images.top", "observation.images.wrist")
         make_dataset(folder / "data" / name, episodes=episodes, cameras=cameras)
+    make_dataset(folder / "data" / "arm", episodes=[("wipe the table", 6)] * 5, cameras=cameras)
     return folder
 
 

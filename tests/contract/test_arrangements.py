@@ -6,9 +6,10 @@ And a reference is one: alone, every experience is learnt as by a run that has n
 import shutil
 
 import pytest
+from composed import composed
 from method_neutral import VARIANTS, method_settings
 
-from vla_cl.config.compose import build, compose
+from vla_cl.config.compose import build
 from vla_cl.interfaces import Method
 from vla_cl.run import root as run
 from vla_cl.types import Ability, ConfigurationError
@@ -44,7 +45,7 @@ def train(point_datasets, tmp_path_factory):
         preset, changes = VARIANTS.get(name, (name, {}))
         own = [f"method.{key}={value}" for key, value in {**changes, **settings}.items()]
         given = [*TINY, f"stream.datasets=[{roots}]", f"method={preset}", *own, *overrides]
-        return run.train(compose([*given, f"cache_dir={cache}", f"output_dir={folder}"]))
+        return run.train(composed(*given, cache_dir=cache, output_dir=folder))
 
     return start
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from method_neutral import method_settings
 from safetensors.torch import load, save
+from small_beds import small_bed
 
 from vla_cl.config.compose import build
 from vla_cl.interfaces import Method
 from vla_cl.testbeds import BEDS
-from vla_cl.testbeds.bed import Tensors
 from vla_cl.training.learning import Learning, TrainingSettings
 from vla_cl.types import ConfigurationError
 
@@ -21,7 +21,7 @@ STOPS = (2, 4, 5)
 
 @pytest.fixture(params=BEDS, scope="module")
 def bed(request):
-    return BEDS[request.param]()
+    return small_bed(request.param)
 
 
 def started(name, bed):
@@ -111,8 +111,7 @@ CHANGED = {
 
 @pytest.mark.parametrize("name", CHANGED)
 def test_it_ends_with_the_same_bits_with_what_lives_across_steps_and_epochs(bed, name):
-    settings = TrainingSettings(steps=12, batch_size=64, learning_rate=1e-3)
-    few = [Tensors({key: value[:160] for key, value in data.samples.items()}) for data in bed.data]
+    settings = TrainingSettings(steps=12, batch_size=16, learning_rate=1e-3)
 
     def begun(experiences):
         model, method = bed.make_model(0), build({**SETTINGS[name], **CHANGED[name]}, Method)
@@ -121,18 +120,18 @@ def test_it_ends_with_the_same_bits_with_what_lives_across_steps_and_epochs(bed,
         method.require_length(3)
         method.attach(model, 0)
         for number in range(experiences):
-            list(Learning(model, method, bed.stream.experiences[number], few[number], settings, 0, 12 * number))
+            list(Learning(model, method, bed.stream.experiences[number], bed.data[number], settings, 0, 12 * number))
         return model, method
 
     model, method = begun(1)
-    whole = Learning(model, method, bed.stream.experiences[1], few[1], settings, 0, 12)
+    whole = Learning(model, method, bed.stream.experiences[1], bed.data[1], settings, 0, 12)
     kept = {}
     for report in whole:
         if report.step in (2, 7, 11):
             kept[report.step] = through_a_file(model.module.state_dict()), through_a_file(whole.state_dict())
     for stop, (weights, state) in kept.items():
         again, other = begun(1)
-        rest = Learning(again, other, bed.stream.experiences[1], few[1], settings, 0, 12)
+        rest = Learning(again, other, bed.stream.experiences[1], bed.data[1], settings, 0, 12)
         rest.continue_at(stop, weights, state)
         list(rest)
         ours, theirs = model.module.state_dict(), again.module.state_dict()

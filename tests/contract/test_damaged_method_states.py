@@ -7,12 +7,12 @@ import pytest
 import torch
 from method_neutral import method_settings
 from safetensors.torch import save_file
+from small_beds import small_bed
 
 from vla_cl.config.compose import build
 from vla_cl.files import write_json
 from vla_cl.interfaces import Method
 from vla_cl.run.checkpoint import load_method
-from vla_cl.testbeds import BEDS
 from vla_cl.training.learning import Learning
 from vla_cl.types import ConfigurationError
 
@@ -22,7 +22,7 @@ OTHER_TYPES = (None, True, 1.5, "text", [], {}, 10**30)
 
 @pytest.fixture(scope="module")
 def bed():
-    return BEDS["language"]()
+    return small_bed("language")
 
 
 def learnt(bed, model, method, experiences):

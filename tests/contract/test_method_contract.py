@@ -8,6 +8,7 @@ import pytest
 import torch
 from method_neutral import NEUTRAL, method_settings
 from safetensors.torch import load, save
+from small_beds import small_bed
 
 from vla_cl.config.compose import build
 from vla_cl.interfaces import Method
@@ -54,7 +55,7 @@ def assert_equal(ours, theirs):
 
 @pytest.fixture(params=BEDS, scope="module")
 def bed(request):
-    return BEDS[request.param]()
+    return small_bed(request.param)
 
 
 @pytest.fixture(scope="module")

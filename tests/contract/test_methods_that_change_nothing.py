@@ -3,10 +3,10 @@
 import pytest
 import torch
 from method_neutral import NEUTRAL, method_settings
+from small_beds import small_bed
 
 from vla_cl.config.compose import build
 from vla_cl.interfaces import Method, Model
-from vla_cl.testbeds import BEDS
 from vla_cl.training.learning import Learning
 from vla_cl.types import ConfigurationError
 
@@ -62,7 +62,7 @@ def only_the_output_layer(bed):
 
 @pytest.fixture(scope="module", params=["policy_regression", "language", "diffusion"])
 def bed(request):
-    return BEDS[request.param]()
+    return small_bed(request.param)
 
 
 @pytest.fixture(scope="module")

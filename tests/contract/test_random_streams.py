@@ -4,11 +4,11 @@ import sys
 
 import pytest
 from method_neutral import method_settings
+from small_beds import small_bed
 
 from vla_cl import random_numbers
 from vla_cl.config.compose import build
 from vla_cl.interfaces import Method
-from vla_cl.testbeds import BEDS
 from vla_cl.training.learning import Learning
 from vla_cl.types import Ability
 
@@ -17,7 +17,7 @@ from vla_cl.types import Ability
 def test_a_stream_is_used_in_one_place(name, monkeypatch):
     """While a method learns three tasks: the same seed, purpose and indices are asked for by one function only."""
     method = build(method_settings()[name], Method)
-    bed = BEDS["language" if Ability.GENERATION in method.needs else "policy_flow"]()
+    bed = small_bed("language" if Ability.GENERATION in method.needs else "policy_flow")
     model = bed.make_model(0)
     used: dict[tuple[object, ...], set[str]] = {}
     digest = random_numbers._digest

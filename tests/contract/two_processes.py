@@ -7,10 +7,10 @@ import sys
 import torch
 from accelerate import PartialState
 from method_neutral import method_settings
+from small_beds import small_bed
 
 from vla_cl.config.compose import build
 from vla_cl.interfaces import Method
-from vla_cl.testbeds import BEDS
 from vla_cl.training.learning import Learning
 from vla_cl.types import ConfigurationError
 
@@ -32,7 +32,7 @@ def learnt(settings, bed):
 def main(bed_name, output):
     torch.set_num_threads(1)
     state = PartialState(cpu=True)
-    bed = BEDS[bed_name]()
+    bed = small_bed(bed_name)
     bed = dataclasses.replace(bed, tiny=dataclasses.replace(bed.tiny, steps=4))
     found = {}
     for name, settings in method_settings().items():

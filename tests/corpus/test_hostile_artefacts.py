@@ -15,7 +15,7 @@ import vla_cl
 CASES = {case.name: case for case in ALL}
 LONGEST = 300
 MEMORY_MIB = 1024
-SECONDS = 20  # of a loaded machine; the bound is there to catch minutes
+SECONDS = 20  # of a processor; the bound is there to catch minutes
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def results(tmp_path_factory):
         [sys.executable, str(script), str(workspace)],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=3600,
         check=False,
         env=os.environ | {"PYTHONPATH": str(Path(vla_cl.__file__).parents[1])},
     )

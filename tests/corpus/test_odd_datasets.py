@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from odd_corpus import CASES, EPISODE_TASKS, FRONT, LENGTH, TASKS, WRIST, Refused
 from odd_datasets import make_dataset, numbered
+from sentences import length
 
 from vla_cl.config.compose import compose
 from vla_cl.data.frames import Frames
@@ -65,7 +66,7 @@ def require_sentence(chosen, words):
         check_data(chosen)
     sentence = str(caught.value)
     assert [word for word in words if word not in sentence] == [], sentence
-    assert len(sentence) <= SENTENCE, len(sentence)
+    assert length(sentence) <= SENTENCE, length(sentence)
     assert "\n" not in sentence
     assert not any(unicodedata.category(character) in ("Cc", "Cf") for character in sentence)
 

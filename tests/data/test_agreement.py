@@ -6,6 +6,7 @@ from itertools import permutations
 
 import pytest
 from odd_datasets import make_dataset
+from sentences import length
 
 from vla_cl.data.agreement import CONVENTIONS, Described, agreed
 from vla_cl.data.frames import Frames
@@ -41,11 +42,11 @@ def test_the_sentence_is_short_whatever_names_there_are():
     specs = [InterfaceSpec({"observation.images." + "x" * 200: size}, 2, 2) for size in ((1000, 1000), (9999, 9999))]
     with pytest.raises(ConfigurationError) as caught:
         agreed([Described("d" * 60, spec) for spec in specs])
-    assert len(str(caught.value)) <= 300
+    assert length(str(caught.value)) <= 300
     specs = [replace(SPEC, image_orientation=word * 90) for word in "ab"]
     with pytest.raises(ConfigurationError) as caught:
         agreed([Described("d" * 60, spec) for spec in specs])
-    assert len(str(caught.value)) <= 300
+    assert length(str(caught.value)) <= 300
 
 
 def test_what_one_recording_knows_counts_for_an_experience(tmp_path):

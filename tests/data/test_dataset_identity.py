@@ -15,6 +15,7 @@ from odd_datasets import (
     set_column,
     video_file,
 )
+from sentences import length
 
 from vla_cl.data.dataset_folder import DatasetFolder, spec_of
 from vla_cl.data.frames import Frames
@@ -80,7 +81,7 @@ def test_sources_of_one_experience_must_agree(root, tmp_path, unlike):
     other = make_dataset(tmp_path / "other", EPISODES, **options)
     with pytest.raises(ConfigurationError, match=f"need the same {word}") as caught:
         Frames([Source(root), Source(other)], tmp_path / "cache", [0])
-    assert len(str(caught.value)) <= 300
+    assert length(str(caught.value)) <= 300
 
 
 def test_identity_does_not_depend_on_place_or_date(root, tmp_path):

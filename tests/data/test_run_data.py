@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from sentences import length
 
 from vla_cl.data.run_data import DATA_FILE, moved_roots, remember_datasets
 from vla_cl.files import write_text
@@ -53,7 +54,7 @@ def test_a_run_that_lost_its_note_is_not_guessed_at(noted, point_datasets, left,
         noted.symlink_to(tmp_path / "nowhere")
     with pytest.raises(ConfigurationError, match=r"data\.json .*missing.*restore it, or give output_dir=") as caught:
         remember_datasets(noted.parent, point_datasets[:2], began=True)
-    assert len(str(caught.value)) <= 300
+    assert length(str(caught.value)) <= 300
     assert not noted.is_file()
 
 

@@ -20,6 +20,7 @@ from odd_datasets import (
     video_file,
     write_video,
 )
+from sentences import length
 
 from vla_cl.data.dataset_folder import DatasetFolder
 from vla_cl.data.frames import Frames
@@ -339,7 +340,7 @@ def test_a_damaged_video_is_one_sentence(root, tmp_path, damage):
     path.write_bytes(DAMAGE[damage](path.read_bytes()))
     with pytest.raises(ConfigurationError) as caught:
         Frames([Source(root)], tmp_path, [0])
-    assert "\n" not in str(caught.value) and len(str(caught.value)) <= 300
+    assert "\n" not in str(caught.value) and length(str(caught.value)) <= 300
 
 
 def test_a_missing_video_and_paths_that_leave_the_folder(root, tmp_path):

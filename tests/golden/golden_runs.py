@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-for folder in (TESTS.parent, TESTS):
+for folder in (TESTS.parent, TESTS, TESTS / "kit"):
     sys.path.insert(0, str(folder))
 
 POINT = ["plugins=[toy_world]", "suite=point", "stream=points", "policy=tiny", "demonstrations.episodes=3",

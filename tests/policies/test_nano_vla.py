@@ -86,7 +86,7 @@ def test_is_discovered_as_a_plug_in_by_an_unprepared_process():
         "from lerobot.configs.parser import load_plugin; from lerobot.configs.policies import PreTrainedConfig\n"
         "load_plugin('vla_cl.policies'); print(PreTrainedConfig.get_choice_class('nano_vla').__name__)"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=True)
     assert result.stdout.split()[-1] == "NanoVLAConfig"
 
 

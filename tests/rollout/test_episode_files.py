@@ -1,7 +1,6 @@
 """Files of single episodes that an earlier process left: what is no whole episode of its task is recorded again."""
 
 import resource
-import time
 import zipfile
 import zlib
 
@@ -96,13 +95,13 @@ def test_an_absurd_piece_is_recorded_again(piece, absurd, capsys):
     if absurd == "a picture of 512 MiB":
         changed[f"ends/{CAMERA}"] = np.array([len(changed[f"image/{CAMERA}"])])
     rewrite(path, **changed)
-    before, began = used(), time.monotonic()
+    before = used()
     with pytest.raises(ConfigurationError) as caught:
         read_piece(path, task, 1, spec)
     assert len(str(caught.value)) <= 300
     assert not piece_is_whole(path, task, 1, spec)
     assert not path.exists()
-    assert used() - before < 2**27 and time.monotonic() - began < 5
+    assert used() - before < 2**27  # it was not unpacked
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"rolling out {task.id}, initial state 1, again: ") and len(line) <= 300
 

@@ -10,7 +10,7 @@ from vla_cl.cli.main import main
 from vla_cl.models.vla import VlaModel, policy_config
 from vla_cl.types import InterfaceSpec
 
-CONF = Path(__file__).parent / "conf"
+CONF = Path(__file__).parents[1] / "conf"
 SETTINGS = ["plugins=[troubled_suite]", "suite=troubled", "evaluation.episodes=3", "evaluation.replan_every=2",
             "evaluation.workers=2", "evaluation.slots_per_worker=2", "device=cpu"]  # fmt: skip
 SPEC = InterfaceSpec({"observation.image": (16, 16)}, state_size=2, action_size=2)

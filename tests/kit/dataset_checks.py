@@ -12,6 +12,7 @@ from odd_datasets import (
     set_column,
 )
 from PIL import Image
+from sentences import length
 
 from vla_cl.data.frames import Frames
 from vla_cl.data.source import Source
@@ -31,7 +32,7 @@ def refused(root, *words):
     with pytest.raises(ConfigurationError) as caught:
         read(root)
     message = str(caught.value)
-    assert "\n" not in message and len(message) <= 300, message
+    assert "\n" not in message and length(message) <= 300, message
     for word in words:
         assert word in message, message
 

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
+from sentences import length
 
 from vla_cl.config.compose import compose
 from vla_cl.run import root as run
 from vla_cl.run.check import check
 from vla_cl.types import ConfigurationError
 
-CONF = Path(__file__).parent / "conf"
+CONF = Path(__file__).parents[1] / "conf"
 SMALL = ["policy=tiny", "training.steps=2", "training.batch_size=4", "device=cpu", "threads=1"]
 POINT = ["plugins=[toy_world]", "suite=point", "evaluation.episodes=2", "evaluation.replan_every=2",
          "evaluation.workers=1", "evaluation.videos=0"]  # fmt: skip
@@ -29,5 +30,5 @@ def train(cache, folder, *overrides, datasets=None):
 def refusal(chosen):
     with pytest.raises(ConfigurationError) as caught:
         check(chosen)
-    assert len(str(caught.value)) <= 300
+    assert length(str(caught.value)) <= 300
     return str(caught.value)
