@@ -99,6 +99,7 @@ ALLOWED = {
     ("vla_cl/bench/training.py", "LeRobotDatasetMetadata"): _RECORDED,
     ("vla_cl/cli/main.py", "json.loads"): "text that the same command has just made",
     ("vla_cl/config/compose.py", "importlib.import_module"): "the class of a setting, or of a package under plugins",
+    ("vla_cl/config/plugins.py", "importlib.import_module"): "packages that the user lists under plugins",
     ("vla_cl/data/hub.py", "snapshot_download"): "datasets of the hub, looked at when they lie on this disk",
     ("vla_cl/tools/doctor.py", "av.open"): "a film that the doctor has just encoded",
     ("vla_cl/memory/record.py", "zlib.decompressobj"): "asked for at most as many bytes as a unit ever has",
