@@ -4,6 +4,7 @@ import importlib.util
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 from method_presets import method_preset
 
@@ -25,7 +26,7 @@ def imported(name):
 
 
 def test_these_are_the_examples():
-    assert EXAMPLES == ["own_family", "own_loop", "own_method"]
+    assert EXAMPLES == ["own_evaluator", "own_family", "own_loop", "own_method", "own_stream"]
 
 
 def test_a_loop_of_ones_own():
@@ -98,6 +99,20 @@ def test_the_same_call_continues_and_another_one_is_refused(tmp_path):
     assert (plain / "matrix.json").read_bytes() == before
     with pytest.raises(ConfigurationError, match="holds a run with other settings"):
         module.main(tmp_path, steps=6)
+
+
+def test_an_evaluator_of_ones_own(tmp_path):
+    run = imported("own_evaluator").main(tmp_path, steps=4)
+    worst, mean = load_matrix(run, "worst_loss"), load_matrix(run, "loss")
+    assert worst.measure.kind == "statistic"
+    known = ~np.isnan(mean.scores)
+    assert (worst.scores[known] > mean.scores[known]).all()
+
+
+def test_a_stream_of_ones_own(tmp_path):
+    runs = imported("own_stream").main(tmp_path, steps=4)
+    one, other = (load_matrix(run) for run in runs)
+    assert one.tasks == other.tasks[::-1]
 
 
 def test_a_method_of_ones_own(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from vla_cl.methods.remembering import RememberingMethod
 from vla_cl.run.arrangements import require_no_future_tasks, require_second_task
 from vla_cl.run.continual import ContinualRun
 from vla_cl.run.folder import RunFolder
+from vla_cl.run.method_check import require_continuable
 from vla_cl.run.summary import Identity
 from vla_cl.run.tracking import Tracker
 from vla_cl.training.learning import TrainingSettings
@@ -65,6 +67,8 @@ def learn_stream(
     require_no_future_tasks(stream.independent, plan.future_tasks)
     own.require_length(1 if stream.independent else len(stream))
     family.check(stream, own)
+    if (untried := require_continuable(own)) is not None:
+        print(untried, file=sys.stderr)
     settings = {
         "name": root.name,
         "family": {"name": family.name} | told(family),

@@ -66,6 +66,13 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
         help="a run's folder, a checkpoint, a LeRobot policy (folder, hub name), or random",
     )
     add_overrides(evaluate, "evaluate")
+    _add_results(add)
+    _add_tools(add)
+    return parser, commands
+
+
+def _add_results(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands about runs that have learnt something."""
     trial = add(
         "trial", _trial, "score a robot's trials by hand, blind and shuffled", "vla-cl trial outputs/arm --count 5"
     )
@@ -111,8 +118,6 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     memory.add_argument("--export", type=user_path, metavar="FOLDER", help="also write it as a LeRobotDataset v3")
     memory.add_argument("--plugins", metavar="A,B", default="", help="packages that the run's suite may come from")
     memory.add_argument("--datasets", type=user_paths, metavar="A,B", help="where the run's datasets lie now, in order")
-    _add_tools(add)
-    return parser, commands
 
 
 def _add_measure(command: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ from vla_cl.scores import EvaluationRequest, Measure, Trial
 from vla_cl.types import Batch, ConfigurationError, Draw, Split, Task
 
 ALARM = (
-    "An action error is an alarm, not a ranking: a large one says that a task is lost, but of two small ones the "
+    "A held-out error is an alarm, not a ranking: a large one says that a task is lost, but of two small ones the "
     "smaller need not be the better policy's. Success of rollouts ranks policies."
 )
 """What the report says of these measures."""

@@ -100,7 +100,8 @@ def configuration_class(kind: str) -> type[PreTrainedConfig]:
     if kind not in known:
         hint = nearest(kind, known)
         more = "" if hint.startswith("known") else f"; known: {', '.join(known)}"
-        raise ConfigurationError(f"unknown policy type {kind!r}; {hint}{more}")
+        own = "; one of a plug-in registers itself in a module configuration_<name>.py of a package under plugins"
+        raise ConfigurationError(f"unknown policy type {kind!r}; {hint}{more}{own}")
     chosen: type[PreTrainedConfig] = PreTrainedConfig.get_choice_class(kind)
     return chosen
 
@@ -225,6 +226,11 @@ def check_buildable(config: PreTrainedConfig, fresh: bool = True) -> PreTrainedP
     if fresh and config.type in WITH_BACKBONE and getattr(config, BACKBONE_FIELD) is not None:
         _fetch_backbone(config.type, config.vision_backbone, getattr(config, BACKBONE_FIELD))
     return _built_without_weights(config) if config.type in BUILT_WITHOUT_WEIGHTS else None
+
+
+def is_of_a_plugin(config: PreTrainedConfig) -> bool:
+    """Whether a policy's configuration is neither LeRobot's nor ours."""
+    return type(config).__module__.partition(".")[0] not in ("lerobot", "vla_cl")
 
 
 def _built_without_weights(config: PreTrainedConfig) -> PreTrainedPolicy:

@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vla_cl.config.compose import Settings, build, checked_arguments, nearest
+from vla_cl.config.plugins import import_plugins
 from vla_cl.data.action_groups import chosen_groups
 from vla_cl.data.hub import bytes_to_fetch, hub_folder
 from vla_cl.interfaces import Method
 from vla_cl.rollout.compatibility import check_interface, other_picture_sizes, require_fit, skipped_rollouts
 from vla_cl.rollout.evaluation import EvaluationSettings
+from vla_cl.rollout.suite_check import check_suite
 from vla_cl.run.arrangements import require_no_future_tasks, require_second_task
 from vla_cl.run.data_check import Examined, examine
 from vla_cl.run.location import policy_name
+from vla_cl.run.method_check import is_of_a_plugin, require_continuable
 from vla_cl.run.stream_sources import Sources, hold_out_of, sources
 from vla_cl.run.tracking import check_trackers
 from vla_cl.trust.text import short
@@ -72,6 +75,7 @@ def check(settings: Settings) -> Checked:
         ConfigurationError: The first thing that is wrong.
     """
     evaluation = light_settings(settings)
+    import_plugins(settings["plugins"])
     found = sources(settings, metadata_only=True)
     if found.remote:
         _check_before_download(settings, found, evaluation)
@@ -104,7 +108,24 @@ def _passed(settings: Settings, examined: Examined, evaluation: EvaluationSettin
     policy = _policy(settings, examined, method, evaluation)
     _require_attachable(method, policy, settings["train_seed"])
     _check_memory(method, examined, settings, policy)
+    if found.evaluable or found.recorded is None:
+        look_at_suite(found)
+    if (untried := require_continuable(method)) is not None:
+        notes.append(untried)
     return Checked(found, evaluation, training, method, policy, examined.reports, (*notes, *policy.notes))
+
+
+def look_at_suite(found: Sources) -> None:
+    """Refuse a plug-in's suite whose first episode is not what it declares; ours have tests.
+
+    Raises:
+        ConfigurationError: As of `vla_cl.rollout.suite_check.check_suite`.
+    """
+    suite = found.own_suite
+    if is_of_a_plugin(suite):
+        known = {task.id for task in suite.tasks()}
+        task = next(task for task in found.stream.tasks if task.id in known)
+        check_suite(suite, task, demonstrated=found.recorded is None)
 
 
 def _check_before_download(settings: Settings, found: Sources, evaluation: EvaluationSettings) -> None:
@@ -160,8 +181,8 @@ def _policy(settings: Settings, examined: Examined, method: Method, evaluation: 
         require_fit(spec, data, f"warm_start={short(policy.warm_start)}")
     if missing := sorted(method.needs - possible_abilities(policy.kind)):
         raise ConfigurationError(
-            f"method {method.name!r} needs a model with {' and '.join(missing)}, which policy {policy.kind!r} has not; "
-            "docs/methods.md lists what works with it"
+            f"method {method.name!r} needs a model with {' and '.join(missing)}, which policy {policy.kind!r} does not "
+            "declare; docs/methods.md lists what works with it, docs/plugins.md how a policy of your own declares it"
         )
     if found.evaluable:  # how many actions it gives has been compared already
         check_interface(spec, found.suite.spec, 1, 1, evaluation.check_render_profile)

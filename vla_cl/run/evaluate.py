@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import get_args
 
 from vla_cl.config.compose import Settings, build, checked_arguments, nearest
+from vla_cl.config.plugins import import_plugins
 from vla_cl.data.streams import named_tasks
 from vla_cl.evaluation.table import TrialTable
 from vla_cl.files import remove_leftovers, remove_leftovers_of, set_aside, write_json
@@ -116,6 +117,7 @@ def evaluate(location: str, settings: Settings) -> Path:
 
 
 def _plan(location: str, settings: Settings) -> _Plan:
+    import_plugins(settings["plugins"])
     own = build(settings["suite"], Suite, settings["plugins"])
     _require_tasks(own, location)
     suite = under_policy_names(own, settings.get("cameras"), None if location == RANDOM else location)

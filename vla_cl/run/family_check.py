@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vla_cl.config.compose import Settings, build, compose
+from vla_cl.config.plugins import import_plugins
 from vla_cl.interfaces import Family, Method
 from vla_cl.rollout.evaluation import EvaluationSettings
 from vla_cl.run.arrangements import require_no_future_tasks, require_second_task
 from vla_cl.run.check import heavy_settings, light_settings, output_folder, require_writable
 from vla_cl.run.check_answer import plain_stream
+from vla_cl.run.method_check import require_continuable
 from vla_cl.run.stream_sources import stream_of
 from vla_cl.types import ConfigurationError, Stream
 
@@ -51,6 +54,7 @@ def check_family(settings: Settings) -> CheckedFamily:
     """
     _require_effect(settings)
     evaluation = light_settings(settings)
+    import_plugins(settings["plugins"])
     family = build(settings["family"], Family, settings["plugins"])
     if (wanted := settings["stream"].get("family", ROBOT)) != settings["family"]["name"]:
         raise ConfigurationError(
@@ -70,6 +74,8 @@ def check_family(settings: Settings) -> CheckedFamily:
         evaluator.units(task, "report", evaluation.episodes)
         if evaluation.curve_points:
             evaluator.units(task, "select", evaluation.curve_episodes)
+    if (untried := require_continuable(method)) is not None:
+        print(untried, file=sys.stderr)
     return CheckedFamily(family, stream, evaluation, training, method)
 
 

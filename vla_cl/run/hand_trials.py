@@ -46,11 +46,10 @@ _REMEDY = "restore it, or move the folder `trials` away and begin anew"
 class HandLayout(TrialLayout):
     """The table of a person's trials; its unit says which start of the scene."""
 
-    file = "hand_trials.parquet"
     title = "the table of trials scored by a person"
 
     def __init__(self) -> None:
-        super().__init__((MEASURE,), {"note": "string"})
+        super().__init__((MEASURE,), {"note": "string"}, "hand_trials.parquet")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,14 @@ from vla_cl.config.compose import OF_WARM_START, Settings
 from vla_cl.data.agreement import same_rate
 from vla_cl.models.chosen import PolicySettings, choose_device
 from vla_cl.models.instructions import require_told_apart
-from vla_cl.models.policy_config import check_buildable, horizon, policy_config, predicted_actions, resizes
+from vla_cl.models.policy_config import (
+    check_buildable,
+    horizon,
+    is_of_a_plugin,
+    policy_config,
+    predicted_actions,
+    resizes,
+)
 from vla_cl.models.stored_policy import noted_conventions
 from vla_cl.models.warm_start import fit_to_data, require_type, sizes, stored_config
 from vla_cl.run.location import find_policy
@@ -62,6 +69,10 @@ def policy_settings(
         _check_rollouts(config, settings["evaluation"]["replan_every"])
     known = (require_told_apart(config, instructions), _other_rate(warm_start, spec))
     network = check_buildable(config, fresh=warm_start is None)
+    if warm_start is None and is_of_a_plugin(config):
+        from vla_cl.models.tried_policy import try_policy
+
+        network = try_policy(config, spec).policy.to_empty(device="meta")
     notes = tuple(note for note in known if note is not None)
     window = horizon(config)
     return PolicySettings(

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vla_cl.config.compose import Settings
+from vla_cl.config.plugins import import_plugins
 from vla_cl.data.cameras import Pairs
 from vla_cl.data.run_data import remember_datasets
 from vla_cl.data.source import Source
 from vla_cl.interfaces import Family, Suite
 from vla_cl.rollout.compatibility import skipped_rollouts
-from vla_cl.run.check import Checked, check, output_folder, run_name, use_threads
+from vla_cl.run.check import Checked, check, look_at_suite, output_folder, run_name, use_threads
 from vla_cl.run.family_check import CheckedFamily, check_family, is_robot, without_robot_settings
 from vla_cl.run.folder import RunFolder
 from vla_cl.run.location import find_run
@@ -50,9 +51,11 @@ def demonstrations(
 
 def collect_command(settings: Settings) -> list[Path]:
     """Record the demonstrations of a stream's tasks; the dataset folders."""
+    import_plugins(settings["plugins"])
     found = sources(settings, metadata_only=True)
     if found.recorded is not None:
         raise ConfigurationError("this stream is made of recorded datasets; there is nothing to collect")
+    look_at_suite(found)
     located = demonstrations(settings, found.own_suite, found.stream.tasks)
     return [location[0].root for location in located.values()]
 
