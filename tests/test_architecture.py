@@ -136,7 +136,6 @@ PROBES = {
     "vla_cl/data/location.py": 1,  # what an error of the system says
     "vla_cl/files.py": 1,  # what the system's C library has
     "vla_cl/library.py": 1,  # the attribute of a constructor's argument; it is refused if missing
-    "vla_cl/models/vla.py": 7,  # what a LeRobot policy has beyond LeRobot's interface, which declares nothing
     "vla_cl/rollout/shared_pictures.py": 1,  # what the system has
     "vla_cl/training/stopping.py": 1,  # which signals the system has
     "vla_cl/trust/yaml_files.py": 2,  # events of PyYAML

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vla_cl.interfaces import GivesFeatures, GivesKeyedDraws, GivesModalities, SharesComputation
 from vla_cl.policies.nano_vla import augmentation
 from vla_cl.policies.nano_vla.configuration_nano_vla import NanoVLAConfig
 from vla_cl.policies.nano_vla.networks import InstructionEncoder, VelocityHead, VisionEncoder
@@ -21,7 +23,13 @@ from vla_cl.types import ConfigurationError
 STATE_EMBEDDING_SIZE = 64
 
 
-class NanoVLAPolicy(PreTrainedPolicy):  # type: ignore[misc]
+class NanoVLAPolicy(
+    PreTrainedPolicy,  # type: ignore[misc]
+    GivesModalities,
+    GivesKeyedDraws,
+    GivesFeatures,
+    SharesComputation,
+):
     """Images, proprioception and an instruction to a chunk of actions.
 
     Non-obvious behaviour: in training mode images are augmented and, where it pays, computed in bfloat16;
@@ -158,6 +166,15 @@ class NanoVLAPolicy(PreTrainedPolicy):  # type: ignore[misc]
         shape = (self.config.chunk_size, self.action_size)
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
         return {"noise": noise, "time": torch.cat([torch.rand(1, generator=generator) for generator in generators])}
+
+    @contextlib.contextmanager
+    def independent_samples(self) -> Iterator[None]:
+        """An instruction is encoded once for all samples that have it; inside, once for each."""
+        before, self.share_instructions = self.share_instructions, False
+        try:
+            yield
+        finally:
+            self.share_instructions = before
 
     def features(self, batch: dict[str, Any]) -> Tensor:
         """Join all that is perceived, (B, hidden_size), non-negative."""

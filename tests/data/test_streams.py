@@ -5,7 +5,7 @@ from vla_cl.data.location import dataset_roots
 from vla_cl.data.recorded import matched, recorded_tasks
 from vla_cl.data.streams import ARRANGEMENTS, recorded_stream, suite_stream
 from vla_cl.memory.replay_memory import REUSED
-from vla_cl.storage.names import NOTES, RESERVED
+from vla_cl.storage.names import NOTES, RESERVED, task_name
 from vla_cl.types import ConfigurationError, Task
 
 TASKS = PointSuite().tasks()
@@ -98,3 +98,17 @@ def test_datasets_become_experiences_matched_by_instruction(point_datasets):
 def test_mistakes_are_named(call, message):
     with pytest.raises(ConfigurationError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("task", "shown"),
+    [
+        ("metaworld/drawer-open", "drawer-open"),
+        ("datasets/open-a-drawer-872ed982e3a8", "open-a-drawer-872e"),
+        ("point/abc-0123456789ab", "abc-0123456789ab"),
+        ("datasets/0123456789ab", "0123456789ab"),
+        ("red", "red"),
+    ],
+)
+def test_tables_call_a_task_by_a_short_name(task, shown):
+    assert task_name(task) == shown

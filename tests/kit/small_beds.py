@@ -12,5 +12,5 @@ ROWS = 44
 def small_bed(name):
     """The bed of this name; the first samples of each task are kept."""
     bed = BEDS[name]()
-    few = [Tensors({key: column[:ROWS] for key, column in data.columns.items()}) for data in bed.data]
+    few = [Tensors({key: column[:ROWS] for key, column in data.samples.items()}) for data in bed.data]
     return dataclasses.replace(bed, data=few)

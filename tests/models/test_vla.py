@@ -3,12 +3,22 @@
 import numpy as np
 import pytest
 import torch
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.policies.pretrained import PreTrainedPolicy
 from toy_world import PointSuite
 
 from vla_cl.data.frames import Frames
 from vla_cl.data.normalisation import frozen_statistics
 from vla_cl.data.source import Source
-from vla_cl.interfaces import Method
+from vla_cl.interfaces import (
+    GivesFeatures,
+    GivesKeyedDraws,
+    GivesModalities,
+    GivesOutputs,
+    Method,
+    SharesComputation,
+)
+from vla_cl.models.planned import declared_abilities
 from vla_cl.models.vla import VlaModel, horizon, policy_config
 from vla_cl.training.learning import Learning, TrainingSettings
 from vla_cl.types import Ability, ConfigurationError, Draw, Experience, InterfaceSpec, Observation
@@ -122,8 +132,59 @@ def test_outputs_and_features_are_declared_by_the_policy(learnt):
     else:
         assert Ability.OUTPUTS not in model.abilities
         assert model.modalities == ()
-        with pytest.raises(ConfigurationError, match="has no method 'forward_pass'"):
+        with pytest.raises(
+            ConfigurationError,
+            match=r"does not declare the method 'forward_pass'.*subclass vla_cl\.interfaces\.GivesOutputs",
+        ):
             model.outputs(batch, Draw(0))
+
+
+class Undeclared(PreTrainedPolicy):
+    """Has methods of the right names, but declares none."""
+
+    config_class, name = PreTrainedConfig, "undeclared"
+    modalities, fixed_outputs = ("text",), True
+
+    def forward(self, batch): ...
+    def forward_pass(self, batch, noise=None, time=None): ...
+    def draw(self, generators): ...
+    def features(self, batch): ...
+
+
+class Declared(Undeclared, GivesModalities, GivesKeyedDraws, GivesFeatures):
+    pass
+
+
+def test_a_policy_can_what_its_class_declares_whatever_its_methods_are_called():
+    assert declared_abilities(Undeclared) == frozenset()
+    assert declared_abilities(Declared) == {
+        Ability.OUTPUTS,
+        Ability.FIXED_OUTPUTS,
+        Ability.MODALITIES,
+        Ability.KEYED_DRAWS,
+        Ability.FEATURES,
+    }
+
+
+def test_a_declaration_without_its_method_cannot_be_built():
+    class Empty(PreTrainedPolicy, GivesOutputs):
+        config_class, name = PreTrainedConfig, "empty"
+
+    with pytest.raises(TypeError, match=r"abstract method.*forward_pass"):
+        Empty(PreTrainedConfig)
+
+
+def test_inside_independent_samples_nothing_is_computed_once_for_several(learnt):
+    model, data = learnt
+    if not isinstance(model.policy, SharesComputation):
+        pytest.skip("it shares nothing")
+    batch, seen = data.batch(np.arange(3)), []
+    model.policy.instruction_encoder.register_forward_hook(lambda module, given, result: seen.append(len(result)))
+    model.loss(batch, Draw(0))
+    with model.independent_samples():
+        model.loss(batch, Draw(0))
+    model.loss(batch, Draw(0))
+    assert seen == [1, 3, 1]
 
 
 @pytest.mark.parametrize(

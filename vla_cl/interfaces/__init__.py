@@ -8,6 +8,13 @@ from vla_cl.interfaces.evaluation import Evaluator
 from vla_cl.interfaces.family import Family
 from vla_cl.interfaces.method import Method
 from vla_cl.interfaces.model import Distillable, Generator, Model, Policy
+from vla_cl.interfaces.policy_abilities import (
+    GivesFeatures,
+    GivesKeyedDraws,
+    GivesModalities,
+    GivesOutputs,
+    SharesComputation,
+)
 from vla_cl.interfaces.simulation import Environment, Expert, Suite
 
 __all__ = [
@@ -18,8 +25,13 @@ __all__ = [
     "Expert",
     "Family",
     "Generator",
+    "GivesFeatures",
+    "GivesKeyedDraws",
+    "GivesModalities",
+    "GivesOutputs",
     "Method",
     "Model",
     "Policy",
+    "SharesComputation",
     "Suite",
 ]

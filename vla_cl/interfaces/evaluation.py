@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
 
-from vla_cl.interfaces.layout import TableLayout, TrialLayout
+from vla_cl.interfaces.layout import TRIALS, TableLayout, TrialLayout
 from vla_cl.interfaces.model import Model
 from vla_cl.scores import EvaluationRequest, Measure, Trial
 from vla_cl.types import Split, Task
@@ -26,7 +26,7 @@ class Evaluator(AbstractContextManager["Evaluator"], ABC):
     columns: Mapping[str, str] = {}
     """What else it notes of each trial: name to arrow type."""
 
-    file: str = "trials.parquet"
+    file: str = TRIALS
     """Name of its table in a run's folder; a family's further evaluators need other names."""
 
     @property

@@ -8,6 +8,9 @@ from typing import Any
 
 from vla_cl.scores import Measure, Trial
 
+TRIALS = "trials.parquet"
+"""The table of a run's evaluator, unless that names another file."""
+
 
 class TableLayout(ABC):
     """How trials are written down; every layout has the columns experience, step, split and task."""
@@ -59,7 +62,7 @@ class TrialLayout(TableLayout):
     title = "the table of trials"
     unit = "unit"
 
-    def __init__(self, measures: Sequence[Measure], columns: Mapping[str, str], file: str = "trials.parquet") -> None:
+    def __init__(self, measures: Sequence[Measure], columns: Mapping[str, str], file: str = TRIALS) -> None:
         self.file = file
         self.measures = tuple(measures)
         own = {"experience": "int64", "step": "int64", "split": "string", "task": "string", "unit": "int64"}

@@ -13,6 +13,7 @@ from vla_cl.metrics.matrix import ScoreMatrix, load_matrices, load_matrix
 from vla_cl.metrics.plain import FloatArray
 from vla_cl.metrics.table import METRICS
 from vla_cl.scores import SUCCESS, Measure
+from vla_cl.storage.names import task_name
 from vla_cl.trust.reading import read_json_object
 from vla_cl.trust.text import harmless, short
 
@@ -142,7 +143,7 @@ def format_matrix(matrix: ScoreMatrix) -> str:
 
     Columns carry the tasks' names if they fit; else numbers, with a legend above.
     """
-    names = [harmless(task.split("/", 1)[-1]) for task in matrix.tasks]
+    names = [harmless(task_name(task)) for task in matrix.tasks]
     labels = [_shorten(f"after {harmless(name)}", _LABEL) for name in matrix.experiences]
     rows = list(matrix.scores)
     if matrix.baseline is not None:

@@ -8,26 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from lerobot.policies.factory import get_policy_class
+from lerobot.policies.pretrained import PreTrainedPolicy
 
+from vla_cl.interfaces import GivesFeatures, GivesKeyedDraws, GivesModalities, GivesOutputs
 from vla_cl.models.policy_config import register_own_policies
 from vla_cl.models.stored_policy import noted_conventions
 from vla_cl.types import Ability, InterfaceSpec
 
-_ABILITIES = {
-    "features": {Ability.FEATURES},
-    "forward_pass": {Ability.OUTPUTS},
-    "modalities": {Ability.MODALITIES},
-    "draw": {Ability.KEYED_DRAWS},
-    "fixed_outputs": {Ability.FIXED_OUTPUTS},
+_DECLARATIONS: dict[type, frozenset[Ability]] = {
+    GivesOutputs: frozenset({Ability.OUTPUTS, Ability.FIXED_OUTPUTS}),
+    GivesModalities: frozenset({Ability.MODALITIES}),
+    GivesKeyedDraws: frozenset({Ability.KEYED_DRAWS}),
+    GivesFeatures: frozenset({Ability.FEATURES}),
 }
 
 
 def possible_abilities(kind: str) -> frozenset[Ability]:
     """What a policy of this type may have. One that depends on its settings counts: `Method.attach` looks again."""
     register_own_policies()
-    chosen = get_policy_class(kind)
-    found = {ability for name, given in _ABILITIES.items() if name in dir(chosen) for ability in given}
-    if "reduction" in inspect.signature(chosen.forward).parameters:
+    return declared_abilities(get_policy_class(kind))
+
+
+def declared_abilities(policy_class: type[PreTrainedPolicy]) -> frozenset[Ability]:
+    """What a policy's class declares, with that which depends on settings; LeRobot's own say ``reduction`` only."""
+    found = {a for declaration, given in _DECLARATIONS.items() if issubclass(policy_class, declaration) for a in given}
+    if "reduction" in inspect.signature(policy_class.forward).parameters:
         found.add(Ability.PER_SAMPLE_LOSSES)
     return frozenset(found)
 

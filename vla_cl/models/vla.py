@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,16 @@ from lerobot.utils.constants import OBS_IMAGES
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vla_cl.interfaces import Distillable, Policy
+from vla_cl.interfaces import (
+    Distillable,
+    GivesFeatures,
+    GivesKeyedDraws,
+    GivesModalities,
+    GivesOutputs,
+    Policy,
+    SharesComputation,
+)
+from vla_cl.models.planned import declared_abilities
 from vla_cl.models.policy_config import (
     horizon,
     policy_config,
@@ -79,7 +87,8 @@ class VlaModel(Policy, Distillable):
         self.control_mode = control_mode
         self.image_orientation = image_orientation
         self.fps = fps
-        self._per_sample_losses = "reduction" in inspect.signature(policy.forward).parameters
+        self._declared = declared_abilities(type(policy))
+        self._per_sample_losses = Ability.PER_SAMPLE_LOSSES in self._declared
         self._deterministic = policy.config.type in DETERMINISTIC
 
     @classmethod
@@ -201,26 +210,18 @@ class VlaModel(Policy, Distillable):
 
     @property
     def abilities(self) -> frozenset[Ability]:
-        """What the policy's class offers beyond LeRobot's interface; see docs/design.md for how to add it to one."""
-        found = set()
-        if self._per_sample_losses:
-            found.add(Ability.PER_SAMPLE_LOSSES)
-        if hasattr(self.policy, "features"):
-            found.add(Ability.FEATURES)
-        if hasattr(self.policy, "forward_pass"):
-            found.add(Ability.OUTPUTS)
-        if self.modalities:
-            found.add(Ability.MODALITIES)
-        if hasattr(self.policy, "draw"):
-            found.add(Ability.KEYED_DRAWS)
-        if getattr(self.policy, "fixed_outputs", False):
-            found.add(Ability.FIXED_OUTPUTS)
-        return frozenset(found)
+        """What its class declares, less what it does not give with its settings."""
+        found = self._declared
+        if not self.modalities:
+            found -= {Ability.MODALITIES}
+        if not (isinstance(self.policy, GivesOutputs) and self.policy.fixed_outputs):
+            found -= {Ability.FIXED_OUTPUTS}
+        return found
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """Those that the policy declares."""
-        return tuple(getattr(self.policy, "modalities", ()))
+        return self.policy.modalities if isinstance(self.policy, GivesModalities) else ()
 
     @property
     def name(self) -> str:
@@ -245,13 +246,14 @@ class VlaModel(Policy, Distillable):
         """What the policy's ``forward_pass`` gives; its outputs are normalised, shape (B, chunk_size, A).
 
         Raises:
-            ConfigurationError: The policy does not define ``forward_pass``.
+            ConfigurationError: The policy does not declare it.
         """
-        forward = self._own_method("forward_pass", "distillation")
+        if not isinstance(self.policy, GivesOutputs):
+            raise self._lacks("forward_pass", GivesOutputs, "distillation")
         inputs = self._inputs(batch)
         chosen = self._chosen(draw)
         with seeded(draw.seed, self.device):
-            given: dict[str, Tensor] = forward(inputs, **chosen)
+            given = self.policy.forward_pass(inputs, **chosen)
         return ForwardPass(given.pop("losses"), given.pop("outputs"), given)
 
     def answer_as_teacher(self, student_is_training: bool) -> None:
@@ -265,18 +267,9 @@ class VlaModel(Policy, Distillable):
         valid: Tensor = (~batch["action_is_pad"]).to(squares)
         return (squares * valid).sum(1) / valid.sum(1).clamp(min=1)
 
-    @contextlib.contextmanager
-    def independent_samples(self) -> Iterator[None]:
-        """NanoVLA encodes an instruction once for all samples that have it; inside, once for each."""
-        before = getattr(self.policy, "share_instructions", None)
-        if before is None:
-            yield
-            return
-        self.policy.share_instructions = False
-        try:
-            yield
-        finally:
-            self.policy.share_instructions = before
+    def independent_samples(self) -> AbstractContextManager[None]:
+        """As the policy's, if it shares computation between samples."""
+        return self.policy.independent_samples() if isinstance(self.policy, SharesComputation) else nullcontext()
 
     def uncounted_state(self) -> dict[str, Tensor]:
         """VQ-BeT counts the steps that its codes have learnt in a plain number."""
@@ -293,12 +286,12 @@ class VlaModel(Policy, Distillable):
         """The policy's embedding of what it sees and is told, shape (B, D).
 
         Raises:
-            ConfigurationError: The policy does not define ``features``.
+            ConfigurationError: The policy does not declare it.
         """
-        features = self._own_method("features", "routing or selection by features")
-        with torch.no_grad(), evaluating(self.policy):
-            result: Tensor = features(self._inputs(batch))
-        return result
+        if not isinstance(self.policy, GivesFeatures):
+            raise self._lacks("features", GivesFeatures, "routing or selection by features")
+        with torch.no_grad(), evaluating(self.module):
+            return self.policy.features(self._inputs(batch))
 
     def act(self, observations: Sequence[Observation]) -> NDArray[np.float32]:
         """A chunk for each observation, in the suite's units, shape (B, chunk_size, A).
@@ -385,14 +378,13 @@ class VlaModel(Policy, Distillable):
         """
         if draw.sample_seeds is None:
             return {}
-        chosen: dict[str, Tensor] = self._own_method("draw", "noise chosen per sample")(keyed(draw.sample_seeds))
+        if not isinstance(self.policy, GivesKeyedDraws):
+            raise self._lacks("draw", GivesKeyedDraws, "noise chosen per sample")
+        chosen = self.policy.draw(keyed(draw.sample_seeds))
         return {name: value.to(self.device) for name, value in chosen.items()}
 
-    def _own_method(self, name: str, purpose: str) -> Any:  # noqa: ANN401 - a bound method of a LeRobot policy
-        method = getattr(self.policy, name, None)
-        if method is None:
-            raise ConfigurationError(
-                f"policy {self.policy.config.type!r} has no method {name!r}, which {purpose} needs; use "
-                f"policy=nano_vla, or add {name}(batch) to the policy"
-            )
-        return method
+    def _lacks(self, method: str, declaration: type, purpose: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"{self.name} does not declare the method {method!r}, which {purpose} needs; use policy=nano_vla, or let "
+            f"the policy's class define it and subclass vla_cl.interfaces.{declaration.__name__} (docs/plugins.md)"
+        )

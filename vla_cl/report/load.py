@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_cl.evaluation.table import require_rows_seal
-from vla_cl.interfaces.layout import TrialLayout
+from vla_cl.interfaces.layout import TRIALS, TrialLayout
 from vla_cl.metrics import ScoreMatrix
 from vla_cl.metrics.matrix import MATRIX, load_matrices, of_measure, rollouts_skipped
 from vla_cl.report.labels import run_labels
@@ -151,9 +151,9 @@ def _load(folder: Path, info: Mapping[str, Any], label: str, measure: str | None
     config = folder / "config.yaml"
     # A robot's rollouts have a table of their own; held-out scores, and other families, have the table of trials.
     rolled_out = matrix.measure.name == SUCCESS.name if matrix is not None else info.get("family", "robot") == "robot"
-    rolled_out = rolled_out and (episodes is not None or not (folder / TrialLayout.file).is_file())
+    rolled_out = rolled_out and (episodes is not None or not (folder / TRIALS).is_file())
     trials = _of_episodes(episodes) if rolled_out else _read_trials(folder)
-    table = EPISODES.file if rolled_out else TrialLayout.file
+    table = EPISODES.file if rolled_out else TRIALS
     lacking = "crashed episodes cannot be counted and no videos are shown" if rolled_out else "trials cannot be counted"
     optional = {
         table: (trials is not None, lacking),
@@ -253,7 +253,7 @@ def _of_episodes(episodes: Sequence[EpisodeRow] | None) -> tuple[tuple[int, int]
 
 def _read_trials(folder: Path) -> tuple[tuple[int, int], ...] | None:
     """Experience and step of every row of the table of trials, whatever else it has."""
-    path = folder / TrialLayout.file
+    path = folder / TRIALS
     if not path.is_file():
         return None
     require_rows_seal(path, TrialLayout.title)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from vla_cl.metrics import Estimate, ScoreMatrix
+from vla_cl.storage import names
 from vla_cl.trust.text import harmless
 
 UNDEFINED = "–"
@@ -34,7 +35,7 @@ def last_row(matrix: ScoreMatrix) -> int | None:
 
 def task_name(task: str) -> str:
     """The part of a task's id after the suite."""
-    return harmless(task.split("/", 1)[-1])
+    return harmless(names.task_name(task))
 
 
 def percent(fraction: float) -> str:

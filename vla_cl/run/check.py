@@ -181,8 +181,8 @@ def _policy(settings: Settings, examined: Examined, method: Method, evaluation: 
         require_fit(spec, data, f"warm_start={short(policy.warm_start)}")
     if missing := sorted(method.needs - possible_abilities(policy.kind)):
         raise ConfigurationError(
-            f"method {method.name!r} needs a model with {' and '.join(missing)}, which policy {policy.kind!r} has not; "
-            "docs/methods.md lists what works with it"
+            f"method {method.name!r} needs a model with {' and '.join(missing)}, which policy {policy.kind!r} does not "
+            "declare; docs/methods.md lists what works with it, docs/plugins.md how a policy of your own declares it"
         )
     if found.evaluable:  # how many actions it gives has been compared already
         check_interface(spec, found.suite.spec, 1, 1, evaluation.check_render_profile)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 
 SLUG_BYTES = 60
@@ -46,6 +47,12 @@ def short_hash(*parts: str) -> str:
 def readable_id(text: str, *more: str) -> str:
     """A slug of the text and a hash of it (and of what else tells it apart): ``lift-the-cube-3f2a9c1bd0e4``."""
     return f"{slug(text)}-{short_hash(text, *more)}"
+
+
+def task_name(task: str) -> str:
+    """What tables and figures call a task: its id without the suite, of `readable_id` four of the twelve digits."""
+    suite, _, name = task.partition("/")
+    return re.sub(r"(-[0-9a-f]{4})[0-9a-f]{8}$", r"\1", name) if suite == "datasets" else name or suite
 
 
 def file_name(name: str) -> str:
