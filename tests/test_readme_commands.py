@@ -67,6 +67,9 @@ QUICK = {
     f"train {PLUGIN} stream=reach_3 method=anchored policy.image_size=32 demonstrations.hold=2": [
         *LEARN, "evaluation.episodes=2", "evaluation.workers=1", "device=cpu", "threads=1",
     ],
+    f"train {PLUGIN} stream=reach_3 method=anchored policy=my_plugin demonstrations.hold=2": [
+        *LEARN, "evaluation.episodes=2", "evaluation.workers=1", "device=cpu", "threads=1",
+    ],
     'train stream=metaworld_demo method=er "method.memory={budget: 25 MB, selection: herding, split: similarity}"': [
         *TRAIN, "stream.name=herding",
     ],
@@ -108,6 +111,7 @@ SLOW = {
 """Commands that need a simulator or minutes."""
 
 NOT_RUN = {
+    "new my_plugin": "another test has imported a package of this name; in test_new_plugin.py",
     "trial outputs/arm --count 5": "asks a person; in test_trial.py",
     "doctor": "asks the machine; in test_doctor.py",
     "report outputs/lines-sequential outputs/lines-er": "the runs of an example; in test_examples.py",

@@ -145,6 +145,9 @@ def _add_tools(add: Callable[..., argparse.ArgumentParser]) -> None:
     gallery.add_argument("--cameras", action="store_true", help="every camera as a policy sees it")
     gallery.add_argument("--profiles", metavar="TASK", help="instead: this task in every render profile")
     add_overrides(gallery, "evaluate")
+    new = add("new", _new, "write a plug-in with a method, a suite, a stream and a policy", "vla-cl new my_plugin")
+    new.add_argument("name", metavar="NAME", help="of the project, its package and its policy")
+    new.add_argument("--folder", type=user_path, default=Path(), help="what it goes into (default: this folder)")
     listed = add("list", _list, "what can be chosen: streams, suites, policies, methods, ...", "vla-cl list streams")
     listed.add_argument(
         "what", choices=("streams", "suites", "policies", "methods", "families", "experiments"), help="what to list"
@@ -356,6 +359,13 @@ def _list(options: argparse.Namespace) -> Answer:
     if options.json:
         return Answer(listed(options.what, options.conf))
     return Answer(None, listing(options.what, options.conf))
+
+
+def _new(options: argparse.Namespace) -> Answer:
+    from vla_cl.tools import new_plugin
+
+    project = new_plugin.write(options.name, options.folder)
+    return Answer({"project": str(project)}, new_plugin.next_steps(project))
 
 
 def _methods(options: argparse.Namespace) -> Answer:

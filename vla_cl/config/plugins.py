@@ -42,8 +42,9 @@ def _imported(module: str, plugin: str) -> ModuleType:
     except _FAILURES as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (last.filename, last.lineno)
+        words = error.msg if isinstance(error, SyntaxError) else str(error)
         raise ConfigurationError(
             f"plugins={plugin}: module {module} cannot be imported ({type(error).__name__}: "
-            f"{harmless(' '.join(str(error).split()), 100)}; {harmless(Path(str(where[0])).name, 40)}, line "
+            f"{harmless(' '.join(words.split()), 100)}; {harmless(Path(str(where[0])).name, 40)}, line "
             f"{where[1]}); correct it, or run again with --debug"
         ) from error

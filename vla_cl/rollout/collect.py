@@ -38,6 +38,7 @@ from vla_cl.rollout.demonstrations import (
     write_dataset,
 )
 from vla_cl.rollout.episode_files import remove_damaged
+from vla_cl.rollout.hold import counted, require_two_frames, tell_of_hold
 from vla_cl.rollout.lifeline import children, end_with_parent, in_main_thread, kill_children
 from vla_cl.storage.locks import only_writer
 from vla_cl.storage.manifest import MANIFEST, verify_manifest
@@ -127,6 +128,7 @@ class _Job:
     description: dict[str, object]
     candidates: Sequence[int]
     episodes: int
+    hold: int
     outcomes: dict[int, bool] = field(default_factory=dict)
     running: set[int] = field(default_factory=set)
     held: ExitStack = field(default_factory=ExitStack)
@@ -137,7 +139,7 @@ class _Job:
         target = folder / suite.name / f"{file_name(task.name)}-{content_key(description)[:12]}"
         staging = target.with_name(f".{target.name}.staged")
         candidates = _initial_states(suite, recipe.episodes)
-        return cls(task, target, staging, description, candidates, recipe.episodes)
+        return cls(task, target, staging, description, candidates, recipe.episodes, recipe.hold)
 
     def lock(self, locks: ExitStack, wait: float) -> bool:
         """Become the only one who records this dataset, until it is written or ``locks`` end; False: another is."""
@@ -245,7 +247,9 @@ class _Job:
         trajectories = (
             read_staged(self.path(state), self.task, suite.spec, self.description_key) for state in succeeded
         )
-        write_dataset(self.target, suite.spec, trajectories, about)
+        lengths: list[int] = []
+        write_dataset(self.target, suite.spec, counted(trajectories, lengths), about)
+        tell_of_hold(self.task, self.hold, lengths)
         shutil.rmtree(self.staging)
         self.held.close()
 
@@ -360,6 +364,7 @@ def _record(task: Task, initial_state: int, recipe: Recipe, path: Path, key: str
     """In a worker: record and stage one episode; its success and number of recorded steps."""
     environment, expert = _worker.enter(task)
     trajectory = record_episode(environment, expert, task, initial_state, _worker.suite.spec, recipe)
+    require_two_frames(trajectory, recipe.hold)
     stage(path, trajectory, key)
     return trajectory.success, len(trajectory)
 
