@@ -37,6 +37,8 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import pairwise
 from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -44,9 +46,12 @@ import torch
 from method_neutral import method_settings
 from numpy.typing import NDArray
 from torch.optim import SGD
+from whole_bed import bed_named, learnt_stream
 
 from vla_cl.config.compose import build
 from vla_cl.interfaces import Method
+from vla_cl.metrics import load_matrix
+from vla_cl.run.underway import MODEL
 from vla_cl.testbeds import BEDS
 
 pytestmark = pytest.mark.slow
@@ -212,11 +217,6 @@ class Run:
         return float(np.mean(np.diag(self.losses, 1)))
 
 
-@cache
-def bed_named(name):
-    return BEDS[name]()
-
-
 def runs(bed, method, rate_of_descent=None, **changes):
     """One for each seed. With a ``rate_of_descent`` the optimizer is plain gradient descent."""
     settings = {**SETTINGS[method], **changes}
@@ -244,21 +244,18 @@ def processes_end():
 
 
 def _run(bed, settings, seed, rate_of_descent):
-    bed, method = bed_named(bed), build(json.loads(settings), Method)
-    model, training = bed.make_model(seed), replace(bed.training, steps=STEPS.get(bed.name, bed.training.steps))
-    borders = [weights(model)]
-    end_task = method.end_task
-
-    def end_and_note(experience, data):
-        end_task(experience, data)
-        borders.append(weights(model))
-
-    method.end_task = end_and_note
+    method, bed = build(json.loads(settings), Method), bed_named(bed)
+    training = replace(bed.training, steps=STEPS.get(bed.name, bed.training.steps), save_every=0)
     if rate_of_descent is not None:
         training = replace(training, learning_rate=rate_of_descent)
         method.make_optimizer = lambda groups, learning_rate, weight_decay: SGD(groups, lr=learning_rate)
-    losses = bed.run(method, seed, training=training, model=model)
+    with TemporaryDirectory() as folder:
+        run = learnt_stream(bed.name, method, Path(folder, "run"), training, seed)
+        saved = [bed.load_model(checkpoint / MODEL) for checkpoint in sorted((run / "checkpoints").glob("0*"))]
+        losses = load_matrix(run).scores
+    borders = [weights(model) for model in (bed.make_model(seed), *saved)]
     ways = [(after - before).norm().item() for before, after in pairwise(borders)]
+    assert len(ways) == len(losses) == 3
     return Run(losses, sum(ways[1:]), (borders[-1] - borders[0]).norm().item())
 
 

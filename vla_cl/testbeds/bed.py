@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vla_cl.evaluation.held_out import Score
-from vla_cl.interfaces import Data, Method, Model
+from vla_cl.interfaces import Data, Model
 from vla_cl.models.randomness import evaluating
 from vla_cl.scores import Measure
-from vla_cl.training.learning import Learning, TrainingSettings
+from vla_cl.training.learning import TrainingSettings
 from vla_cl.types import Batch, Draw, Experience, Stream, Task
 
 LOSS = Measure("loss", "lower", "mean", low=0.0, title="held-out loss")
@@ -55,40 +55,6 @@ class Bed:
         """Mean loss on held-out samples of a task, always under the same noise; lower is better."""
         with torch.no_grad():
             return float(held_out_loss(model, self.held_out[task]).mean())
-
-    def run(
-        self,
-        method: Method,
-        seed: int = 0,
-        order: Sequence[int] = (0, 1, 2),
-        training: TrainingSettings | None = None,
-        model: Model | None = None,
-    ) -> NDArray[np.float64]:
-        """Learn the tasks in this order.
-
-        Returns:
-            Held-out losses: row i after the i-th task of ``order``, column j of task j.
-        """
-        model = self.make_model(seed) if model is None else model
-        settings = training or self.training
-        method.attach(model, seed)
-        losses = np.empty((len(order), len(self.stream)))
-        for place, task in enumerate(order):
-            experience = self.stream.experiences[task]
-            for _ in Learning(model, method, experience, self.data[task], settings, seed, place * settings.steps):
-                pass
-            for column in range(len(self.stream)):
-                losses[place, column] = self._score_with(method, model, column, known=order[: place + 1])
-        return losses
-
-    def _score_with(self, method: Method, model: Model, task: int, known: Sequence[int]) -> float:
-        if not (method.task_id_at_test and task in known):
-            return self.score(model, task)
-        method.select_task(self.stream.tasks[task])
-        try:
-            return self.score(model, task)
-        finally:
-            method.select_task(None)
 
 
 def held_out_loss(model: Model, batch: Batch) -> Tensor:
