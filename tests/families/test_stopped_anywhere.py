@@ -74,9 +74,16 @@ MOMENTS = [
     *[("save_learnt", number, behind) for number in (1, 2, 3) for behind in (False, True)],
     ("remove", 1, False),
 ]
+SOME_MOMENTS = [("save_within", 2, True), ("save_within", 6, True), ("save_learnt", 1, True), ("save_learnt", 2, False)]
+"""For what differs in what is saved, not in when: within the first task and a later one, at either side of a border."""
+AT_EVERY_MOMENT = ("er", "packnet", "independent")
 
 
-@pytest.mark.parametrize(("what", "number", "behind"), MOMENTS)
+@pytest.mark.parametrize(
+    ("whole", "what", "number", "behind"),
+    [(case, *moment) for case in CASES for moment in (MOMENTS if case in AT_EVERY_MOMENT else SOME_MOMENTS)],
+    indirect=["whole"],
+)
 def test_it_ends_as_the_undisturbed_one(whole, tmp_path, monkeypatch, what, number, behind):
     folder, overrides = whole
     with monkeypatch.context() as patch:
