@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from composed import composed
 
 from vla_cl import files
 from vla_cl.cli.main import main
-from vla_cl.config.compose import compose
 from vla_cl.run import continual
 from vla_cl.run import root as run
 from vla_cl.training.learning import Learning
@@ -33,7 +33,7 @@ CASES = {
 
 
 def train(folder, *overrides):
-    return run.train(compose([*BED, f"output_dir={folder}", *overrides]))
+    return run.train(composed(*BED, *overrides, output_dir=folder))
 
 
 def results(folder):
