@@ -234,7 +234,7 @@ def rows(episodes):
 @pytest.mark.parametrize(
     ("suite", "layouts"),
     [
-        (LeRobotGym("pusht", {"episode_length": 12}), [(1, 1), (2, 2)]),
+        (LeRobotGym("pusht", {"episode_length": 12}), [(1, 1), (1, 2)]),
         (LeRobotGym("sliders", **PLUGIN), [(1, 2)]),
     ],
     ids=["pusht", "third party"],

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from composed import composed
 
 from vla_cl import files
 from vla_cl.cli.main import main
-from vla_cl.config.compose import compose
 from vla_cl.run import continual
 from vla_cl.run import root as run
 from vla_cl.training.learning import Learning
@@ -33,7 +33,7 @@ CASES = {
 
 
 def train(folder, *overrides):
-    return run.train(compose([*BED, f"output_dir={folder}", *overrides]))
+    return run.train(composed(*BED, *overrides, output_dir=folder))
 
 
 def results(folder):
@@ -74,9 +74,16 @@ MOMENTS = [
     *[("save_learnt", number, behind) for number in (1, 2, 3) for behind in (False, True)],
     ("remove", 1, False),
 ]
+SOME_MOMENTS = [("save_within", 2, True), ("save_within", 6, True), ("save_learnt", 1, True), ("save_learnt", 2, False)]
+"""For what differs in what is saved, not in when: within the first task and a later one, at either side of a border."""
+AT_EVERY_MOMENT = ("er", "packnet", "independent")
 
 
-@pytest.mark.parametrize(("what", "number", "behind"), MOMENTS)
+@pytest.mark.parametrize(
+    ("whole", "what", "number", "behind"),
+    [(case, *moment) for case in CASES for moment in (MOMENTS if case in AT_EVERY_MOMENT else SOME_MOMENTS)],
+    indirect=["whole"],
+)
 def test_it_ends_as_the_undisturbed_one(whole, tmp_path, monkeypatch, what, number, behind):
     folder, overrides = whole
     with monkeypatch.context() as patch:

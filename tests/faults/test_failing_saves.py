@@ -53,9 +53,9 @@ def table(steps):
 @pytest.mark.parametrize("number", [1, 2], ids=["in place of an old one", "the next"])
 def test_checkpoints(tmp_path, monkeypatch, number):
     def save(step):
-        checkpoint.save(tmp_path, TinyModel(step), Method(), Progress(number, step, 0.0, 0.0), table(step))
+        checkpoint.save(tmp_path, TinyModel(step), Method(), Progress(number, step, 0.0, 0.0), [table(step)])
 
-    checkpoint.save(tmp_path, TinyModel(), Method(), Progress(1, 10, 0.0, 0.0), table(10))
+    checkpoint.save(tmp_path, TinyModel(), Method(), Progress(1, 10, 0.0, 0.0), [table(10)])
 
     def check():
         remove_leftovers(tmp_path, alone=True)

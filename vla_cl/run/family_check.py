@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,7 +93,7 @@ def _require_effect(settings: Settings) -> None:
     Raises:
         ConfigurationError: One differs from its default.
     """
-    default = compose([])
+    default = _defaults()
     name = settings["family"]["name"]
     for group in ROBOT_SETTINGS:
         if settings[group] != default[group]:
@@ -102,6 +103,12 @@ def _require_effect(settings: Settings) -> None:
             raise ConfigurationError(
                 f"evaluation.{key} has no effect with family={name}, only robots read it; leave it out"
             )
+
+
+@cache  # Hydra takes a quarter of a second, as long as a small run
+def _defaults() -> Settings:
+    """The settings of a run that chooses nothing; only to be read."""
+    return compose([])
 
 
 def check_family_command(settings: Settings) -> dict[str, object]:
