@@ -62,7 +62,7 @@ def learn_stream(
     """
     root, plan, own = Path(folder), plan or EvaluationPlan(20), copy.deepcopy(method)
     chosen = list(tasks) or [task.id for task in family.tasks()]
-    stream = suite_stream(root.name, family.tasks(), chosen, (), arrangement)
+    stream = suite_stream(family.name, family.tasks(), chosen, (), arrangement)
     require_second_task(arrangement, own)
     require_no_future_tasks(stream.independent, plan.future_tasks)
     own.require_length(1 if stream.independent else len(stream))

@@ -12,6 +12,7 @@ from vla_cl.cli.main import main
 from vla_cl.metrics import ScoreMatrix
 from vla_cl.metrics.matrix import load_matrix
 from vla_cl.run.hand_trials import HandTrials
+from vla_cl.storage.manifest import seal
 from vla_cl.types import ConfigurationError
 
 SMALL = [*POINT, "stream=points", "demonstrations.episodes=3", "demonstrations.workers=1"]
@@ -69,7 +70,9 @@ def test_the_policy_that_lies_there_is_the_one_that_is_tried_and_nothing_says_wh
     shown = capsys.readouterr().out
     assert "checkpoints" not in shown
     assert "001" not in shown
-    assert not any(path.is_symlink() for path in (run / "trials" / "policy").iterdir())
+    times = {path.stat().st_mtime for path in (run / "trials" / "policy").iterdir()}
+    assert len(times) == 1
+    assert all(path.stat().st_nlink == 1 and not path.is_symlink() for path in (run / "trials" / "policy").iterdir())
 
 
 def test_answers_fill_the_matrix_and_are_kept_apart_from_rollouts(run, capsys):
@@ -146,6 +149,32 @@ def test_checkpoints_and_tasks_of_ones_choice(run):
     shutil.rmtree(run / "trials")
     with pytest.raises(ConfigurationError, match=r"no checkpoint 7 in .*; it has 1, 2"):
         scored(run, checkpoints=[7])
+
+
+@pytest.mark.parametrize("trial", [[0, "point/green", 1], [7, "point/red", 1], [-1, "point/red", 1], [1, "no/task", 1],
+                                   [1, "point/red", 10**30]])  # fmt: skip
+def test_a_plan_of_trials_that_cannot_be_is_refused(run, trial):
+    scored(run, count=1)
+    path = run / "trials" / "plan.json"
+    plan = json.loads(path.read_text())
+    del plan["seal"]
+    path.write_text(json.dumps(seal(plan | {"trials": [trial]})))
+    with pytest.raises(ConfigurationError, match="a trial that cannot be made"):
+        scored(run)
+
+
+def test_a_checkpoint_that_is_damaged_after_planning_is_not_tried(run):
+    scored(run, count=1)
+    path = run / "checkpoints" / "001" / "pretrained_model" / "config.json"
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(ConfigurationError, match="is damaged"):
+        scored(run, "s", "")
+
+
+def test_names_given_twice_or_in_another_order_are_the_same_trials(run):
+    scored(run, count=1, tasks=["green", "red", "red"], checkpoints=[2, 1, 2])
+    assert len(planned(run)) == len(set(planned(run))) == 3
+    scored(run, tasks=["red", "green"], checkpoints=[1, 2])
 
 
 @pytest.mark.parametrize("what", ["plan", "answers", "checkpoint"])

@@ -65,6 +65,20 @@ def test_tasks_that_share_episodes_hold_out_the_same_ones(tmp_path):
     assert set(held_out_episodes(folder, everything)) == set(held_out_episodes(folder, named))
 
 
+def test_what_one_task_holds_out_no_other_learns_from(tmp_path):
+    """Where the instruction changes within an episode."""
+    root = make_dataset(
+        tmp_path / "d", [("pick", 8)] * 12, task_of=lambda e, s: "place" if e < 6 and s >= 4 else "pick"
+    )
+    held_out, learnt = set(), set()
+    for task in TASKS:
+        chosen = source(root, 3, task=task)
+        held_out |= episodes(Frames([chosen.held_out], tmp_path, range(2)))
+        learnt |= episodes(Frames([chosen], tmp_path, range(2)))
+    assert len(held_out) >= 3
+    assert not held_out & learnt
+
+
 @pytest.mark.parametrize("amount", [6, 100])
 def test_something_must_be_left_to_learn_from(root, tmp_path, amount):
     with pytest.raises(ConfigurationError, match=r"data.held_out=.* holds out .* of each task, but .*'pick'.* has 6"):
@@ -85,6 +99,12 @@ JOINTS = ["shoulder_pan.pos", "shoulder_lift.pos", "elbow_flex.pos", "wrist_flex
         (["gripper", "x", "y"], {"position": (1, 2), "gripper": (0,)}),
         (["x", "y", "z"], {"position": (0, 1, 2)}),
         (JOINTS, {"joint": (0, 1, 2, 3, 4), "gripper": (5,)}),
+        ([f"gripper_{name}" for name in (*AXES[:6], "open")], {"action": tuple(range(7))}),
+        (
+            ["x", "y", "z", "qx", "qy", "qz", "w", "gripper"],
+            {"position": (0, 1, 2), "rotation": (3, 4, 5, 6), "gripper": (7,)},
+        ),
+        (["base_x", "base_y", "gripper"], {"action": (0, 1, 2)}),
         (["joint_1", "joint_2"], {"action": (0, 1)}),
         (["wrist_roll", "wrist_yaw"], {"action": (0, 1)}),
         (["a", "b", "x"], {"action": (0, 1, 2)}),

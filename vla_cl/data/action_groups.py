@@ -15,7 +15,7 @@ WHOLE = "action"
 
 _GROUPS = {
     "gripper": r"grip(per)?|fingers?|claw",
-    "rotation": r"roll|pitch|yaw|r[xyz]|rot(ation)?|q[xyzw]|quat(ernion)?|w[xyz]|axis_?angle|orientation|euler",
+    "rotation": r"roll|pitch|yaw|r[xyz]|rot(ation)?|q[xyzw]|quat(ernion)?|w|w[xyz]|axis_?angle|orientation|euler",
     "position": r"[xyz]|[dp][xyz]|v[xyz]|pos(ition)?|translation",
 }
 _BEFORE = r"(delta|target|goal|action|ee|eef|tcp|end_?effector|world|arm|left|right)"
@@ -33,13 +33,13 @@ def told_groups(size: int, names: Sequence[str] | None) -> Groups:
     """
     if names is None or len(names) != size:
         return {WHOLE: tuple(range(size))}
-    kinds = [_kind(name) for name in names]
+    kinds = [_kind(name) for name in _without_common_beginning(names)]
     if None not in kinds:
         order = ("position", "rotation", "gripper")
         found = {kind: tuple(place for place, one in enumerate(kinds) if one == kind) for kind in order}
         return {kind: places for kind, places in found.items() if places}
     gripper = tuple(place for place, kind in enumerate(kinds) if kind == "gripper")
-    if not gripper or len(gripper) == size:
+    if not gripper or len(gripper) == size or any(_tells_an_axis(name) for name in names):
         return {WHOLE: tuple(range(size))}
     return {"joint": tuple(place for place in range(size) if place not in gripper), "gripper": gripper}
 
@@ -62,6 +62,14 @@ def chosen_groups(size: int, chosen: Mapping[str, Sequence[int]]) -> Groups:
     return found
 
 
+def _without_common_beginning(names: Sequence[str]) -> list[str]:
+    """``gripper_x``, ``gripper_yaw``: that all have the hand's name does not make them numbers of its fingers."""
+    split = [re.split(r"[\s._/\-]+", name, maxsplit=1) for name in names]
+    common = len(names) > 1 and all(len(words) == 2 and words[0] == split[0][0] for words in split)
+    common = common and re.fullmatch(_GROUPS["gripper"], split[0][0].lower()) is not None
+    return [words[1] for words in split] if common else list(names)
+
+
 def _kind(name: str) -> str | None:
     """The group of a name; None of a joint's, or of one that tells nothing."""
     words = [word for word in re.split(r"[\s._/\-]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()) if word]
@@ -70,6 +78,11 @@ def _kind(name: str) -> str | None:
         if any(re.fullmatch(pattern, word) for word in words) and (kind == "gripper" or _only_axes(words)):
             return kind
     return None
+
+
+def _tells_an_axis(name: str) -> bool:
+    """Whether a name ends with an axis, as that of a base or of a hand does, and no joint's."""
+    return re.search(r"(^|[\s._/\-])[xyz]$", name.lower()) is not None
 
 
 def _only_axes(words: Sequence[str]) -> bool:

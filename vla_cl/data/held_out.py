@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,9 +22,35 @@ def rows_of(folder: DatasetFolder, source: Source) -> NDArray[np.int64]:
     rows = _rows_of_task(folder, source)
     if source.hold_out is None:
         return rows
-    of_held_out = np.isin(folder.rows.episode[rows], held_out_episodes(folder, source))
-    chosen: NDArray[np.int64] = rows[of_held_out == (source.part == "held_out")]
-    return chosen
+    episodes = folder.rows.episode[rows]
+    own = held_out_episodes(folder, source)
+    if source.part == "held_out":
+        held_out: NDArray[np.int64] = rows[np.isin(episodes, own)]
+        return held_out
+    # Where the instruction changes within an episode, what one task holds out no other may learn from.
+    texts = () if source.recorded_instruction is None else dict.fromkeys(folder.instructions.values())
+    others = [replace(source, recorded_instruction=text) for text in texts]
+    kept = np.concatenate([own, *(_held_out_of_another(folder, other) for other in others)])
+    learnt: NDArray[np.int64] = rows[~np.isin(episodes, kept)]
+    if not len(learnt):
+        raise ConfigurationError(
+            f"every episode of {_words(folder, source)} is held out by some task of the dataset, so none would be left "
+            "to learn from; give a smaller data.held_out"
+        )
+    return learnt
+
+
+def _held_out_of_another(folder: DatasetFolder, source: Source) -> NDArray[np.int64]:
+    """Of another instruction of the dataset; none where it has too few episodes to be held out."""
+    try:
+        return held_out_episodes(folder, source)
+    except ConfigurationError:  # that task is refused if it is learnt, too
+        return np.zeros(0, dtype=np.int64)
+
+
+def _words(folder: DatasetFolder, source: Source) -> str:
+    instruction = source.recorded_instruction
+    return short(folder.root) + ("" if instruction is None else f" ({harmless(instruction, 60)!r})")
 
 
 def held_out_episodes(folder: DatasetFolder, source: Source) -> NDArray[np.int64]:
@@ -33,10 +61,8 @@ def held_out_episodes(folder: DatasetFolder, source: Source) -> NDArray[np.int64
     """
     if source.hold_out is None:
         return np.zeros(0, dtype=np.int64)
-    instruction = source.recorded_instruction
-    what = short(folder.root) + ("" if instruction is None else f" ({harmless(instruction, 60)!r})")
     episodes = np.unique(folder.rows.episode[_rows_of_task(folder, source)])
-    return source.hold_out.chosen(episodes, int(folder.rows.episode.max()) + 1, what)
+    return source.hold_out.chosen(episodes, int(folder.rows.episode.max()) + 1, _words(folder, source))
 
 
 def _rows_of_task(folder: DatasetFolder, source: Source) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from vla_cl.data.source import Source
 from vla_cl.evaluation.held_out_episodes import HeldOutEpisodes, HeldOutSettings
 from vla_cl.interfaces import Data, Evaluator, Family, Model, Suite
 from vla_cl.models.chosen import PolicySettings
+from vla_cl.models.normalised_range import FARTHEST, farthest
 from vla_cl.models.stored_policy import CONVENTIONS
 from vla_cl.models.vla import VlaModel, horizon, policy_config
 from vla_cl.models.warm_start import fit_to_data
@@ -88,6 +90,7 @@ class RobotFamily(Family):
         frames = self._frames(experience, policy.policy.config)
         require_fit(policy.spec, frames.spec, "the policy")
         policy.complete_conventions(frames.spec)
+        self._say_if_far_outside(policy, frames, experience)
         return frames
 
     def reused_data(self, folder: Path, model: Model) -> Data:
@@ -120,6 +123,11 @@ class RobotFamily(Family):
             groups = told_groups(size, DatasetFolder(first.root).joints.get(ACTION))
         return HeldOutEpisodes(sources, groups, settings.frames, self._frame_cache)
 
+    def identity(self) -> Mapping[str, object]:
+        """The suite, and the content of all datasets: normalization and held-out episodes come from them."""
+        roots = dict.fromkeys(source.root for listed in self._sources.values() for source in listed)
+        return {"suite": self._suite.fingerprint(), "datasets": [DatasetFolder(root).identity for root in roots]}
+
     def facts(self) -> Mapping[str, object]:
         """Policy, suite and the look of its pictures."""
         return {
@@ -131,6 +139,21 @@ class RobotFamily(Family):
     def passed_over(self) -> tuple[str, ...]:
         """Damaged checkpoints of the warm start's run."""
         return self._passed_over
+
+    def _say_if_far_outside(self, policy: VlaModel, frames: Frames, experience: Experience) -> None:
+        """The normalization is frozen: a number that rested in the first experience may be far outside later."""
+        place, reach = farthest(policy.postprocessor, frames.actions)
+        if reach > FARTHEST:
+            names = DatasetFolder(self._sources_of(experience)[0].root).joints.get(ACTION, ())
+            name = f" ({names[place]!r})" if place < len(names) else ""
+            print(
+                f"experience {experience.name!r} has actions whose number {place}{name} reaches {reach:.0f} when "
+                "normalized: "
+                "it hardly moved in the data that the normalization was made of, and will hardly be learnt; begin with "
+                "an experience in which it moves (stream.experiences), or with a policy that knows it "
+                "(warm_start and normalisation=checkpoint)",
+                file=sys.stderr,
+            )
 
     def _warm_start(self, first: Experience) -> VlaModel:
         named, spec = self._policy.warm_start, spec_of_all(self._sources_of(first))

@@ -75,6 +75,10 @@ class Family(ABC):
         """What else scores the model, each with a table and measures of its own; most have nothing."""
         return ()
 
+    def identity(self) -> Mapping[str, object]:
+        """What decides scores beside weights and settings, as plain data: the content of files, versions."""
+        return {}
+
     def facts(self) -> Mapping[str, object]:
         """What ``run.json`` says beside what every run says, as plain data."""
         return {}

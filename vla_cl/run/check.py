@@ -99,7 +99,7 @@ def _passed(settings: Settings, examined: Examined, evaluation: EvaluationSettin
     known = (
         other_picture_sizes(examined.spec, found.suite.spec) if found.evaluable else skipped_rollouts(found.suite, kept)
     )
-    notes = [*examined.notes, *([known] if known else [])]
+    notes = [*examined.notes, *([known] if known else []), *_known_before(settings, method)]
     _check_held_out(examined, settings)
     _check_room(examined, cache, settings)
     require_second_task(settings["arrangement"], method)
@@ -230,6 +230,21 @@ def _check_held_out(examined: Examined, settings: Settings) -> None:
     groups = (settings.get("data") or {}).get("action_groups")
     if groups is not None:
         chosen_groups(examined.spec.action_size, groups)
+
+
+def _known_before(settings: Settings, method: Method) -> list[str]:
+    """A sentence where held-out episodes may not be new to what the run begins with."""
+    begun = [
+        name
+        for name, given in (("warm_start", settings["warm_start"]), ("method.memory.reuse", method.reuses))
+        if given
+    ]
+    if hold_out_of(settings) is None or not begun:
+        return []
+    return [
+        f"{' and '.join(begun)} may have learnt from the episodes that data.held_out keeps from training: scores on "
+        "them are those of new episodes only if it has not"
+    ]
 
 
 def _check_room(examined: Examined, cache: Path, settings: Settings) -> None:

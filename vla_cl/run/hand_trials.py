@@ -1,7 +1,7 @@
 """Trials that a person scores: blind, shuffled, resumable (``vla-cl trial``).
 
 What is tried is the policy of several checkpoints of a run on its tasks. Nobody sees which checkpoint is tried: its
-files are linked into one folder whose name is always the same. The plan says which trials there are and in which order;
+files are copied into one folder whose name is always the same. The plan says which trials there are and in which order;
 answers are written down one by one.
 """
 
@@ -38,6 +38,12 @@ TRIALS = "trials"
 
 POLICY = "policy"
 """Within that, the policy that is to be tried now."""
+
+_TIME = 946684800.0
+"""Of every file that is tried: the first second of 2000."""
+
+_MOST = 100_000
+"""Trials of one task and checkpoint."""
 
 _PLAN, _ANSWERS, _LOCK = "plan.json", "answers.jsonl", ".lock"
 _REMEDY = "restore it, or move the folder `trials` away and begin anew"
@@ -140,7 +146,7 @@ class HandTrials:
         target = self.folder / POLICY
         with replacing_folder(target) as folder:
             for file in sorted(source.iterdir()):
-                _link(file, folder / file.name)
+                _copy(file, folder / file.name)
         return target
 
     def words(self, planned: Planned) -> str:
@@ -167,7 +173,8 @@ class HandTrials:
 
     def _new_plan(self, count: int, tasks: Sequence[str] | None, checkpoints: Sequence[int] | None) -> dict[str, Any]:
         there = self._checkpoints()
-        chosen = [self._task(name) for name in tasks] if tasks else [task.id for task in self.stream.tasks]
+        chosen = self._tasks(tasks) if tasks else [task.id for task in self.stream.tasks]
+        checkpoints = sorted(set(checkpoints)) if checkpoints else None
         if checkpoints and (unknown := next((number for number in checkpoints if number not in there), None)):
             raise ConfigurationError(
                 f"there is no checkpoint {unknown} in {short(self.root)}; it has {', '.join(map(str, there))}"
@@ -183,13 +190,13 @@ class HandTrials:
         listed = [[experience, task, unit] for experience, task in cells for unit in range(1, count + 1)]
         key = int(str(run_key(self.root) or "0"), 16) % 2**31  # another order in every run
         order = generator(key, Purpose.HAND_TRIALS).permutation(len(listed))
-        asked = {"count": count, "tasks": chosen, "checkpoints": list(checkpoints) if checkpoints else None}
+        asked = {"count": count, "tasks": chosen, "checkpoints": checkpoints}
         return seal({"format": 1, "run": run_key(self.root), **asked, "trials": [listed[place] for place in order]})
 
     def _is_tried(self, experience: Experience, task: str, there: Sequence[int], chosen: Sequence[int] | None) -> bool:
         number = experience.index + 1
         behind = [item.index + 1 for item in self.stream if any(one.id == task for one in item.tasks)]
-        if number not in there or number < behind[0]:
+        if not behind or number not in there or number < behind[0]:
             return False
         if self._alone:  # every checkpoint has learnt the task of its own experience, and no other
             return number in behind and (not chosen or number in chosen)
@@ -204,10 +211,11 @@ class HandTrials:
         require_entries(plan, {"format": int, "count": int, "tasks": list, "trials": list}, short(path), _REMEDY)
         if SEAL not in plan or plan["format"] != 1 or not all(_is_planned(item) for item in plan["trials"]):
             raise ConfigurationError(f"{short(path)} is damaged or of another version of vla-cl; {_REMEDY}")
+        self._require_possible([Planned(*item) for item in plan["trials"]], plan["count"], path)
         given = {
             "count": count,
-            "tasks": [self._task(name) for name in tasks] if tasks else None,
-            "checkpoints": list(checkpoints) if checkpoints else None,
+            "tasks": self._tasks(tasks) if tasks else None,
+            "checkpoints": sorted(set(checkpoints)) if checkpoints else None,
         }
         other = next((name for name, value in given.items() if value is not None and value != plan.get(name)), None)
         if other is not None:
@@ -216,6 +224,24 @@ class HandTrials:
                 f"or move {short(self.folder)} away to plan anew"
             )
         return plan
+
+    def _require_possible(self, planned: Sequence[Planned], count: int, path: Path) -> None:
+        """Every trial must be one that could have been planned, of a checkpoint that is still whole."""
+        there = self._checkpoints()
+        for item in planned:
+            possible = item.experience + 1 in there and 1 <= item.unit <= count <= _MOST
+            if not possible or not self._is_tried(
+                self.stream.experiences[item.experience], item.task, there, [item.experience + 1]
+            ):
+                raise ConfigurationError(
+                    f"{short(path)} names a trial that cannot be made: checkpoint {item.experience + 1}, task "
+                    f"{harmless(item.task, 40)!r}, start {item.unit}; restore the checkpoint, or {_REMEDY}"[:290]
+                )
+
+    def _tasks(self, names: Sequence[str]) -> list[str]:
+        """Ids of the tasks named, each once, in the order of the stream."""
+        wanted = {self._task(name) for name in names}
+        return [task.id for task in self.stream.tasks if task.id in wanted]
 
     def _checkpoints(self) -> list[int]:
         """Numbers of the whole checkpoints that lie there.
@@ -260,9 +286,7 @@ def _is_planned(item: object) -> bool:
     return isinstance(item, list) and [type(part) for part in item] == [int, str, int]
 
 
-def _link(source: Path, target: Path) -> None:
-    """The same file under another name: it takes no room, and its name does not tell where it came from."""
-    try:
-        os.link(source, target)
-    except OSError:  # another disk, or a filesystem without links
-        shutil.copy2(source, target)
+def _copy(source: Path, target: Path) -> None:
+    """A copy whose time does not tell where it came from; the checkpoint is safe from what is done to it."""
+    shutil.copyfile(source, target)
+    os.utime(target, (_TIME, _TIME))

@@ -38,6 +38,10 @@ def settings_of_run(run: Path, overrides: Sequence[str] = ()) -> Settings:
     require_readable_run(run)
     saved, default = read_settings(run / CONFIG), compose([])
     # the run of a family has only the settings that it reads; the others are the defaults, which change nothing
+    if "class" not in saved.get("method", {}):
+        raise ConfigurationError(
+            f"the run {short(run)} was made from Python, by `learn_stream`; give the same call again to continue it"
+        )
     whole = {**default, **saved}
     if isinstance(saved.get("evaluation"), Mapping):
         whole["evaluation"] = {**default["evaluation"], **saved["evaluation"]}

@@ -84,8 +84,8 @@ def _train_robot(settings: Settings) -> Path:
         remember_datasets(folder.root, checked.found.roots, began=folder.has_begun)
         family = _robot(settings, checked, folder)
         _learn(settings, family, checked.found.stream, checked, folder)
-    if not checked.found.evaluable:
-        print(skipped_rollouts(checked.found.suite, hold_out_of(settings) is not None))
+    if not checked.found.evaluable and hold_out_of(settings) is None:
+        print(skipped_rollouts(checked.found.suite))
     return folder.root
 
 

@@ -46,6 +46,7 @@ class Scoring:
         self._stream = stream
         self._plan = plan
         self._folder = folder
+        self._identity = family.identity()
         files = sorted(table.layout.file for table in self.tables)
         names = sorted(measure.name for evaluator in self.evaluators for measure in evaluator.measures)
         if twice := next((one for one, other in [*pairwise(files), *pairwise(names)] if one == other), None):
@@ -181,6 +182,7 @@ class Scoring:
         """All that decides the trials of a request, within a run."""
         return {
             "run": run_key(self._folder.root),
+            "family": self._identity,
             "weights": _hash_of(model),
             "experience": request.experience,
             "step": request.step,
