@@ -225,7 +225,7 @@ def test_every_shipped_stream_gives_its_benchmarks_metrics(name, request):
     matrices = []
     for chosen in (settings, alone):
         stream = sources(chosen).stream
-        matrices.append(score_matrix(episodes_of(stream, generator), stream, len(stream), EPISODES))
+        matrices.append(score_matrix(episodes_of(stream, generator), stream, len(stream)))
     found = compute_all(*matrices)
     own = next((names for start, names in BENCHMARKS.items() if name.startswith(start)), HEADLINE)
     for metric in METRICS:
@@ -242,7 +242,7 @@ def test_a_run_over_a_repeating_stream_writes_passes():
     stream = Stream(
         "s", tuple(Experience(i, n, (t,)) for i, (n, t) in enumerate(zip("rbq", (red, blue, red), strict=True)))
     )
-    matrix = score_matrix(episodes_of(stream, np.random.default_rng(0)), stream, 3, EPISODES)
+    matrix = score_matrix(episodes_of(stream, np.random.default_rng(0)), stream, 3)
     assert matrix.positions == (0, 1, 0)
     assert matrix.curve_experiences.keys() == {"toy/red"}
     assert [matrix.learning_curve(k)[:, 0].tolist() for k in range(3)] == [
@@ -250,5 +250,5 @@ def test_a_run_over_a_repeating_stream_writes_passes():
         [100, 150, 200],
         [200, 250, 300],
     ]
-    unfinished = score_matrix(episodes_of(stream, np.random.default_rng(0)), stream, 2, EPISODES)
+    unfinished = score_matrix(episodes_of(stream, np.random.default_rng(0)), stream, 2)
     assert unfinished.positions is None

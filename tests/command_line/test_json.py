@@ -36,7 +36,12 @@ ANSWERS = {
 }
 """A command, and the keys of its document; None: a list."""
 
-NOT_RUN = {"gallery": "draws pictures of a simulator", "demo": "takes minutes"}
+NOT_RUN = {
+    "new": "writes a package; in test_new_plugin.py",
+    "trial": "asks a person; in test_trial.py",
+    "gallery": "draws pictures of a simulator",
+    "demo": "takes minutes",
+}
 
 
 @pytest.fixture(scope="module")

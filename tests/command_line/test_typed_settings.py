@@ -186,7 +186,7 @@ SAID = [
     (["bench", "startu"], "did you mean 'startup'?"),
     (["compare", "a", "--style", "markdwn"], "--style 'markdwn' is not known; did you mean 'markdown'?"),
     (["report", "/dev/zero"], "got /dev/zero, a file; give the folder that a run wrote"),
-    (["trian"], "did you mean 'train'"),
+    (["trian"], "or 'train'"),
     (["method=er"], "vla-cl train method=er"),
     ([], "a command is missing"),
     (["report"], "RUN"),

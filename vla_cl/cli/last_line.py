@@ -34,7 +34,7 @@ BROKEN_PIPE = 128 + signal.SIGPIPE
 LONGEST = 300
 """Characters of a sentence; of a longer one the middle is left out."""
 
-_OURS = (Path(__file__).parent, *(Path(__file__).parents[1] / name for name in ("envs", "policies")))
+_OURS = (Path(__file__).parents[1], *(Path(__file__).parents[2] / name for name in ("envs", "policies")))
 _UNWINDING = tuple(number for number in ASKING if number is not signal.SIGINT)
 _REFUSED = {
     errno.EACCES: "permission is denied",
