@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dataset_streams import POINT, train
+from odd_datasets import make_dataset
 
 from vla_cl.evaluation.journal import JOURNALS, TrialJournal
+from vla_cl.metrics import ScoreMatrix
 from vla_cl.rollout.engine import Engine
 from vla_cl.scores import Trial
 from vla_cl.training.stopping import Stopped
@@ -164,3 +167,28 @@ def test_a_real_kill_between_two_trials(tmp_path):
     assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == -signal.SIGKILL
     with TrialJournal(tmp_path / "j" / "a.jsonl", {"step": 1}) as journal:
         assert [unit for _, unit in journal.known(0)] == [0, 1, 2]
+
+
+def test_trials_of_data_that_were_changed_meanwhile_are_made_again(tmp_path, monkeypatch):
+    def recorded(factor):
+        def action(episode, step):
+            return factor * np.sin(np.arange(4) + step / 3 + episode)
+
+        return make_dataset(tmp_path / "arm", [("pick", 6)] * 6, {"observation.image": (16, 16)}, action_of=action)
+
+    wanted = ["stream=datasets", "data.held_out=4", "evaluation.untrained=true"]
+    original = TrialJournal.append
+
+    def append(journal, evaluator, trial):
+        original(journal, evaluator, trial)
+        raise Stopped(signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(TrialJournal, "append", append)
+        train(tmp_path / "cache", tmp_path / "run", *wanted, datasets=[recorded(1)])
+    assert list((tmp_path / "run" / JOURNALS).iterdir())
+    changed = [recorded(100)]
+    again, fresh = (train(tmp_path / "cache", tmp_path / name, *wanted, datasets=changed) for name in ("run", "fresh"))
+    assert (
+        ScoreMatrix.from_json(again / "matrix.json").baseline == ScoreMatrix.from_json(fresh / "matrix.json").baseline
+    )
