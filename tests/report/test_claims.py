@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 from generated_matrices import reports
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from scipy.stats import fisher_exact, ttest_ind_from_stats
 
 from vla_cl.metrics import compute_all
@@ -388,14 +388,17 @@ def require_true(runs) -> set[str]:
 
 def test_every_claim_is_true_of_its_matrix():
     kinds: set[str] = set()
+    expected = {*CHECKS, *BETWEEN, "setting", "few_seeds", "unfinished"}
 
-    @given(reports())
-    @EXAMPLES
     def check(runs):
         kinds.update(require_true(runs))
 
-    check()
-    assert {*CHECKS, *BETWEEN, "setting", "few_seeds", "unfinished"} - kinds == set()  # all were met
+    # What is drawn depends on the modules that a test process has imported, so a rare kind may want another round.
+    for attempt in range(6):
+        seed(attempt)(settings(EXAMPLES, derandomize=False)(given(reports())(check)))()
+        if expected <= kinds:
+            break
+    assert expected - kinds == set()
 
 
 @given(reports())
