@@ -185,8 +185,8 @@ def parse(arguments: Sequence[str], parser: Parser, commands: dict[str, Parser])
     return options
 
 
-def add_overrides(parser: argparse.ArgumentParser, root: str = "config") -> None:
-    """Hydra overrides behind the command's own arguments, of the settings in ``conf/<root>.yaml``."""
+def add_conf(parser: argparse.ArgumentParser) -> None:
+    """Folders of yaml files of one's own."""
     parser.add_argument(
         "--conf",
         type=user_path,
@@ -195,6 +195,11 @@ def add_overrides(parser: argparse.ArgumentParser, root: str = "config") -> None
         metavar="DIR",
         help="a folder of yaml files like vla_cl/conf",
     )
+
+
+def add_overrides(parser: argparse.ArgumentParser, root: str = "config") -> None:
+    """Hydra overrides behind the command's own arguments, of the settings in ``conf/<root>.yaml``."""
+    add_conf(parser)
     parser.add_argument(
         "overrides",
         nargs="*",

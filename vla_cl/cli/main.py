@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from vla_cl.cli.answers import Answer, messages_only, write_json
-from vla_cl.cli.command_line import Parser, add_overrides, new_parser, parse, user_location, user_path, user_paths
+from vla_cl.cli.command_line import (
+    Parser,
+    add_conf,
+    add_overrides,
+    new_parser,
+    parse,
+    user_location,
+    user_path,
+    user_paths,
+)
 from vla_cl.cli.last_line import guarded
 from vla_cl.types import ConfigurationError
 
@@ -152,10 +161,10 @@ def _add_tools(add: Callable[..., argparse.ArgumentParser]) -> None:
     listed.add_argument(
         "what", choices=("streams", "suites", "policies", "methods", "families", "experiments"), help="what to list"
     )
-    _add_conf(listed)
+    add_conf(listed)
     methods = add("methods", _methods, "list the methods, tell all about one, or write the page", "vla-cl methods er")
     methods.add_argument("method", nargs="?", metavar="NAME", help="a method, to read all about it")
-    _add_conf(methods)
+    add_conf(methods)
     methods.add_argument("--plugins", metavar="A,B", default="", help="packages that methods of your own come from")
     methods.add_argument("--write", type=user_path, metavar="FILE", help="write the whole page there, as Markdown")
     methods.add_argument(
@@ -163,17 +172,6 @@ def _add_tools(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     demo = add("demo", _demo, "the first continual run, with and without replay, and its report", "vla-cl demo")
     add_overrides(demo)
-
-
-def _add_conf(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--conf",
-        type=user_path,
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="a folder of yaml files like vla_cl/conf",
-    )
 
 
 def _train(options: argparse.Namespace) -> Answer:

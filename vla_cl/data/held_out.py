@@ -30,7 +30,7 @@ def rows_of(folder: DatasetFolder, source: Source) -> NDArray[np.int64]:
     # Where the instruction changes within an episode, what one task holds out no other may learn from.
     texts = () if source.recorded_instruction is None else dict.fromkeys(folder.instructions.values())
     others = [replace(source, recorded_instruction=text) for text in texts]
-    kept = np.concatenate([own, *(_held_out_of_another(folder, other) for other in others)])
+    kept = np.concatenate([own, *(held_out_episodes(folder, other) for other in others if _has_enough(folder, other))])
     learnt: NDArray[np.int64] = rows[~np.isin(episodes, kept)]
     if not len(learnt):
         raise ConfigurationError(
@@ -40,12 +40,11 @@ def rows_of(folder: DatasetFolder, source: Source) -> NDArray[np.int64]:
     return learnt
 
 
-def _held_out_of_another(folder: DatasetFolder, source: Source) -> NDArray[np.int64]:
-    """Of another instruction of the dataset; none where it has too few episodes to be held out."""
-    try:
-        return held_out_episodes(folder, source)
-    except ConfigurationError:  # that task is refused if it is learnt, too
-        return np.zeros(0, dtype=np.int64)
+def _has_enough(folder: DatasetFolder, source: Source) -> bool:
+    """Whether a task has enough episodes to hold some out; one that has not is refused where it is learnt."""
+    assert source.hold_out is not None
+    episodes = len(np.unique(folder.rows.episode[_rows_of_task(folder, source)]))
+    return source.hold_out.wanted_of(episodes) < episodes
 
 
 def _words(folder: DatasetFolder, source: Source) -> str:

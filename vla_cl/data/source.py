@@ -29,13 +29,17 @@ class HoldOut:
     amount: float
     seed: int = 0
 
+    def wanted_of(self, episodes: int) -> int:
+        """How many of so many episodes are asked for."""
+        return int(self.amount) if self.amount >= 1 else max(FEWEST_HELD_OUT, round(self.amount * episodes))
+
     def count_of(self, episodes: int, what: str) -> int:
         """How many of a task's episodes are held out.
 
         Raises:
             ConfigurationError: None would be left to learn from.
         """
-        count = int(self.amount) if self.amount >= 1 else max(FEWEST_HELD_OUT, round(self.amount * episodes))
+        count = self.wanted_of(episodes)
         if count >= episodes:
             raise ConfigurationError(
                 f"data.held_out={self.amount:g} holds out {count} episodes of each task, but {what} has "
